@@ -1,0 +1,65 @@
+"""What several tests need: real clips where they are at hand, small made ones everywhere."""
+
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+CLIPS = Path(__file__).parents[2] / "shared" / "clips"
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")
+
+
+def clip_files(folder):
+    """Parameters for a test of every file in a folder of the real clips."""
+    files = sorted((CLIPS / folder).glob("*"))
+    absent = pytest.param(None, marks=pytest.mark.skip(reason=f"no clips in {CLIPS / folder}"))
+    return [pytest.param(file, id=file.name) for file in files] or [absent]
+
+
+@pytest.fixture(scope="session")
+def clips():
+    """The folder of real clips."""
+    if not CLIPS.is_dir():
+        pytest.skip(f"no clips in {CLIPS}")
+    return CLIPS
+
+
+def pattern(frames=17, height=64, width=96):
+    """uint8 (t h w c): a light square that moves right by 4 pixels a frame over a fixed gradient."""
+    y, x = np.mgrid[:height, :width]
+    still = np.stack([200 * x // width, 200 * y // height, 120 + 0 * x], -1).astype(np.uint8)
+    clip = np.repeat(still[None], frames, 0)
+    for t in range(frames):
+        left = 4 * t % width
+        clip[t, height // 4 : height // 2, left : left + 16] = 250
+    return clip
+
+
+def write_clip(path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=None, rotation=0):
+    """Write uint8 (t h w c) with PyAV alone; `times` in ticks of 1/1000 s, `rotation` in degrees."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, Fraction(fps))
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for t, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[t], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def make_clip(tmp_path):
+    """make_clip(name, frames=, height=, width=, ...) writes a small moving pattern, gives its path."""
+
+    def make(name="clip.mp4", frames=17, height=64, width=96, **options):
+        return write_clip(tmp_path / name, pattern(frames, height, width), **options)
+
+    return make

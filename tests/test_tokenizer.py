@@ -1,0 +1,159 @@
+"""What the tokenizer promises: shapes, exact streaming, and the same tokens however a clip is cut."""
+
+import pytest
+import torch
+
+from vqtok import config
+from vqtok.errors import VqtokError
+from vqtok.layers import CausalConv3d, streaming
+from vqtok.tokenizer import CHUNK, Tokenizer
+
+SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
+STRIDES = ["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"]
+
+
+def small(kind="fsq", *overrides, seed=0):
+    torch.manual_seed(seed)
+    settings = config.load(config.folder() / f"{kind}.toml", [*SMALL, *overrides])
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    for p in tokenizer.parameters():  # blocks start as the identity: give them something to do
+        torch.nn.init.normal_(p, std=0.1) if p.ndim > 1 else None
+    return tokenizer.eval()
+
+
+def video(frames, height=32, width=48, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, 3, frames, height, width, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 16), (9, 33, 47), (12, 7, 100)])
+def test_every_stride_and_size_comes_back(stride, frames, height, width):
+    tokenizer = small("fsq", f"model.stride={stride}")
+    t, h, w = tokenizer.stride
+    clip = video(frames, height, width)
+    indices = tokenizer.encode(clip)
+    assert indices.dtype == torch.int64
+    assert indices.shape == (1, 1 + -(-(frames - 1) // t), -(-height // h), -(-width // w))
+    assert indices.shape[1:] == tokenizer.grid(frames, height, width)
+    decoded = tokenizer.decode(indices, frames, height, width)
+    assert decoded.shape == clip.shape
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+
+
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_decoding_indices_is_the_reconstruction_of_training(kind):
+    tokenizer = small(kind)
+    clip = video(9)
+    with torch.no_grad():
+        reconstruction, quantized = tokenizer(clip)
+    indices = tokenizer.encode(clip)
+    assert torch.equal(indices, quantized.indices)
+    assert 0 <= indices.min()
+    assert indices.max() < tokenizer.codebook_size
+    decoded = tokenizer.decode(indices, 9)
+    torch.testing.assert_close(decoded, reconstruction.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_streamed_latents_are_those_of_the_whole_clip(stride):
+    tokenizer = small("fsq", f"model.stride={stride}").double()
+    t = tokenizer.stride[0]
+    clip = video(1 + 6 * t, dtype=torch.float64) * 2 - 1
+    cuts = [1, 1 + t, 1 + 3 * t, 1 + 6 * t]
+    with torch.no_grad():
+        whole, state, parts = tokenizer.encoder(clip), {}, []
+        for start, stop in zip([0, *cuts], cuts, strict=False):
+            with streaming(tokenizer.encoder, state):
+                parts.append(tokenizer.encoder(clip[:, :, start:stop]))
+        assert (torch.cat(parts, dim=2) - whole).abs().max() < 1e-12
+
+        z, state, parts = torch.randn(1, 6, 7, 4, 6, dtype=torch.float64), {}, []
+        for piece in z.split([1, 3, 2, 1], dim=2):
+            with streaming(tokenizer.decoder, state):
+                parts.append(tokenizer.decoder(piece))
+        assert (torch.cat(parts, dim=2) - tokenizer.decoder(z)).abs().max() < 1e-12
+
+
+def test_the_future_never_changes_the_past():
+    tokenizer = small().double()
+    one, other = video(17, dtype=torch.float64), video(17, seed=1, dtype=torch.float64)
+    other[:, :, :9] = one[:, :, :9]
+    with torch.no_grad():
+        before, after = tokenizer.encoder(one), tokenizer.encoder(other)
+    assert torch.equal(before[:, :, :3], after[:, :, :3])
+    assert not torch.equal(before[:, :, 3], after[:, :, 3])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 8, 9, 29, 30])
+@pytest.mark.parametrize("length", [1, 3, 16])
+def test_tokens_do_not_depend_on_how_the_clip_was_cut(frames, length):
+    tokenizer = small()
+    clip = (video(frames) * 255).to(torch.uint8)
+    whole = tokenizer.encode(clip)
+    cut = torch.cat(list(tokenizer.encode_stream(clip.split(length, dim=2))), dim=1)
+    assert torch.equal(cut, whole)
+    parts = torch.cat(list(tokenizer.decode_stream(whole.split(1, dim=1))), dim=2)
+    torch.testing.assert_close(parts[:, :, :frames], tokenizer.decode(whole, frames))
+
+
+def test_streams_take_turns_on_one_model():
+    tokenizer = small()
+    clips = [video(40, seed=s) for s in range(2)]
+    both = zip(*(tokenizer.encode_stream(c.split(7, dim=2)) for c in clips), strict=True)
+    for clip, parts in zip(clips, zip(*both, strict=True), strict=True):
+        assert torch.equal(torch.cat(parts, dim=1), tokenizer.encode(clip))
+
+
+def test_memory_of_a_stream_does_not_grow():
+    tokenizer = small()
+    sizes, state = [], {}
+    for _ in range(4):
+        with streaming(tokenizer.encoder, state), torch.no_grad():
+            tokenizer.encoder(video(4 * CHUNK) if state else video(1 + 4 * (CHUNK - 1)))
+        sizes.append(sum(s.untyped_storage().nbytes() for s in state.values()))
+    assert len(set(sizes)) == 1
+    assert not any(m.state for m in tokenizer.modules() if isinstance(m, CausalConv3d))
+
+
+def test_uint8_and_float_video_mean_the_same():
+    tokenizer = small()
+    clip = (video(9) * 255).to(torch.uint8)
+    assert torch.equal(tokenizer.encode(clip), tokenizer.encode(clip.float() / 255))
+
+
+def test_what_is_no_number_is_refused():
+    tokenizer = small()
+    for value in (float("nan"), float("inf")):
+        clip = video(5)
+        clip[0, 0, 3, 4, 5] = value
+        with pytest.raises(VqtokError, match="NaN or infinity"):
+            tokenizer.encode(clip)
+
+
+@pytest.mark.parametrize("wrong", [-1, 64000])
+def test_an_index_outside_the_codebook_is_refused(wrong):
+    indices = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    indices[0, 0, 1, 1] = wrong
+    with pytest.raises(VqtokError, match="not in this codebook of 64,000"):
+        small().decode(indices)
+
+
+def test_the_default_model_is_small():
+    settings = config.load(config.folder() / "fsq.toml")
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    assert tokenizer.codebook_size == 64000
+    assert sum(p.numel() for p in tokenizer.parameters()) <= 10_000_000
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_cuda_decodes_what_the_cpu_encoded(kind):
+    tokenizer = small(kind)
+    clip = video(9)
+    indices = tokenizer.encode(clip)
+    expected = tokenizer.decode(indices)
+    tokenizer.cuda()
+    assert (tokenizer.encode(clip).cpu() == indices).float().mean() > 0.99
+    torch.testing.assert_close(tokenizer.decode(indices).cpu(), expected, atol=1e-2, rtol=0)

@@ -1,0 +1,141 @@
+"""Training: every quantizer runs, a resumed run is the run, and what it leaves can be used."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vqtok import checkpoint, config, runs
+from vqtok.data import Clips, Procedural, find
+from vqtok.errors import UsageError, VqtokError
+from vqtok.train import learning_rate, train
+
+TINY = [
+    "model.widths=[8, 16]",
+    "model.encoder_blocks=[1, 1]",
+    "model.decoder_blocks=[1, 1]",
+    "train.batch_size=2",
+    "train.frames=5",
+    "train.crop=32",
+    "train.warmup=5",
+    "train.dtype=float32",
+    "train.save_every=10",
+]
+CPU = torch.device("cpu")
+
+
+def settings(kind="fsq", *overrides):
+    small = [] if kind in ("fsq", "lfq") else ["quantizer.codebook_size=64"]
+    return config.load(config.folder() / f"{kind}.toml", [*TINY, *small, *overrides])
+
+
+def run_to(folder, steps, kind="fsq", sources=()):
+    """Train in a folder up to a step; the lines shown."""
+    shown = []
+    folder.mkdir(exist_ok=True)
+    train(runs.Run(folder, settings(kind), sources), CPU, shown.append, steps)
+    return shown
+
+
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_ten_steps_and_ten_resumed_are_twenty(kind, tmp_path):
+    straight = run_to(tmp_path / "straight", 20, kind)
+    run_to(tmp_path / "stopped", 10, kind)
+    resumed = run_to(tmp_path / "stopped", 20, kind)
+    once, twice = (load_file(tmp_path / n / "resume.safetensors") for n in ("straight", "stopped"))
+    assert once.keys() == twice.keys()
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+    assert straight[1]["loss"] == resumed[0]["loss"]
+    lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20]
+
+
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_a_trained_tokenizer_rebuilds_itself(kind, tmp_path):
+    run_to(tmp_path / "run", 10, kind)
+    tokenizer = checkpoint.load(tmp_path / "run" / "tokenizer.safetensors")
+    clip = Procedural(settings().train).batch(0)
+    indices = tokenizer.encode(clip)
+    assert indices.shape == (2, *tokenizer.grid(5, 32, 32))
+    assert tokenizer.kind == kind
+    assert tokenizer.fingerprint == checkpoint.load(tmp_path / "run/tokenizer.safetensors").fingerprint
+
+
+def test_training_learns(tmp_path):
+    shown = run_to(tmp_path / "run", 150)
+    assert shown[-1]["psnr"] > shown[0]["psnr"] + 3
+
+
+def test_steps_after_a_save_are_forgotten_on_resume(tmp_path):
+    run_to(tmp_path / "run", 10)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 15, "loss": 0}) + "\n" + '{"step": 1')
+    run_to(tmp_path / "run", 20)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20]
+
+
+def test_a_damaged_state_is_refused_in_a_sentence(tmp_path):
+    run_to(tmp_path / "run", 10)
+    state = tmp_path / "run" / "resume.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(VqtokError, match=r"resume\.safetensors is damaged"):
+        run_to(tmp_path / "run", 20)
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [learning_rate(step, settings("fsq", "train.steps=100").train) for step in range(101)]
+    peak = settings().train.learning_rate
+    assert rates[0] == pytest.approx(peak / 5)
+    assert max(rates) == peak == rates[5]
+    assert rates[100] == pytest.approx(0)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+
+
+def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (runs.create(None, "lfq", None, TINY, []) for _ in range(2))
+    assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
+    assert runs.reopen(first.folder, []).settings == first.settings
+    with pytest.raises(UsageError, match="holds a run already"):
+        runs.create(first.folder, "lfq", None, TINY, [])
+    with pytest.raises(UsageError, match="holds no run"):
+        runs.reopen(tmp_path, [])
+    with pytest.raises(UsageError, match="no such file or folder"):
+        runs.create(tmp_path / "x", "lfq", None, TINY, [tmp_path / "none"])
+    assert not (tmp_path / "x").exists()
+
+
+def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_still):
+    make_clip(tmp_path / "long.mp4", frames=20, height=48, width=64)
+    make_clip(tmp_path / "short.mkv", frames=3, height=24, width=90)
+    make_still(tmp_path / "still.png", height=50, width=70)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "notes.txt").write_text("not listed")
+    paths = find([tmp_path])
+    assert [p.name for p in paths] == ["broken.mp4", "long.mp4", "short.mkv", "still.png"]
+    kept = Clips(paths, settings().train)
+    streamed = Clips(paths, settings("fsq", "train.cache_gib=0").train)
+    for step in range(20):
+        batch = kept.batch(step)
+        assert batch.shape == (2, 3, 5, 32, 32)
+        assert batch.dtype == torch.uint8
+        assert torch.equal(batch, streamed.batch(step))
+    assert [p.name for p in kept.broken] == ["broken.mp4"]
+
+
+def test_no_readable_file_is_an_error(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(VqtokError, match="none of the 1 training files can be read"):
+        Clips(find([tmp_path]), settings().train).batch(0)
+    with pytest.raises(UsageError, match="no video or still"):
+        find([tmp_path / "sub" if (tmp_path / "sub").mkdir() else tmp_path / "sub"])
+
+
+def test_procedural_clips_are_varied_and_repeatable():
+    clips = Procedural(settings().train)
+    assert torch.equal(clips.batch(3), clips.batch(3))
+    assert not torch.equal(clips.batch(3), clips.batch(4))
+    assert np.std(clips.batch(0).numpy()) > 20

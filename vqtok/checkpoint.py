@@ -1,0 +1,76 @@
+"""Tokenizers in files: weights as safetensors with the configuration in the metadata, no pickle."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vqtok import DEFAULT, config
+from vqtok.config import Config
+from vqtok.errors import VqtokError
+from vqtok.files import replacing
+from vqtok.tokenizer import Tokenizer
+
+FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
+    """Write a tokenizer so that `load` can rebuild it from this file alone.
+
+    The convolutions are kept in float16, which halves the file; the codebook stays as it is.
+    """
+    weights = {
+        name: (w if name.startswith("quantizer.") else w.half()).contiguous()
+        for name, w in tokenizer.state_dict().items()
+    }
+    metadata = FORMAT | {"config": settings.to_json(), "step": str(step)}
+    with replacing(path) as temporary:
+        save_file(weights, temporary, metadata)
+
+
+def load(source: str | Path = DEFAULT) -> Tokenizer:
+    """Read a tokenizer: a file that `vqtok train` wrote, or the name of a bundled one.
+
+    It comes in eval mode, in float32, on the CPU; `.to("cuda").cast(torch.bfloat16)` makes it fast.
+    Raises VqtokError when there is no such file or name, or when it is not a whole tokenizer.
+    """
+    path = _found(source)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise VqtokError(f"{path} is damaged or no tokenizer: {error}") from None
+    if {key: metadata.get(key) for key in FORMAT} != FORMAT:
+        raise VqtokError(f"{path} is not a vqtok tokenizer of version {FORMAT['version']}")
+    settings = config.from_json(metadata.get("config", ""), str(path))
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    try:
+        tokenizer.load_state_dict(weights)
+    except RuntimeError:
+        raise VqtokError(f"{path}: the weights do not fit the configuration beside them") from None
+    tokenizer.fingerprint = fingerprint(weights)
+    return tokenizer.eval()
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        w = weights[name].contiguous()
+        digest.update(f"{name} {w.dtype} {tuple(w.shape)}\n".encode())
+        digest.update(w.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _found(source: str | Path) -> Path:
+    bundled = BUNDLED / f"{source}.safetensors"
+    path = bundled if bundled.is_file() else Path(source)
+    if not path.is_file():
+        names = ", ".join(sorted(f.stem for f in BUNDLED.glob("*.safetensors")))
+        raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
+    return path

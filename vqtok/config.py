@@ -1,0 +1,224 @@
+"""Settings: frozen dataclasses, checked once, from a TOML file and `key=value` overrides."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from vqtok.errors import UsageError, VqtokError
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+strict = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class VQ2Settings:
+    """`VectorQuantizer2`: a learned codebook, pulled towards the latents by its own loss."""
+
+    __pydantic_config__ = strict
+    kind: Literal["vq2"] = "vq2"
+    codebook_size: Positive = 4096
+    dim: Positive = 8
+    beta: Weight = 0.25
+    revive_after: Count = 100
+
+
+@dataclass(frozen=True)
+class EMASettings:
+    """`EMAVectorQuantizer`: a codebook that is the running mean of the latents it is given."""
+
+    __pydantic_config__ = strict
+    kind: Literal["ema"] = "ema"
+    codebook_size: Positive = 4096
+    dim: Positive = 8
+    beta: Weight = 0.25
+    decay: Share = 0.99
+    revive_after: Count = 100
+
+
+@dataclass(frozen=True)
+class GumbelSettings:
+    """`GumbelQuantize`: a code drawn from logits, with a temperature that falls while training."""
+
+    __pydantic_config__ = strict
+    kind: Literal["gumbel"] = "gumbel"
+    codebook_size: Positive = 1024
+    dim: Positive = 32
+    kl_weight: Weight = 5e-4
+    temp_start: Annotated[float, Field(gt=0)] = 1.0
+    temp_end: Annotated[float, Field(gt=0)] = 0.1
+    temp_steps: Count = 2000
+
+
+@dataclass(frozen=True)
+class LFQSettings:
+    """`LFQ`: one bit for each latent channel; codebook_size is a power of two."""
+
+    __pydantic_config__ = strict
+    kind: Literal["lfq"] = "lfq"
+    codebook_size: Positive = 65536
+    entropy_loss_weight: Weight = 0.02
+    commitment_loss_weight: Weight = 0.25
+    diversity_gamma: Weight = 1.0
+    inv_temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True)
+class FSQSettings:
+    """`FSQ`: each latent channel rounded to one of a few levels; 64,000 codes by default."""
+
+    __pydantic_config__ = strict
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[Positive, ...] = (8, 8, 8, 5, 5, 5)
+
+
+QuantizerSettings = Annotated[
+    VQ2Settings | EMASettings | GumbelSettings | LFQSettings | FSQSettings,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The encoder and decoder. Both work at two scales: half the spatial stride, and all of it."""
+
+    __pydantic_config__ = strict
+    stride: Literal["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"] = "4x8x8"
+    widths: tuple[Positive, Positive] = (128, 256)  # channels at each scale
+    encoder_blocks: tuple[Count, Count] = (3, 4)  # residual blocks at each scale
+    decoder_blocks: tuple[Count, Count] = (4, 4)
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Pixels per token in time, height and width."""
+        t, h, w = map(int, self.stride.split("x"))
+        return t, h, w
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run."""
+
+    __pydantic_config__ = strict
+    steps: Positive = 4000
+    batch_size: Positive = 8
+    frames: Positive = 9  # of each training clip; 1 + s*n wastes none
+    crop: Positive = 128  # height and width of each training clip
+    size: Positive = 256  # short side that larger clips are scaled to before cropping
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup: Count = 100  # steps; afterwards the rate falls to zero along a cosine
+    weight_decay: Weight = 0.01
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    l1_weight: Weight = 1.0
+    l2_weight: Weight = 1.0
+    seed: Count = 0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
+    save_every: Positive = 100
+    cache_gib: Weight = 6.0  # decoded clips kept in memory
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes a run."""
+
+    __pydantic_config__ = strict
+    quantizer: QuantizerSettings
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+
+    def to_json(self) -> str:
+        """The whole configuration, defaults included; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+
+QUANTIZERS = tuple(
+    get_type_hints(settings)["kind"].__args__[0]
+    for settings in get_args(get_args(QuantizerSettings)[0])
+)
+_adapter = TypeAdapter(Config)
+
+
+def folder() -> Path:
+    """Where the configs lie: inside an installed package, beside it in a checkout."""
+    here = Path(__file__).parent
+    return next(f for f in (here / "configs", here.parent / "configs") if f.is_dir())
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file and apply `section.key=value` overrides (values as in TOML, or plain words).
+
+    Raises UsageError for a file, key or value that is not right, naming the keys that exist.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such config file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _set(settings, override)
+    return _checked(settings, str(path))
+
+
+def from_json(text: str, origin: str) -> Config:
+    """Read what `Config.to_json` wrote; `origin` names the file in the error.
+
+    Raises VqtokError when the text is not such a configuration.
+    """
+    try:
+        return _checked(json.loads(text), origin)
+    except (json.JSONDecodeError, UsageError) as error:
+        raise VqtokError(f"{origin} holds no configuration of this version: {error}") from None
+
+
+def _set(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not sections:
+        raise UsageError(f"--set {override}: write section.key=value, such as train.steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise UsageError(f"--set {override}: {section} is a value, not a section")
+    settings[name] = value
+
+
+def _checked(settings: Any, origin: str) -> Config:
+    try:
+        return _adapter.validate_python(settings)
+    except ValidationError as error:
+        raise UsageError(f"{origin}: {_sentence(error.errors()[0], settings)}") from None
+
+
+def _sentence(error: Any, settings: Any) -> str:
+    # A discriminated union puts the chosen kind into the path; people did not write it.
+    path = [str(part) for part in error["loc"] if part not in QUANTIZERS]
+    name = ".".join(path)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {name}; the keys there are {', '.join(_keys(path[:-1], settings))}"
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{name}.kind must be one of {', '.join(QUANTIZERS)}"
+    return f"{name}: {error['msg'].lower()}, not {error['input']!r}"
+
+
+def _keys(path: list[str], settings: Any) -> list[str]:
+    if path == ["quantizer"]:
+        kind = settings["quantizer"].get("kind")
+        choices = get_args(get_args(QuantizerSettings)[0])
+        return [f.name for c in choices if c.kind == kind for f in fields(c)]
+    section: Any = Config
+    for part in path:
+        section = get_type_hints(section)[part]
+    return [f.name for f in fields(section)] if is_dataclass(section) else []

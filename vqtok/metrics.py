@@ -1,0 +1,66 @@
+"""Quality and codebook figures, as plain numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOP = 10
+
+
+def psnr(video: Tensor, reconstruction: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each clip, (b c t h w) in 0..1 -> (b)."""
+    error = (video.float() - reconstruction.float()).square().flatten(1).mean(1)
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def usage_by_chance(tokens: int, codebook_size: int) -> float:
+    """The share of a codebook that this many tokens, drawn evenly, would be expected to touch."""
+    if codebook_size == 1:
+        return float(tokens > 0)
+    return -math.expm1(tokens * math.log1p(-1 / codebook_size))
+
+
+@dataclass(frozen=True)
+class CodebookUse:
+    """How a codebook is used by a set of tokens; `perplexity` is 2 to the power of `entropy_bits`."""
+
+    tokens: int
+    codebook_size: int
+    used: int
+    usage: float
+    usage_by_chance: float
+    perplexity: float
+    entropy_bits: float
+    dead: int
+    top: list[tuple[int, int]]  # (index, count), most used first
+
+
+def codebook_use(counts: np.ndarray) -> CodebookUse:
+    """Figures of a histogram (k) of indices; the entropy is the plug-in estimate, in bits."""
+    tokens, used = int(counts.sum()), int(np.count_nonzero(counts))
+    shares = counts[counts > 0] / max(tokens, 1)
+    entropy = float(-(shares * np.log2(shares)).sum()) + 0.0
+    top = np.argsort(-counts, kind="stable")[: min(TOP, used)]
+    return CodebookUse(
+        tokens=tokens,
+        codebook_size=len(counts),
+        used=used,
+        usage=used / len(counts),
+        usage_by_chance=usage_by_chance(tokens, len(counts)),
+        perplexity=2**entropy,
+        entropy_bits=entropy,
+        dead=len(counts) - used,
+        top=[(int(i), int(counts[i])) for i in top],
+    )
+
+
+def bits_per_pixel(tokens: int, codebook_size: int, pixels: int) -> float:
+    """Bits that the tokens of a clip take for each pixel of each frame, without entropy coding."""
+    return tokens * math.log2(codebook_size) / pixels

@@ -1,0 +1,165 @@
+"""The contract that every quantizer keeps, and what the codebook quantizers share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqtok.errors import UsageError
+
+
+@dataclass
+class Quantized:
+    """What `quantize` returns, whatever the quantizer.
+
+    z_q: (b c *grid), or (b n d) for a sequence; z's dtype; gradients pass straight through to z.
+    indices: (b *grid) or (b *grid codebooks), int64, in [0, codebook_size).
+    loss: scalar, weighted by the quantizer's own settings; exactly 0 in eval.
+    terms: detached parts of the loss and other figures, for logs only.
+    """
+
+    z_q: Tensor
+    indices: Tensor
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+class Quantizer(nn.Module, ABC):
+    """Latents to indices and back: `quantize` and `lookup` are all that the rest of vqtok uses.
+
+    In eval, `lookup(quantize(z).indices)` is `quantize(z).z_q` bit for bit.
+    """
+
+    codebook_size: int
+    dim: int
+
+    def quantize(self, z: Tensor) -> Quantized:
+        """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout."""
+        out = self._measure(z)
+        loss = out.loss if self.training else torch.zeros_like(out.loss)
+        return replace(out, loss=loss, terms={k: v.detach() for k, v in out.terms.items()})
+
+    @abstractmethod
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Decode indices (b *grid) or (b *grid codebooks) to z_q, channel-first."""
+
+    def _measure(self, z: Tensor, **options: Any) -> Quantized:
+        # bfloat16 moves 4-6% of the picks to another code, and matrix products round by layout:
+        # both are settled here for all.
+        with torch.autocast(z.device.type, enabled=False):
+            out = self._quantize(widened(z).contiguous(), **options)
+        return replace(out, z_q=out.z_q.to(z.dtype).contiguous())
+
+    @abstractmethod
+    def _quantize(self, z: Tensor, **options: Any) -> Quantized:
+        """Quantize z in float32 or wider; loss and terms keep their graph, in eval too."""
+
+
+class CodebookQuantizer(Quantizer):
+    """A quantizer with a table of codes, of which `remap` can name the ids in use.
+
+    remap: path of a .npy with the used ids, kept as the buffer `used`; `forward` then returns
+        positions in it. `quantize` and `lookup` always speak of whole-codebook ids.
+    unknown_index: the position given to an id outside `used`: "random", "extra" (one more
+        position, len(used)) or an integer.
+    """
+
+    used: Tensor | None
+
+    def __init__(
+        self, codebook_size: int, dim: int, remap: str | None, unknown_index: str | int
+    ) -> None:
+        super().__init__()
+        if not isinstance(unknown_index, int) and unknown_index not in ("random", "extra"):
+            raise UsageError(
+                f"unknown_index must be 'random', 'extra' or an integer, not {unknown_index!r}."
+            )
+        self.codebook_size, self.dim = codebook_size, dim
+        self.remap, self.unknown_index = remap, unknown_index
+        used = None if remap is None else torch.from_numpy(np.load(remap)).long()
+        self.register_buffer("used", used)
+        self.re_embed = codebook_size if used is None else len(used) + (unknown_index == "extra")
+
+    @property
+    @abstractmethod
+    def codebook(self) -> Tensor:
+        """The codes (k d)."""
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Decode ids (b *grid) to codes (b d *grid), in the codebook's dtype."""
+        return F.embedding(indices, self.codebook).movedim(-1, 1).contiguous()
+
+    def get_codebook_entry(self, indices: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """Decode the indices that `forward` returned.
+
+        shape: (B, H, W, C) or (B, T, H, W, C) gives (B, C, *grid); None gives (*indices.shape, C).
+        """
+        if shape is not None:
+            indices = indices.reshape(tuple(shape[:-1]))
+        if self.used is not None:
+            indices = self.unmap_to_all(indices)
+        return F.embedding(indices, self.codebook) if shape is None else self.lookup(indices)
+
+    def remap_to_used(self, inds: Tensor) -> Tensor:
+        """Turn ids into positions in `used`; unknown ids become `unknown_index`."""
+        used = self._used()
+        table = used.new_full((self.codebook_size,), len(used))
+        table.scatter_reduce_(0, used, torch.arange(len(used), device=used.device), "amin")
+        positions = table[inds]
+        if self.unknown_index == "extra":
+            return positions
+        unknown = (
+            torch.randint_like(positions, len(used))
+            if self.unknown_index == "random"
+            else torch.full_like(positions, int(self.unknown_index))
+        )
+        return torch.where(positions == len(used), unknown, positions)
+
+    def unmap_to_all(self, inds: Tensor) -> Tensor:
+        """Turn positions in `used` back into ids; positions past its end become used[0]."""
+        used = self._used()
+        return used[torch.where(inds < len(used), inds, 0)]
+
+    def _used(self) -> Tensor:
+        if self.used is None:
+            raise UsageError("This quantizer was built without remap: there is nothing to map.")
+        return self.used
+
+
+def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
+    """z_q exactly, with the gradient of z (the usual z + (z_q - z).detach() rounds)."""
+    return z_q.detach() + (z - z.detach())
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32, or as it is where it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def summed_over_ranks(x: Tensor) -> Tensor:
+    """The sum of x over all ranks (in place; x itself where there is one process)."""
+    if _distributed():
+        dist.all_reduce(x)
+    return x
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of x over all ranks."""
+    return summed_over_ranks(x.clone()) / dist.get_world_size() if _distributed() else x
+
+
+def from_rank_zero(x: Tensor) -> Tensor:
+    """Rank 0's x on every rank (in place), so that random picks agree."""
+    if _distributed():
+        dist.broadcast(x, 0)
+    return x
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()

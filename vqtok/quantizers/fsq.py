@@ -1,0 +1,81 @@
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vqtok.errors import UsageError
+from vqtok.quantizers.base import Quantized, straight_through
+from vqtok.quantizers.scalar import ScalarQuantizer
+
+
+class FSQ(ScalarQuantizer):
+    """Bound each channel by a tanh and round it to one of its levels: no codebook, no loss.
+
+    levels: how many values each channel of a code takes, 3 or more; their product, the codebook
+        size, is below 2^31. The first channel is the least significant of an index.
+    dim: channels of z; by default len(levels) * num_codebooks.
+    scale: taken for interchange, without effect.
+    Raises UsageError for levels that cannot work.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[int],
+        dim: int | None = None,
+        num_codebooks: int = 1,
+        keep_num_codebooks_dim: bool | None = None,
+        scale: float | None = None,
+    ) -> None:
+        levels = tuple(levels)
+        if not levels or min(levels) < 3:
+            raise UsageError(f"FSQ levels must be 3 or more each, not {levels}.")
+        if math.prod(levels) >= 2**31:
+            raise UsageError(f"FSQ levels {levels} multiply to 2^31 or more: use fewer or smaller.")
+        super().__init__(math.prod(levels), len(levels), dim, num_codebooks, keep_num_codebooks_dim)
+        self.scale = scale
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
+        self.register_buffer("_levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("_basis", torch.tensor(basis), persistent=False)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (out, indices): z's shape and dtype; int32 (b *grid) or (b *grid codebooks)."""
+        out = self.quantize(z)
+        return out.z_q, out.indices.int()
+
+    def bound(self, z: Tensor, eps: float = 1e-3) -> Tensor:
+        """Squash z (... levels) to the open range whose rounding has exactly `levels` values."""
+        half = (self._levels - 1) * (1 + eps) / 2
+        offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
+        return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+
+    def codes_to_indices(self, zhat: Tensor) -> Tensor:
+        """Indices (...) int32 of codes zhat (... levels) in [-1, 1]."""
+        return self._index(torch.round(zhat.float() * self._half) + self._half).int()
+
+    @property
+    def implicit_codebook(self) -> Tensor:
+        """Every code (k levels), made anew at each call: mind its size."""
+        return self._to_codes(torch.arange(self.codebook_size, device=self._levels.device))
+
+    @property
+    def _half(self) -> Tensor:
+        return self._levels // 2
+
+    def _quantize(self, z: Tensor) -> Quantized:
+        bounded = self.bound(self._split(z))  # (b *grid codebooks levels)
+        digits = torch.round(bounded) + self._half  # from 0 to levels - 1
+        z_q = straight_through(bounded / self._half, self._scale(digits))
+        indices = self._label(self._index(digits))
+        return Quantized(self._join(z_q), indices, z_q.new_zeros(()), {})
+
+    def _index(self, digits: Tensor) -> Tensor:
+        return (digits.long() * self._basis).sum(-1)
+
+    def _scale(self, digits: Tensor) -> Tensor:
+        return (digits - self._half) / self._half
+
+    def _to_codes(self, indices: Tensor) -> Tensor:
+        return self._scale((indices.unsqueeze(-1) // self._basis % self._levels).float())

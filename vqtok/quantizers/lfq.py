@@ -1,0 +1,174 @@
+"""Lookup-free quantization (MAGVIT-v2, Yu et al. 2023, arXiv:2310.05737)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vqtok.errors import UsageError
+from vqtok.quantizers.base import Quantized, mean_over_ranks, straight_through
+from vqtok.quantizers.scalar import ScalarQuantizer
+
+_CHUNK = 1 << 20  # half-code probabilities held at once: 4 MiB a tensor
+
+
+class Return(NamedTuple):
+    """quantized: x's shape; indices int64 (b *grid) or (b *grid codebooks); a scalar loss."""
+
+    quantized: Tensor
+    indices: Tensor
+    entropy_aux_loss: Tensor
+
+
+class LossBreakdown(NamedTuple):
+    """Unweighted scalars, entropies in nats; 0 in eval."""
+
+    per_sample_entropy: Tensor
+    batch_entropy: Tensor
+    commitment: Tensor
+
+
+class LFQ(ScalarQuantizer):
+    """Each channel becomes its sign times codebook_scale: one bit of the index, the first on top.
+
+    The loss wants each sample sure of its code and the batch to use all codes: entropy_loss_weight
+    * (E[H(p)] - diversity_gamma * H(E[p])) + commitment_loss_weight * mean((x - q)^2), so below
+    zero is normal. p is a softmax of 2 * inv_temperature * <x, code>; E[p] is over all ranks.
+
+    codebook_size: a power of two; by default 2^dim. dim: channels of x.
+    straight_through_activation: stands before the sign in training, for the gradient.
+    frac_per_sample_entropy: share of the positions, at least one, drawn for the entropies.
+    Raises UsageError for settings that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int | None = None,
+        codebook_size: int | None = None,
+        entropy_loss_weight: float = 0.1,
+        commitment_loss_weight: float = 0.25,
+        diversity_gamma: float = 1.0,
+        straight_through_activation: nn.Module | None = None,
+        num_codebooks: int = 1,
+        keep_num_codebooks_dim: bool | None = None,
+        codebook_scale: float = 1.0,
+        frac_per_sample_entropy: float = 1.0,
+        inv_temperature: float = 100.0,
+    ) -> None:
+        if dim is None and codebook_size is None:
+            raise UsageError("LFQ needs dim or codebook_size.")
+        codebook_size = 2**dim if codebook_size is None else codebook_size
+        bits = codebook_size.bit_length() - 1
+        if codebook_size < 2 or codebook_size != 2**bits:
+            raise UsageError(f"LFQ codebook_size must be a power of two, not {codebook_size}.")
+        if not 0 < frac_per_sample_entropy <= 1:
+            raise UsageError("LFQ frac_per_sample_entropy must be above 0 and at most 1.")
+        super().__init__(codebook_size, bits, dim, num_codebooks, keep_num_codebooks_dim)
+        self.entropy_loss_weight = entropy_loss_weight
+        self.commitment_loss_weight = commitment_loss_weight
+        self.diversity_gamma = diversity_gamma
+        self.activation = straight_through_activation or nn.Identity()
+        self.codebook_scale = codebook_scale
+        self.frac_per_sample_entropy = frac_per_sample_entropy
+        self.inv_temperature = inv_temperature
+        self.register_buffer("mask", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        inv_temperature: float | None = None,
+        return_loss_breakdown: bool = False,
+        mask: Tensor | None = None,
+    ) -> Return | tuple[Return, LossBreakdown]:
+        """Quantize x; with return_loss_breakdown, give (Return, LossBreakdown).
+
+        inv_temperature: None is the constructor's (100). mask: bool (b *grid) or (b n), True, in
+        at least one place, where a position counts for the loss.
+        """
+        out = self._measure(x, inv_temperature=inv_temperature, mask=mask)
+        result = Return(out.z_q, out.indices, out.loss)
+        return (result, LossBreakdown(**out.terms)) if return_loss_breakdown else result
+
+    def _quantize(
+        self, z: Tensor, inv_temperature: float | None = None, mask: Tensor | None = None
+    ) -> Quantized:
+        x = self._split(z)  # (b *grid codebooks bits)
+        positive = x > 0
+        codes = self._scale(positive).to(x.dtype)
+        indices = self._label((positive * self.mask).sum(-1))
+        losses = self._losses(x, codes, inv_temperature or self.inv_temperature, mask)
+        entropy = losses.per_sample_entropy - self.diversity_gamma * losses.batch_entropy
+        loss = self.entropy_loss_weight * entropy + self.commitment_loss_weight * losses.commitment
+        z_q = straight_through(self.activation(x), codes) if self.training else codes
+        return Quantized(self._join(z_q), indices, loss, losses._asdict())
+
+    def _losses(
+        self, x: Tensor, codes: Tensor, inv_temperature: float, mask: Tensor | None
+    ) -> LossBreakdown:
+        if not self.training:
+            return LossBreakdown(*x.new_zeros(3))
+        x, codes = x.flatten(1, -3), codes.flatten(1, -3)
+        chosen = ... if mask is None else mask.flatten(1)
+        x, codes = x[chosen].reshape(-1, *x.shape[-2:]), codes[chosen].reshape(-1, *x.shape[-2:])
+        commitment = F.mse_loss(x, codes)  # (n codebooks bits)
+        logits = 4 * inv_temperature * self.codebook_scale * self._draw(x)  # of each bit being 1
+        # Capped: beyond lie subnormal floats, which a CPU computes at a twentieth of its speed.
+        logits = logits.clamp(-60, 60)
+        return LossBreakdown(_binary_entropy(logits), _batch_entropy(logits), commitment)
+
+    def _draw(self, x: Tensor) -> Tensor:
+        """A random frac_per_sample_entropy of the positions x (n ...), at least one."""
+        if self.frac_per_sample_entropy == 1:
+            return x
+        count = max(1, round(len(x) * self.frac_per_sample_entropy))
+        return x[torch.randperm(len(x), device=x.device)[:count]]
+
+    def _scale(self, positive: Tensor) -> Tensor:
+        return torch.where(positive, self.codebook_scale, -self.codebook_scale)
+
+    def _to_codes(self, indices: Tensor) -> Tensor:
+        return self._scale(indices.unsqueeze(-1) & self.mask != 0)
+
+
+def _binary_entropy(logits: Tensor) -> Tensor:
+    """E[H(p)]: the bits are independent, so it is a sum of entropies of single bits."""
+    a = logits.abs()
+    return (F.softplus(-a) + a * torch.sigmoid(-a)).sum(-1).mean()
+
+
+def _batch_entropy(logits: Tensor) -> Tensor:
+    """H(E[p]), the mean over codebooks, of logits (n codebooks bits).
+
+    Every p is the outer product of two half-codes, so their sum is one matrix product and nothing
+    of size n x k is ever made. Chunks are computed again in backward, to hold one at a time.
+    """
+    codebooks, bits = logits.shape[1:]
+    rows = max(1, _CHUNK // (codebooks * 2 ** (bits - bits // 2)))
+    if len(logits) <= rows:
+        mass = _mass(logits)
+    else:
+        mass = sum(checkpoint(_mass, chunk, use_reentrant=False) for chunk in logits.split(rows))
+    mean = mass / len(logits)
+    # H has one slope at the shared mean, so only values need to travel between ranks.
+    mean = straight_through(mean, mean_over_ranks(mean.detach()))
+    return -(mean * mean.log()).sum() / codebooks
+
+
+def _mass(logits: Tensor) -> Tensor:
+    """The sum over n of p, as (codebooks 2^half 2^rest)."""
+    half = logits.shape[-1] // 2
+    left, right = _half_codes(logits[..., :half]), _half_codes(logits[..., half:])
+    return torch.einsum("nmi,nmj->mij", left, right)
+
+
+def _half_codes(logits: Tensor) -> Tensor:
+    """Probabilities (n codebooks 2^h) of all patterns of h bits."""
+    h, device = logits.shape[-1], logits.device
+    ones = torch.arange(2**h, device=device) >> torch.arange(h, device=device).unsqueeze(-1) & 1
+    patterns = torch.cat([ones, 1 - ones]).to(logits.dtype)
+    log_p = torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], -1) @ patterns
+    # Not below e^-43: a product of two is then still a normal float, and E[p] has a logarithm.
+    return log_p.clamp(min=-43).exp()

@@ -1,0 +1,76 @@
+"""What FSQ and LFQ share: projections, several codebooks, sequences beside images and video."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqtok.errors import UsageError
+from vqtok.quantizers.base import Quantizer
+
+
+class ScalarQuantizer(Quantizer):
+    """A quantizer without a table: every channel of a code is rounded by itself.
+
+    Inputs are (b dim h w), (b dim t h w) or sequences (b n dim). Linear `project_in` and
+    `project_out` stand where dim differs from code_dim * num_codebooks. Indices have a last axis
+    of codebooks where keep_num_codebooks_dim (by default: where there are several).
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        code_dim: int,
+        dim: int | None,
+        num_codebooks: int,
+        keep_num_codebooks_dim: bool | None,
+    ) -> None:
+        super().__init__()
+        keep = num_codebooks > 1 if keep_num_codebooks_dim is None else keep_num_codebooks_dim
+        if num_codebooks > 1 and not keep:
+            raise UsageError("Several codebooks need keep_num_codebooks_dim: their indices differ.")
+        inner = code_dim * num_codebooks
+        self.codebook_size, self.codebook_dim = codebook_size, code_dim
+        self.num_codebooks, self.keep_num_codebooks_dim = num_codebooks, keep
+        self.dim = inner if dim is None else dim
+        self.project_in = nn.Identity() if self.dim == inner else _Projection(self.dim, inner)
+        self.project_out = nn.Identity() if self.dim == inner else _Projection(inner, self.dim)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Decode indices to float32 (b dim *grid), or (b n dim) for a sequence."""
+        return self.indices_to_codes(indices)
+
+    def indices_to_codes(self, indices: Tensor, project_out: bool = True) -> Tensor:
+        """Decode indices (b *grid) or (b *grid codebooks), as `lookup`; or without project_out."""
+        if not self.keep_num_codebooks_dim:
+            indices = indices.unsqueeze(-1)
+        return self._join(self._to_codes(indices), project_out)
+
+    @abstractmethod
+    def _to_codes(self, indices: Tensor) -> Tensor:
+        """Indices (...) to codes (... code_dim) in float32."""
+
+    def _split(self, z: Tensor) -> Tensor:
+        """Latents to (b *grid codebooks code_dim)."""
+        z = z if z.ndim == 3 else z.movedim(1, -1)
+        return rearrange(self.project_in(z), "b ... (m d) -> b ... m d", m=self.num_codebooks)
+
+    def _join(self, codes: Tensor, project_out: bool = True) -> Tensor:
+        """(b *grid codebooks code_dim) to z_q."""
+        z_q = rearrange(codes, "b ... m d -> b ... (m d)")
+        z_q = self.project_out(z_q) if project_out else z_q
+        return z_q if z_q.ndim == 3 else z_q.movedim(-1, 1).contiguous()
+
+    def _label(self, indices: Tensor) -> Tensor:
+        """Indices (b *grid codebooks) as callers see them."""
+        return indices if self.keep_num_codebooks_dim else indices.squeeze(-1)
+
+
+class _Projection(nn.Linear):
+    """Linear in its input's precision: neither autocast nor a bfloat16 model moves an index."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))

@@ -1,0 +1,177 @@
+"""The tokenizer: a causal encoder, a quantizer and a causal decoder; whole clips are streamed too."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtok.config import ModelSettings, QuantizerSettings
+from vqtok.errors import VqtokError
+from vqtok.layers import Block, CausalConv3d, State, Unfold, streaming
+from vqtok.quantizers import Quantized, build
+
+CHUNK = (
+    2  # latent frames at a time: one fixed walk, so that a clip gives the same tokens every time
+)
+
+
+def encoder(settings: ModelSettings, dim: int) -> nn.Sequential:
+    """(b 3 1+s*n h w) in -1..1 -> latents (b dim 1+n h' w')."""
+    (t, h, w), (shallow, deep) = settings.strides, settings.widths
+    fold = (t, h // 2, w // 2)
+    return nn.Sequential(
+        CausalConv3d(3, shallow, fold, stride=fold),
+        *(Block(shallow) for _ in range(settings.encoder_blocks[0])),
+        CausalConv3d(shallow, deep, (1, 2, 2), stride=(1, 2, 2)),
+        *(Block(deep) for _ in range(settings.encoder_blocks[1])),
+        CausalConv3d(deep, dim, (1, 1, 1)),
+    )
+
+
+def decoder(settings: ModelSettings, dim: int) -> nn.Sequential:
+    """Latents (b dim n h' w') -> (b 3 s*n h w), about -1..1."""
+    (t, h, w), (shallow, deep) = settings.strides, settings.widths
+    return nn.Sequential(
+        CausalConv3d(dim, deep, (1, 3, 3)),
+        *(Block(deep) for _ in range(settings.decoder_blocks[1])),
+        Unfold(deep, shallow, (1, 2, 2)),
+        *(Block(shallow) for _ in range(settings.decoder_blocks[0])),
+        Unfold(shallow, 3, (t, h // 2, w // 2)),
+    )
+
+
+class Tokenizer(nn.Module):
+    """Video to a grid of integers and back, at any length, height and width.
+
+    A clip of f frames of h x w becomes 1 + ceil((f - 1) / s) latent frames of ceil(h / sh) x
+    ceil(w / sw) indices: the first frame stands alone (a still image is one latent frame), and what
+    does not fill the last position is padded by repeating the edge, and cut away after decoding.
+
+    Causal in time (MAGVIT-v2, https://arxiv.org/abs/2310.05737): tokens never depend on what comes
+    later, so a clip can be encoded while it is still being made.
+    """
+
+    fingerprint = ""  # SHA-256 of the weights, set where they are read from a file
+
+    def __init__(self, model: ModelSettings, quantizer: QuantizerSettings) -> None:
+        super().__init__()
+        self.stride = model.strides
+        self.kind = quantizer.kind
+        self.quantizer = build(quantizer)
+        self.encoder = encoder(model, self.quantizer.dim)
+        self.decoder = decoder(model, self.quantizer.dim)
+        self.encoder.to(memory_format=torch.channels_last_3d)
+        self.decoder.to(memory_format=torch.channels_last_3d)
+
+    @property
+    def codebook_size(self) -> int:
+        """How many values an index can take."""
+        return self.quantizer.codebook_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the video and indices go."""
+        return self.encoder[0].weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the convolutions compute in; the quantizer always computes in float32."""
+        return self.encoder[0].weight.dtype
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Compute the convolutions in this type from now on; the quantizer keeps float32."""
+        self.encoder.to(dtype)
+        self.decoder.to(dtype)
+        return self
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a clip."""
+        t, h, w = self.stride
+        return 1 + -(-(frames - 1) // t), -(-height // h), -(-width // w)
+
+    def forward(self, video: Tensor) -> tuple[Tensor, Quantized]:
+        """For training: (b 3 t h w), uint8 or float 0..1 -> its reconstruction, about 0..1."""
+        frames, height, width = video.shape[2:]
+        quantized = self.quantizer.quantize(self.encoder(self._padded(video, first=True)).float())
+        video = self.decoder(quantized.z_q.to(self.dtype))[:, :, self.stride[0] - 1 :]
+        return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Indices (b t' h' w') or (b t' h' w' codebooks), int64, of (b 3 t h w), uint8 or float 0..1.
+
+        Raises VqtokError when the video (or the weights) hold NaN or infinity.
+        """
+        return torch.cat(list(self.encode_stream([video])), dim=1)
+
+    def decode(
+        self,
+        indices: Tensor,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> Tensor:
+        """Video (b 3 t h w), float 0..1, of indices; cut to `frames`, `height` and `width` if given.
+
+        Raises VqtokError when an index is not in the codebook.
+        """
+        video = torch.cat(list(self.decode_stream([indices])), dim=2)
+        return video[:, :, :frames, :height, :width]
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`encode` for a clip that comes in chunks (b 3 t h w) of any length, in constant memory.
+
+        Yields the indices of a few latent frames at a time, the same however the clip was cut.
+        """
+        state: State = {}
+        for i, video in enumerate(self._even(chunks)):
+            with streaming(self.encoder, state):
+                z = self.encoder(self._padded(video, first=i == 0)).float()
+            if not z.isfinite().all():
+                raise VqtokError("the video or the tokenizer's weights hold NaN or infinity")
+            yield self.quantizer.quantize(z).indices
+
+    @torch.no_grad()
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """`decode` for indices that come in chunks (b t' h' w') of any length, in constant memory.
+
+        Yields video (b 3 t h w), float 0..1; what was padded is still there.
+        """
+        state: State = {}
+        pieces = chain.from_iterable(chunk.split(CHUNK, dim=1) for chunk in chunks)
+        for i, indices in enumerate(pieces):
+            if indices.min() < 0 or indices.max() >= self.codebook_size:
+                raise VqtokError(f"an index is not in this codebook of {self.codebook_size:,}")
+            z_q = self.quantizer.lookup(indices.to(self.device)).to(self.dtype)
+            with streaming(self.decoder, state):
+                video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d))
+            video = video[:, :, self.stride[0] - 1 :] if i == 0 else video
+            yield video.float().add_(1).div_(2).clamp_(0, 1)
+
+    def _even(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Cut a clip anew: every chunk fills CHUNK latent frames, except the last."""
+        waiting: list[Tensor] = []
+        want = 1 + self.stride[0] * (CHUNK - 1)
+        for chunk in chunks:
+            waiting.append(chunk)
+            while sum(w.shape[2] for w in waiting) >= want:
+                video = torch.cat(waiting, dim=2)
+                yield video[:, :, :want]
+                waiting = [video[:, :, want:]]
+                want = self.stride[0] * CHUNK
+        rest = torch.cat(waiting, dim=2) if waiting else None
+        if rest is not None and rest.shape[2]:
+            yield rest
+
+    def _padded(self, video: Tensor, first: bool) -> Tensor:
+        """(b 3 t h w) in -1..1 whose sides fill whole latents; `first` frames stand alone."""
+        t, h, w = self.stride
+        frames, height, width = video.shape[2:]
+        scale = 127.5 if video.dtype == torch.uint8 else 0.5
+        x = video.to(self.device).to(self.dtype).div(scale).sub_(1)
+        pad = (0, -width % w, 0, -height % h, 0, (int(first) - frames) % t)
+        x = F.pad(x, pad, mode="replicate") if any(pad) else x
+        return x.contiguous(memory_format=torch.channels_last_3d)

@@ -1,0 +1,210 @@
+"""RGB frames with timestamps into any video file, with the sound of the source if wanted."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+
+from vqtok.errors import UsageError
+from vqtok.files import replacing
+from vqtok.video.read import Source, file_name, open_container
+from vqtok.video.sound import Sound
+
+Target = str | os.PathLike[str] | BinaryIO
+
+# suffix: (FFmpeg's name of the container, its default codec)
+_CONTAINERS = {
+    ".mp4": ("mp4", "h264"),
+    ".mov": ("mov", "h264"),
+    ".mkv": ("matroska", "h264"),
+    ".webm": ("webm", "vp9"),
+    ".gif": ("gif", "gif"),
+}
+# codec: (FFmpeg's encoder, its options)
+_CODECS: dict[str, tuple[str, dict[str, str]]] = {
+    "h264": ("libx264", {"crf": "18", "preset": "medium"}),
+    "vp9": ("libvpx-vp9", {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"}),
+    "ffv1": ("ffv1", {}),
+    "gif": ("gif", {}),
+}
+
+
+class VideoWriter:
+    """Write a clip: `with VideoWriter(...) as out: out.write(frames, times)`.
+
+    target: a path ending in .mp4, .mov, .mkv, .webm or .gif, which appears when the block ends
+        without error, or a binary file (a pipe too), which gets a Matroska stream.
+    height, width: of the frames, any size.
+    fps: frames per second, the average where the rate varies.
+    time_base: seconds per tick of the timestamps. mp4 and mov keep every timestamp exactly, mkv
+        and webm to half a millisecond; gif to half a centisecond and always from zero on.
+    pixel_aspect: width over height of a pixel; VP9 in webm cannot keep it.
+    codec: h264, vp9, ffv1 (lossless, in mkv) or gif; by default what fits the container.
+    crf: quality of h264 (default 18) and vp9 (default 24), lower is better.
+    audio_from: a video whose sound is copied as it is for the time the frames cover.
+
+    Raises UsageError for a container, codec or crf that does not exist, VqtokError for a sound that
+    is not there or that the container cannot hold.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        height: int,
+        width: int,
+        fps: Fraction,
+        time_base: Fraction,
+        pixel_aspect: Fraction | int = 1,
+        codec: str | None = None,
+        crf: int | None = None,
+        audio_from: Source | None = None,
+    ) -> None:
+        self._target, self._audio_from = target, audio_from
+        self._shape, self._fps, self._time_base = (height, width), Fraction(fps), time_base
+        self._pixel_aspect = Fraction(pixel_aspect)
+        self._sound: Sound | None = None
+        self._format, default = _container(target)
+        self._codec = codec or default
+        self._encoder, self._options = _encoder(self._codec, crf)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            file = self._target
+            if hasattr(file, "write"):
+                stack.callback(file.flush)
+            else:
+                file = stack.enter_context(replacing(file))
+            self._container = stack.enter_context(
+                av.open(file, "w", format=self._format, container_options=self._exact_ticks())
+            )
+            self._add_video()
+            if self._audio_from is not None:
+                source = stack.enter_context(open_container(self._audio_from))
+                name, period = file_name(self._audio_from), 1 / self._fps
+                self._sound = Sound(source, name, self._container, period)
+            self._write_header()
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
+
+    def write(self, frames: np.ndarray, times: list[int]) -> None:
+        """Append uint8 (t h w c) RGB frames with t strictly increasing timestamps in ticks."""
+        for rgb, time in zip(frames, times, strict=True):
+            frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
+            frame.pts, frame.time_base = int(time), self._time_base
+            self._container.mux(self._video.encode(frame))
+            if self._sound:
+                self._sound.follow(frame.pts * self._time_base)
+
+    def _exact_ticks(self) -> dict[str, str]:
+        if self._format not in ("mp4", "mov"):
+            return {}
+        ticks = self._time_base.denominator
+        # The start of a track is kept in ticks of the movie: fine ones, for the sound as well.
+        movie = ticks * max(1, 90000 // ticks)
+        return {"video_track_timescale": str(ticks), "movie_timescale": str(movie)}
+
+    def _add_video(self) -> None:
+        try:
+            stream = self._container.add_stream(self._encoder, self._fps, options=self._options)
+        except ValueError as error:
+            raise UsageError(f"{self._format} cannot hold {self._codec}; try .mkv") from error
+        stream.height, stream.width = self._shape
+        stream.pix_fmt, self._convert = _conversion(self._codec, *self._shape)
+        context = stream.codec_context
+        context.time_base = stream.time_base = self._time_base
+        context.sample_aspect_ratio = self._pixel_aspect
+        if stream.pix_fmt.startswith("yuv"):
+            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._video = stream
+
+    def _write_header(self) -> None:
+        try:
+            self._container.start_encoding()
+        except av.error.ArgumentError as error:
+            raise UsageError(f"{self._format} cannot hold this video: {error.strerror}") from error
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._container.mux(self._video.encode())
+            if self._sound:
+                self._sound.finish()
+
+
+def _container(target: Target) -> tuple[str, str]:
+    if hasattr(target, "write"):
+        return _CONTAINERS[".mkv"]
+    suffix = Path(target).suffix.lower()
+    if suffix not in _CONTAINERS:
+        raise UsageError(f"{target} must end in one of {', '.join(_CONTAINERS)}")
+    return _CONTAINERS[suffix]
+
+
+def _encoder(codec: str, crf: int | None) -> tuple[str, dict[str, str]]:
+    if codec not in _CODECS:
+        raise UsageError(f"no codec {codec!r}; choose one of {', '.join(_CODECS)}")
+    encoder, options = _CODECS[codec]
+    if crf is None:
+        return encoder, options
+    if "crf" not in options:
+        raise UsageError(f"{codec} has no crf")
+    return encoder, options | {"crf": str(crf)}
+
+
+def _conversion(
+    codec: str, height: int, width: int
+) -> tuple[str, Callable[[VideoFrame], VideoFrame]]:
+    """The pixel format for a codec and the way RGB frames get there."""
+    if codec == "gif":
+        return "pal8", _palette(height, width)
+    if codec == "ffv1":
+        return "bgr0", lambda frame: frame.reformat(format="bgr0")
+    # H.264 halves the chroma of even sizes only.
+    odd = codec == "h264" and (height % 2 or width % 2)
+    pixels = "yuv444p" if odd else "yuv420p"
+    return pixels, lambda frame: frame.reformat(
+        format=pixels,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+    )
+
+
+def _palette(height: int, width: int) -> Callable[[VideoFrame], VideoFrame]:
+    """Give each frame the 256 colours that suit it best."""
+    graph = Graph()
+    source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt=rgb24:time_base=1/1")
+    split = graph.add("split")
+    colours = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    dither = graph.add("paletteuse", "new=1")
+    source.link_to(split)
+    split.link_to(dither, 0, 0)
+    split.link_to(colours, 1, 0)
+    colours.link_to(dither, 0, 1)
+    dither.link_to(graph.add("buffersink"))
+    graph.configure()
+
+    def convert(frame: VideoFrame) -> VideoFrame:
+        graph.vpush(frame)
+        return graph.vpull()
+
+    return convert
