@@ -8,7 +8,7 @@ path that `vqtok encode` and `vqtok decode` take. Prints the median over interle
 
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 import typer
@@ -17,7 +17,7 @@ from vqtok import config
 from vqtok.tokenizer import Tokenizer
 
 
-def seconds(work, device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -50,7 +50,8 @@ def main(
         print(f"{name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
     threads = f", {torch.get_num_threads()} threads" if where.type == "cpu" else ""
     for name, values in times.items():
-        print(f"{name}: {frames / statistics.median(values):.1f} frames/s at {size}x{size}, {dtype}, {device}{threads}")
+        speed = frames / statistics.median(values)
+        print(f"{name}: {speed:.1f} frames/s at {size}x{size}, {dtype}, {device}{threads}")
 
 
 if __name__ == "__main__":

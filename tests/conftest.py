@@ -29,7 +29,7 @@ def clips():
 
 
 def pattern(frames=17, height=64, width=96):
-    """uint8 (t h w c): a light square that moves right by 4 pixels a frame over a fixed gradient."""
+    """uint8 (t h w c): a light square over a gradient that moves right by 4 pixels a frame."""
     y, x = np.mgrid[:height, :width]
     still = np.stack([200 * x // width, 200 * y // height, 120 + 0 * x], -1).astype(np.uint8)
     clip = np.repeat(still[None], frames, 0)
@@ -40,14 +40,15 @@ def pattern(frames=17, height=64, width=96):
 
 
 def write_clip(path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=None, rotation=0):
-    """Write uint8 (t h w c) with PyAV alone; `times` in ticks of 1/1000 s, `rotation` in degrees."""
+    """Write uint8 (t h w c), RGB or RGBA, with PyAV alone; `times` in ms, `rotation` in degrees."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, Fraction(fps))
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
         if rotation:
             stream.set_display_rotation(rotation)
-        for t, rgb in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        for t, pixels in enumerate(frames):
+            layout = "rgba" if pixels.shape[2] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=layout)
             if times is not None:
                 frame.pts, frame.time_base = times[t], Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -57,7 +58,7 @@ def write_clip(path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=N
 
 @pytest.fixture
 def make_clip(tmp_path):
-    """make_clip(name, frames=, height=, width=, ...) writes a small moving pattern, gives its path."""
+    """make_clip(name, frames=, height=, width=, ...) writes a moving pattern, gives its path."""
 
     def make(name="clip.mp4", frames=17, height=64, width=96, **options):
         return write_clip(tmp_path / name, pattern(frames, height, width), **options)

@@ -1,4 +1,4 @@
-"""What the tokenizer promises: shapes, exact streaming, and the same tokens however a clip is cut."""
+"""The tokenizer's promises: shapes, exact streaming, the same tokens however a clip is cut."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_decoding_indices_is_the_reconstruction_of_training(kind):
         reconstruction, quantized = tokenizer(clip)
     indices = tokenizer.encode(clip)
     assert torch.equal(indices, quantized.indices)
-    assert 0 <= indices.min()
+    assert indices.min() >= 0
     assert indices.max() < tokenizer.codebook_size
     decoded = tokenizer.decode(indices, 9)
     torch.testing.assert_close(decoded, reconstruction.clamp(0, 1), atol=1e-5, rtol=0)

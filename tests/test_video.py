@@ -49,10 +49,18 @@ def ffmpeg_frames(path, height, width, limit):
 
 
 def ffprobe_times(path, limit):
-    command = ["ffprobe", "-v", "quiet", "-select_streams", "v:0", "-read_intervals", f"%+#{limit}"]
+    command = [
+        "ffprobe",
+        "-v",
+        "quiet",
+        "-select_streams",
+        "v:0",
+        "-read_intervals",
+        f"%+#{limit + 8}",
+    ]
     show = ["-show_entries", "frame=best_effort_timestamp", "-of", "csv=p=0", path]
     output = subprocess.run(command + show, capture_output=True, check=True, text=True).stdout
-    return [int(line.strip(",")) for line in output.split()]
+    return [int(line.strip(",")) for line in output.split()[:limit]]
 
 
 def manifest(path):
@@ -75,21 +83,21 @@ def test_every_frame_of_a_real_clip_is_read(path):
             assert chunk.dtype == np.uint8 and chunk.flags.c_contiguous
             count, times = count + len(chunk), times + stamps
     assert count == int(facts["frames"])
-    assert all(a < b for a, b in zip(times, times[1:], strict=False))
-    assert clip.fps == Fraction(facts["fps"]).limit_denominator(2000) or facts["fps"].count(".")
+    assert (np.diff(times) > 0).all()
+    assert clip.fps == Fraction(facts["fps"])
     assert clip.notes == []
 
 
 @needs_ffmpeg
 @pytest.mark.parametrize("path", clip_files("dev"))
 def test_size_time_and_colour_agree_with_ffmpeg(path):
-    frames, times, clip = read(path, limit=10)
+    frames, times, clip = read(path, limit=6)
     facts = manifest(path)
     coded = int(facts["height"]), int(facts["width"])
     rotated = "rotation -90" in facts["notes"]
     assert (clip.height, clip.width) == (coded[::-1] if rotated else coded)
-    assert times == ffprobe_times(path, 10)[: len(times)]
-    assert mean_difference(frames, ffmpeg_frames(path, *frames.shape[1:3], 10)) <= 1.5
+    assert times == ffprobe_times(path, 6)
+    assert mean_difference(frames, ffmpeg_frames(path, *frames.shape[1:3], 6)) <= 1.5
 
 
 @pytest.mark.parametrize("path", clip_files("dev"))
@@ -174,7 +182,7 @@ def test_rotation_agrees_with_ffmpeg(make_clip, rotation):
         ("ffv1", "yuv420p10le"),
         ("ffv1", "yuv444p"),
         ("ffv1", "yuv422p"),
-        ("ffv1", "gbrp"),
+        ("ffv1", "gbrp10le"),
         ("ffv1", "bgra"),
         ("libx264", "yuvj420p"),
         ("libvpx-vp9", "yuv420p"),
@@ -189,12 +197,37 @@ def test_pixel_formats(make_clip, codec, pix_fmt):
     assert clip.notes == []
 
 
+@pytest.mark.parametrize("colour_range", ["MPEG", "JPEG"])
+@pytest.mark.parametrize(("matrix", "tag"), [("ITU709", 1), ("SMPTE170M", 6), ("BT2020", 9)])
+def test_matrix_and_range_are_honoured(tmp_path, matrix, tag, colour_range):
+    rgb = np.zeros((64, 64, 3), np.uint8) + np.array([200, 60, 30], np.uint8)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", 25, options={"crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p"
+        stream.codec_context.colorspace = tag
+        stream.codec_context.color_range = {"MPEG": 1, "JPEG": 2}[colour_range]
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
+            format="yuv444p", dst_colorspace=matrix, dst_color_range=colour_range
+        )
+        container.mux([*stream.encode(frame), *stream.encode()])
+    assert mean_difference(read(tmp_path / "clip.mp4")[0], rgb[None]) < 3
+
+
 def test_alpha_is_dropped_with_a_note(tmp_path):
-    rgba = np.dstack([pattern(1)[0], np.full((64, 96), 100, np.uint8)])
-    av.VideoFrame.from_ndarray(rgba, format="rgba").save(tmp_path / "logo.png")
-    frames, times, clip = read(tmp_path / "logo.png")
-    np.testing.assert_array_equal(frames[0], rgba[..., :3])
-    assert times == [0] and clip.notes == ["alpha dropped"]
+    rgb = pattern(3)
+    rgba = np.concatenate([rgb, np.full_like(rgb[..., :1], 100)], -1)
+    path = write_clip(tmp_path / "logo.mkv", rgba, codec="ffv1", pix_fmt="bgra")
+    frames, _, clip = read(path)
+    np.testing.assert_array_equal(frames, rgb)
+    assert clip.notes == ["alpha dropped"]
+
+
+def test_an_image_is_a_clip_of_one_frame(tmp_path):
+    rgb = pattern(1)[0]
+    av.VideoFrame.from_ndarray(rgb, format="rgb24").save(tmp_path / "still.png")
+    frames, times, clip = read(tmp_path / "still.png")
+    np.testing.assert_array_equal(frames[0], rgb)
+    assert times == [0] and clip.notes == []
 
 
 @pytest.mark.parametrize("size", [32, 33, 100])
@@ -229,8 +262,9 @@ def test_fps_gives_the_frame_shown_at_each_instant(make_clip):
 
 @pytest.mark.parametrize("fps", ["25", "30000/1001", "24", "60"])
 def test_resampling_to_the_same_rate_changes_nothing(make_clip, fps):
-    whole, _, clip = read(make_clip("clip.mkv", fps=fps))
-    frames, *_ = read(make_clip("clip.mkv", fps=fps), fps=clip.fps)
+    path = make_clip("clip.mkv", fps=fps)
+    whole, _, clip = read(path)
+    frames, *_ = read(path, fps=clip.fps)
     np.testing.assert_array_equal(frames, whole)
 
 
@@ -251,8 +285,9 @@ def test_reads_a_pipe(make_clip):
     assert times[0] == 80
 
 
-def test_an_mp4_in_a_pipe_is_refused_with_advice(make_clip):
-    path = make_clip("clip.mp4")
+def test_an_mp4_in_a_pipe_is_refused_with_advice(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_clip(path, np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), dtype=np.uint8))
     with (
         subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat,
         pytest.raises(VqtokError, match="as a file instead of a pipe"),
@@ -327,10 +362,10 @@ def test_colours_are_bt709_and_say_so(tmp_path, suffix):
     assert tags == "tv,bt709,bt709,bt709"
 
 
-@pytest.mark.parametrize("options", [{"suffix": ".mp4"}, {"suffix": ".mkv", "codec": "ffv1"}])
-def test_pixel_aspect_is_kept(tmp_path, options):
-    path = tmp_path / f"out{options.pop('suffix')}"
-    write(path, pattern(6), VARYING[:6], pixel_aspect=Fraction(4, 3), **options)
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_pixel_aspect_is_kept(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    write(path, pattern(6), VARYING[:6], pixel_aspect=Fraction(4, 3))
     assert read(path)[2].pixel_aspect == Fraction(4, 3)
 
 
@@ -437,7 +472,7 @@ def test_sound_that_cannot_be_copied_is_refused(tmp_path, talkie):
     frames = pattern(6)
     with pytest.raises(VqtokError, match="webm cannot hold aac sound"):
         write(tmp_path / "out.webm", frames, VARYING[:6], audio_from=talkie)
-    with pytest.raises(VqtokError, match="silent.mp4 has no sound"):
+    with pytest.raises(VqtokError, match=r"silent.mp4 has no sound"):
         write(tmp_path / "out.mp4", frames, VARYING[:6], audio_from=tmp_path / "silent.mp4")
     assert not list(tmp_path.glob("*out*"))
 

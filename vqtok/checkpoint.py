@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from vqtok import DEFAULT, config
@@ -29,7 +29,7 @@ def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     }
     metadata = FORMAT | {"config": settings.to_json(), "step": str(step)}
     with replacing(path) as temporary:
-        save_file(weights, temporary, metadata)
+        temporary.write_bytes(to_bytes(weights, metadata))
 
 
 def load(source: str | Path = DEFAULT) -> Tokenizer:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """All commands, with every failure told in one sentence: exit 1 bad data, 2 usage, 130 Ctrl-C."""
+    """All commands; failures are one sentence and exit 1 (bad data), 2 (usage) or 130 (Ctrl-C)."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -108,12 +108,12 @@ class TrainSettings:
     """One training run."""
 
     __pydantic_config__ = strict
-    steps: Positive = 4000
-    batch_size: Positive = 8
-    frames: Positive = 9  # of each training clip; 1 + s*n wastes none
-    crop: Positive = 128  # height and width of each training clip
+    steps: Positive = 5000
+    batch_size: Positive = 4
+    frames: Positive = 13  # of each training clip; 1 + s*n wastes none
+    crop: Positive = 112  # height and width of each training clip
     size: Positive = 256  # short side that larger clips are scaled to before cropping
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
     warmup: Count = 100  # steps; afterwards the rate falls to zero along a cosine
     weight_decay: Weight = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 1.0

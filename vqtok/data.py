@@ -78,12 +78,8 @@ class Clips:
                 return self._crop(self._window(path, rng.random()), rng)
             except VqtokError as error:
                 self.broken[path] = str(error)
-        raise VqtokError(
-            f"none of the {len(self.paths)} training files can be read: {self._reason()}"
-        )
-
-    def _reason(self) -> str:
-        return next(iter(self.broken.values()))
+        reason = next(iter(self.broken.values()))
+        raise VqtokError(f"none of the {len(self.paths)} training files can be read: {reason}")
 
     def _window(self, path: Path, where: float) -> np.ndarray:
         """(t h w c): consecutive frames from `where` in 0..1 of the file on; fewer at its end."""
@@ -134,7 +130,7 @@ class Clips:
 
 
 class Procedural:
-    """Clips (b c t h w) uint8 made from nothing: moving waves of colour with a moving box on top."""
+    """Clips (b c t h w) uint8 made from nothing: moving waves of colour, a moving box on top."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
@@ -157,13 +153,9 @@ def moving_waves(rng: np.random.Generator, frames: int, side: int) -> np.ndarray
     for _ in range(4):
         ky, kx, speed, phase = rng.normal(size=4) * (0.15, 0.15, 0.3, 3)
         video += np.sin(ky * y + kx * x + speed * t + phase)[..., None] * rng.normal(size=3) * 0.12
-    top, left = (
-        rng.uniform(0, side, 2)[:, None, None, None]
-        + rng.normal(size=2)[:, None, None, None] * 2 * t
-    )
-    inside = (abs(y - top) < side * rng.uniform(0.1, 0.3)) & (
-        abs(x - left) < side * rng.uniform(0.1, 0.3)
-    )
+    start, speed, reach = rng.uniform(0, side, 2), rng.normal(size=2) * 2, rng.uniform(0.1, 0.3, 2)
+    top, left = (start[i] + speed[i] * t for i in range(2))
+    inside = (abs(y - top) < side * reach[0]) & (abs(x - left) < side * reach[1])
     video[inside] = rng.uniform(0, 1, 3)
     return (video.clip(0, 1) * 255).astype(np.uint8)
 

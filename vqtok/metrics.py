@@ -29,7 +29,7 @@ def usage_by_chance(tokens: int, codebook_size: int) -> float:
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How a codebook is used by a set of tokens; `perplexity` is 2 to the power of `entropy_bits`."""
+    """How a set of tokens uses a codebook; `perplexity` is 2 to the power of `entropy_bits`."""
 
     tokens: int
     codebook_size: int

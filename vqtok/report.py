@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def histogram(counts: np.ndarray) -> Table:
     step = max(1, math.ceil((math.log2(used.max()) + 1) / BINS))
     edges = [2 ** (step * i) for i in range(BINS + 1)]
     rows = [("0", int((counts == 0).sum()))]
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         if low <= used.max():
             name = str(low) if high == low + 1 else f"{low:,} to {high - 1:,}"
             rows.append((name, int(((used >= low) & (used < high)).sum())))

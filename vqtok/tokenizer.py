@@ -1,4 +1,4 @@
-"""The tokenizer: a causal encoder, a quantizer and a causal decoder; whole clips are streamed too."""
+"""The tokenizer: a causal encoder, a quantizer and a causal decoder, walked in chunks."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vqtok.config import ModelSettings, QuantizerSettings
 from vqtok.errors import VqtokError
-from vqtok.layers import Block, CausalConv3d, State, Unfold, streaming
+from vqtok.layers import Block, CausalConv3d, ChannelNorm, State, Unfold, streaming
 from vqtok.quantizers import Quantized, build
 
 CHUNK = (
@@ -27,6 +27,7 @@ def encoder(settings: ModelSettings, dim: int) -> nn.Sequential:
         *(Block(shallow) for _ in range(settings.encoder_blocks[0])),
         CausalConv3d(shallow, deep, (1, 2, 2), stride=(1, 2, 2)),
         *(Block(deep) for _ in range(settings.encoder_blocks[1])),
+        ChannelNorm(deep),  # bounds the latents: without it they grow until FSQ saturates
         CausalConv3d(deep, dim, (1, 1, 1)),
     )
 
@@ -100,7 +101,7 @@ class Tokenizer(nn.Module):
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
 
     def encode(self, video: Tensor) -> Tensor:
-        """Indices (b t' h' w') or (b t' h' w' codebooks), int64, of (b 3 t h w), uint8 or float 0..1.
+        """(b 3 t h w), uint8 or float 0..1 -> int64 indices (b t' h' w') or (b t' h' w' codebooks).
 
         Raises VqtokError when the video (or the weights) hold NaN or infinity.
         """
@@ -113,7 +114,7 @@ class Tokenizer(nn.Module):
         height: int | None = None,
         width: int | None = None,
     ) -> Tensor:
-        """Video (b 3 t h w), float 0..1, of indices; cut to `frames`, `height` and `width` if given.
+        """Indices -> video (b 3 t h w), float 0..1, cut to `frames`, `height` and `width` if given.
 
         Raises VqtokError when an index is not in the codebook.
         """

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
@@ -97,8 +97,9 @@ class Log:
         self._values: list[dict[str, Tensor]] = []
         self._indices: list[Tensor] = []
         self._time = time.perf_counter()
+        # A run that was killed may have written lines after its last save, the last one in part.
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first]
+        kept = lines[: first // LOG_EVERY]
         path.write_text("".join(line + "\n" for line in kept))
 
     def add(self, step: int, values: dict[str, Tensor], indices: Tensor) -> None:
@@ -130,7 +131,8 @@ def save(run: Run, tokenizer: Tokenizer, optimizer: Optimizer, step: int) -> Non
     for i, values in optimizer.state_dict()["state"].items():
         state |= {f"optimizer {i} {name}": value for name, value in values.items()}
     with replacing(run.folder / STATE) as temporary:
-        save_file({k: v.contiguous() for k, v in state.items()}, temporary, {"step": str(step)})
+        state = {key: value.contiguous() for key, value in state.items()}
+        temporary.write_bytes(to_bytes(state, {"step": str(step)}))
 
 
 def restore(run: Run, tokenizer: Tokenizer, optimizer: Optimizer) -> int:

@@ -7,5 +7,6 @@ from vqtok.video.write import VideoWriter
 
 __all__ = ["Clip", "VideoWriter", "open_video", "read_window"]
 
-# FFmpeg writes about every oddity of a file to stderr; what a person should hear is in Clip.notes.
-av.logging.set_level(av.logging.PANIC)
+# Silence: what a person should hear is in Clip.notes. Any level, PANIC too, would make FFmpeg's
+# threads wait for Python's lock to log, and a thread being joined would wait for ever.
+av.logging.set_level(None)

@@ -111,8 +111,7 @@ class Clip:
         self._scaler = Interpolation.BICUBIC
         if size is not None:
             self._scaler |= Interpolation.FULL_CHR_H_INT
-        stream = self._stream
-        aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+        aspect = self._stream.sample_aspect_ratio or 1
         self.height, self.width = self._coded[::-1] if transposed else self._coded
         self.pixel_aspect = Fraction(1, aspect) if transposed else Fraction(aspect)
 

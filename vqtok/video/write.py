@@ -1,7 +1,7 @@
 """RGB frames with timestamps into any video file, with the sound of the source if wanted."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -47,7 +47,7 @@ class VideoWriter:
     fps: frames per second, the average where the rate varies.
     time_base: seconds per tick of the timestamps. mp4 and mov keep every timestamp exactly, mkv
         and webm to half a millisecond; gif to half a centisecond and always from zero on.
-    pixel_aspect: width over height of a pixel; VP9 in webm cannot keep it.
+    pixel_aspect: width over height of a pixel; kept with h264 only.
     codec: h264, vp9, ffv1 (lossless, in mkv) or gif; by default what fits the container.
     crf: quality of h264 (default 18) and vp9 (default 24), lower is better.
     audio_from: a video whose sound is copied as it is for the time the frames cover.
@@ -105,7 +105,7 @@ class VideoWriter:
     ) -> bool | None:
         return self._stack.__exit__(kind, error, trace)
 
-    def write(self, frames: np.ndarray, times: list[int]) -> None:
+    def write(self, frames: np.ndarray, times: Sequence[int]) -> None:
         """Append uint8 (t h w c) RGB frames with t strictly increasing timestamps in ticks."""
         for rgb, time in zip(frames, times, strict=True):
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))

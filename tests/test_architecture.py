@@ -1,0 +1,60 @@
+"""The walls of the house: which module may know which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vqtok"
+BASE = {"errors", "files"}
+MAY_IMPORT = {
+    "__init__": set(),
+    "errors": set(),
+    "files": set(),
+    "metrics": set(),
+    "config": BASE,
+    "layers": BASE,
+    "video": BASE,
+    "tokens": BASE,
+    "quantizers": BASE | {"config"},
+    "tokenizer": BASE | {"config", "layers", "quantizers"},
+    "checkpoint": BASE | {"config", "tokenizer"},
+    "data": BASE | {"config", "video"},
+    "runs": BASE | {"config", "data"},
+    "report": BASE | {"config", "metrics", "tokens"},
+    "pipeline": BASE | {"checkpoint", "tokenizer", "tokens", "video"},
+    "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "tokenizer"},
+    "cli": BASE | {"pipeline", "report", "runs", "tokens", "train", "video"},
+}
+
+
+def imports(path):
+    """The modules of ours that a file imports, without those only for type checking."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in skipped and node.module:
+            if node.module == "vqtok":
+                names = {a.name for a in node.names}
+                yield from (n for n in names if n in MAY_IMPORT)
+            elif node.module.startswith("vqtok."):
+                yield node.module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_point_one_way(path):
+    module = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert set(imports(path)) - {module} <= MAY_IMPORT[module]
+
+
+@pytest.mark.parametrize("heavy", ["torch", "av", "rich.table", "pydantic"])
+def test_the_command_line_starts_without_what_is_slow(heavy):
+    code = f"import sys, vqtok.cli; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,242 @@
+"""The commands as people run them: what comes out, what is said where, and how they fail."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import clip_files
+
+from vqtok import tokens
+
+TINY = (
+    *("--set", "model.widths=[8,16]", "--set", "model.encoder_blocks=[1,1]"),
+    *("--set", "model.decoder_blocks=[1,1]", "--set", "train.batch_size=2"),
+    *("--set", "train.frames=5", "--set", "train.crop=32", "--set", "train.dtype=float32"),
+)
+BROKEN = {
+    *("a_directory.mp4", "audio_only.mp4", "broken_streamio.mp4", "corrupted_decord.mp4"),
+    *("init_segment_only.mp4", "random_noise.mp4", "text_renamed.mp4", "trunc_no_moov.mp4"),
+    *("unknown_codec_tag.mp4", "zero_bytes.mp4"),
+}
+
+
+def vqtok(*args, stdin=None, **options):
+    """Run the command; bytes in, bytes out."""
+    command = [sys.executable, "-m", "vqtok", *map(str, args)]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=300, **options)
+
+
+def works(*args, **options):
+    result = vqtok(*args, **options)
+    assert result.returncode == 0, result.stderr.decode()
+    return result
+
+
+def fails(code, sentence, *args, **options):
+    """The command fails with this exit code and says so in one line without a traceback."""
+    result = vqtok(*args, **options)
+    said = result.stderr.decode()
+    assert result.returncode == code, said
+    assert sentence in said
+    assert "Traceback" not in said
+    assert result.stdout == b""
+    return said
+
+
+def left(folder):
+    """What is in a folder, hidden files too."""
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture
+def clip(make_clip):
+    return make_clip("clip.mp4", frames=14, height=64, width=96, fps=25)
+
+
+def test_encode_and_decode_are_two_ends_of_a_pipe(clip, tmp_path):
+    encoded = works("encode", clip)
+    assert b"14 frames of 64x96" in encoded.stderr
+    assert encoded.stderr.count(b"\n") == 1
+    works("decode", "-", "-o", tmp_path / "back.mp4", stdin=encoded.stdout)
+    with av.open(str(tmp_path / "back.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert [(f.height, f.width) for f in frames] == [(64, 96)] * 14
+    assert [float(f.time) for f in frames] == pytest.approx([t / 25 for t in range(14)])
+    piped = works("encode", "-", stdin=clip.read_bytes())
+    assert piped.stdout == encoded.stdout
+    matroska = works("decode", "-", "-o", "-", "--quiet", stdin=encoded.stdout)
+    assert matroska.stdout[:4] == b"\x1aE\xdf\xa3"
+    assert matroska.stderr == b""
+
+
+def test_the_decoded_picture_is_the_clip(clip, tmp_path):
+    """Catches swapped channels, flipped pictures and flat colours, not fine quality."""
+    works("encode", clip, "-o", tmp_path / "t.safetensors")
+    works("decode", tmp_path / "t.safetensors", "-o", tmp_path / "b.mkv", "--codec", "ffv1")
+    one, two = (
+        np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)]).astype(float)
+        for container in (av.open(str(clip)), av.open(str(tmp_path / "b.mkv")))
+    )
+    assert np.abs(one - two).mean() < 12
+    assert np.abs(one.mean((0, 1, 2)) - two.mean((0, 1, 2))).max() < 6
+
+
+def test_encode_options(clip, tmp_path):
+    path = tmp_path / "t.safetensors"
+    options = ("--size", 32, "--fps", 10, "--start", 0.1, "--duration", 0.3)
+    works("encode", clip, "-o", path, *options, "--device", "cpu", "--dtype", "float32")
+    content = tokens.read(path)
+    assert (content.frames, content.height, content.width, content.fps) == (3, 32, 48, 10)
+    assert "exists" in fails(2, "--force overwrites it", "encode", clip, "-o", path)
+    works("encode", clip, "-o", path, "--force", "--quiet")
+    assert tokens.read(path).frames == 14
+
+
+def test_the_same_clip_gives_the_same_bytes(clip):
+    assert works("encode", clip).stdout == works("encode", clip).stdout
+
+
+def test_stats_say_the_same_to_people_and_machines(clip, tmp_path):
+    path = tmp_path / "t.safetensors"
+    works("encode", clip, "-o", path)
+    numbers = json.loads(works("stats", path, path, "--json").stdout)
+    content = tokens.read(path)
+    assert numbers["files"] == 2
+    assert numbers["tokens"] == 2 * content.indices.size
+    assert numbers["codebook_size"] == 64000
+    assert numbers["used"] == len(np.unique(content.indices))
+    shown = works("stats", path, path).stdout.decode()
+    assert f"{numbers['tokens']:,}" in shown
+    assert f"{numbers['usage']:.2%}" in shown
+    assert json.loads(works("stats", "-", "--json", stdin=path.read_bytes()).stdout)["files"] == 1
+
+
+def test_train_then_use_what_was_trained(clip, tmp_path):
+    run = tmp_path / "run"
+    said = works("train", "--quantizer", "lfq", *TINY, "--out", run, "--steps", 10).stderr.decode()
+    assert "no --data" in said
+    assert "step 10: loss" in said
+    assert left(run) == [
+        *("config.json", "data.txt", "metrics.jsonl", "resume.safetensors"),
+        "tokenizer.safetensors",
+    ]
+    works("train", "--resume", run, "--steps", 20, "--quiet")
+    model = run / "tokenizer.safetensors"
+    encoded = works("encode", clip, "--tokenizer", model, "--quiet")
+    back = tmp_path / "back.mkv"
+    works("decode", "-", "-o", back, "--tokenizer", model, stdin=encoded.stdout)
+    assert back.exists()
+    said = fails(
+        1, "another tokenizer", "decode", "-", "-o", tmp_path / "x.mp4", stdin=encoded.stdout
+    )
+    assert "--tokenizer" in said
+    assert not (tmp_path / "x.mp4").exists()
+
+
+def test_train_on_files_given_after_data(make_clip, tmp_path):
+    clips = [make_clip(f"{i}.mp4", frames=8, height=40, width=48) for i in range(3)]
+    works("train", "--data", *clips, *TINY, "--out", tmp_path / "run", "--steps", 2, "--quiet")
+    assert len((tmp_path / "run" / "data.txt").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("sentence", "args"),
+    [
+        ("unknown key train.stepz; the keys there are steps", ["train", "--set", "train.stepz=1"]),
+        ("must be one of vq2, ema, gumbel, lfq, fsq", ["train", "--quantizer", "vqvae"]),
+        ("no such config file", ["train", "--config", "none.toml"]),
+        ("no such file or folder", ["train", "--data", "none"]),
+        ("holds no run", ["train", "--resume", "."]),
+        ("--fps fast: write a number", ["encode", "CLIP", "--fps", "fast"]),
+        ("--fps 0: write a number", ["encode", "CLIP", "--fps", "0"]),
+        ("--dtype float16: must be", ["encode", "CLIP", "--dtype", "float16"]),
+        ("--device tpu: must be", ["encode", "CLIP", "--device", "tpu"]),
+        ("--device cuda:99: there are", ["encode", "CLIP", "--device", "cuda:99"]),
+        ("no such folder", ["encode", "CLIP", "-o", "none/t.safetensors"]),
+        ("must end in one of .mp4", ["decode", "TOKENS", "-o", "clip.txt"]),
+        ("no codec 'h266'", ["decode", "TOKENS", "-o", "clip.mp4", "--codec", "h266"]),
+        ("No such option", ["encode", "CLIP", "--speed", "9"]),
+        ("Missing argument", ["encode"]),
+    ],
+)
+def test_wrong_usage_is_exit_2(sentence, args, clip, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    works("encode", clip, "-o", tmp_path / "t.safetensors")
+    names = {"CLIP": clip, "TOKENS": tmp_path / "t.safetensors"}
+    fails(2, sentence, *(names.get(a, a) for a in args), cwd=work)
+    assert left(work) == []
+
+
+@pytest.mark.parametrize("path", clip_files("bad"))
+def test_every_bad_clip_is_told_in_a_sentence_or_decoded(path, tmp_path):
+    output = tmp_path / "t.safetensors"
+    if path.name in BROKEN:
+        said = fails(1, path.name, "encode", path, "-o", output, "--size", 32)
+        assert said.count("\n") == 1
+        assert left(tmp_path) == []
+    else:
+        works("encode", path, "-o", output, "--size", 32)
+        assert tokens.read(output).frames >= 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "edited", "other"])
+def test_damaged_tokens_are_refused(damage, clip, tmp_path):
+    whole = works("encode", clip).stdout
+    data = {
+        "cut": whole[:-10],
+        "edited": whole.replace(b'"frames":"14"', b'"frames":"94"'),
+        "other": b"x" * 200,
+    }[damage]
+    fails(1, "the video again", "decode", "-", "-o", tmp_path / "b.mp4", stdin=data)
+    assert left(tmp_path) == ["clip.mp4"]
+
+
+def test_a_full_disk_leaves_the_old_file(clip, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "vqtok", "encode", str(clip)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=120)
+    assert result.returncode == 1
+    assert b"No space left" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_ctrl_c_is_exit_130_and_leaves_nothing(make_clip, tmp_path):
+    clip = make_clip("long.mp4", frames=600, height=240, width=320)
+    command = [sys.executable, "-m", "vqtok", "encode", str(clip), "-o", str(tmp_path / "t.st")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert left(tmp_path) == ["long.mp4"]
+
+
+def test_ctrl_c_while_training_saves_first(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "vqtok", "train", *TINY, "--out", str(run)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    metrics = run / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert (run / "resume.safetensors").exists()
+    assert (run / "tokenizer.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["", "encode", "decode", "train", "stats"])
+def test_help_is_there(command):
+    said = works(*command.split(), "--help").stdout.decode()
+    assert "Usage" in said

@@ -1,0 +1,5 @@
+"""`python -m vqtok` is the `vqtok` command."""
+
+from vqtok.cli import main
+
+main()
