@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from vqtok import config
 from vqtok.errors import VqtokError
@@ -157,3 +158,24 @@ def test_cuda_decodes_what_the_cpu_encoded(kind):
     tokenizer.cuda()
     assert (tokenizer.encode(clip).cpu() == indices).float().mean() > 0.99
     torch.testing.assert_close(tokenizer.decode(indices).cpu(), expected, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_a_started_tokenizer_is_a_linear_codec_with_white_latents(stride):
+    torch.manual_seed(0)
+    settings = config.load(config.folder() / "fsq.toml", [f"model.stride={stride}"])
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    clips = torch.cat([smooth(seed) for seed in range(4)])
+    tokenizer.start(clips)
+    with torch.no_grad():
+        z = tokenizer.encoder(tokenizer._padded(clips, first=True)).movedim(1, 0).flatten(1)
+        reconstruction, _ = tokenizer(clips)
+    assert torch.allclose(z.std(1), torch.ones(len(z)), atol=0.05)
+    assert torch.corrcoef(z).sub(torch.eye(len(z))).abs().max() < 0.5  # of pictures, not of noise
+    assert (reconstruction - clips).square().mean() < 0.25 * clips.var()
+
+
+def smooth(seed, frames=17, size=64):
+    """(1 3 t h w) in 0..1: noise that changes slowly over time and picture."""
+    noise = torch.rand(1, 3, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(noise, (frames, size, size), mode="trilinear", align_corners=True)

@@ -78,6 +78,7 @@ class FSQSettings:
     __pydantic_config__ = strict
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Positive, ...] = (8, 8, 8, 5, 5, 5)
+    whitening_weight: Weight = 0.1
 
 
 QuantizerSettings = Annotated[
@@ -113,7 +114,7 @@ class TrainSettings:
     frames: Positive = 13  # of each training clip; 1 + s*n wastes none
     crop: Positive = 112  # height and width of each training clip
     size: Positive = 256  # short side that larger clips are scaled to before cropping
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     warmup: Count = 100  # steps; afterwards the rate falls to zero along a cosine
     weight_decay: Weight = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 1.0

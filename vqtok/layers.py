@@ -31,6 +31,12 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self._with_past(x) if self.kernel_size[0] > 1 else x)
 
+    def patches(self, x: Tensor) -> Tensor:
+        """What each output of a convolution without overlap is made of: (n k)."""
+        p, q, r = self.kernel_size
+        pattern = "b c (t p) (h q) (w r) -> (b t h w) (c p q r)"
+        return rearrange(self._with_past(x), pattern, p=p, q=q, r=r)
+
     def _with_past(self, x: Tensor) -> Tensor:
         x = x.movedim(1, -1)  # (b t h w c) is how the memory lies: joining frames is then one copy
         past = None if self.state is None else self.state.get(self)
@@ -85,14 +91,30 @@ class Block(nn.Module):
 
 
 class Unfold(nn.Module):
-    """Convolution and depth-to-space-time: each position becomes p x q x r of them."""
+    """Convolution and depth-to-space-time: each position becomes p x q x r of them.
 
-    def __init__(self, c_in: int, c_out: int, factors: Kernel) -> None:
+    look: height and width of the convolution.
+    """
+
+    def __init__(self, c_in: int, c_out: int, factors: Kernel, look: int = 1) -> None:
         super().__init__()
         p, q, r = factors
-        self.conv = CausalConv3d(c_in, c_out * p * q * r, (1, 1, 1))
+        self.conv = CausalConv3d(c_in, c_out * p * q * r, (1, look, look))
         self.factors = {"p": p, "q": q, "r": r}
 
     def forward(self, x: Tensor) -> Tensor:
         pattern = "b (c p q r) t h w -> b (t p) (h q) (w r) c"
         return rearrange(self.conv(x), pattern, **self.factors).movedim(-1, 1)
+
+    @torch.no_grad()
+    def invert(self, basis: Tensor) -> None:
+        """Undo a fold whose weight was this basis (m k): each channel gives its component back."""
+        middle = self.conv.kernel_size[1] // 2
+        self.conv.weight.zero_()
+        self.conv.weight[:, : len(basis), 0, middle, middle] = basis.T
+
+
+def principal_components(samples: Tensor) -> Tensor:
+    """Orthonormal rows (k k), those that carry most of the samples' (n k) energy first."""
+    _, vectors = torch.linalg.eigh(samples.T @ samples / len(samples))  # in ascending order
+    return vectors.T.flip(0)

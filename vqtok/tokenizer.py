@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 from vqtok.config import ModelSettings, QuantizerSettings
 from vqtok.errors import VqtokError
-from vqtok.layers import Block, CausalConv3d, ChannelNorm, State, Unfold, streaming
+from vqtok.layers import (
+    Block,
+    CausalConv3d,
+    State,
+    Unfold,
+    principal_components,
+    streaming,
+)
 from vqtok.quantizers import Quantized, build
 
 CHUNK = (
@@ -27,7 +34,6 @@ def encoder(settings: ModelSettings, dim: int) -> nn.Sequential:
         *(Block(shallow) for _ in range(settings.encoder_blocks[0])),
         CausalConv3d(shallow, deep, (1, 2, 2), stride=(1, 2, 2)),
         *(Block(deep) for _ in range(settings.encoder_blocks[1])),
-        ChannelNorm(deep),  # bounds the latents: without it they grow until FSQ saturates
         CausalConv3d(deep, dim, (1, 1, 1)),
     )
 
@@ -36,7 +42,7 @@ def decoder(settings: ModelSettings, dim: int) -> nn.Sequential:
     """Latents (b dim n h' w') -> (b 3 s*n h w), about -1..1."""
     (t, h, w), (shallow, deep) = settings.strides, settings.widths
     return nn.Sequential(
-        CausalConv3d(dim, deep, (1, 3, 3)),
+        Unfold(dim, deep, (1, 1, 1), look=3),
         *(Block(deep) for _ in range(settings.decoder_blocks[1])),
         Unfold(deep, shallow, (1, 2, 2)),
         *(Block(shallow) for _ in range(settings.decoder_blocks[0])),
@@ -99,6 +105,30 @@ class Tokenizer(nn.Module):
         quantized = self.quantizer.quantize(self.encoder(self._padded(video, first=True)).float())
         video = self.decoder(quantized.z_q.to(self.dtype))[:, :, self.stride[0] - 1 :]
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
+
+    @torch.no_grad()
+    def start(self, video: Tensor) -> None:
+        """Begin as the best linear codec for these clips (b 3 t h w): their principal components.
+
+        Blocks begin as identities, so setting the convolutions between them is all it takes. The
+        latents then have unit variance and are free of each other.
+        """
+        x, bases = self._padded(video, first=True), []
+        for fold in (m for m in self.encoder if isinstance(m, CausalConv3d)):
+            basis = principal_components(fold.patches(x))[: fold.out_channels]  # (m k)
+            fold.weight[: len(basis)] = basis.view(-1, *fold.weight.shape[1:])
+            bases.append(basis)
+            x = fold(x)
+        over = (0, 2, 3, 4)
+        std = x.std(over, keepdim=True).clamp(min=1e-3)
+        fold.weight.div_(std.view(-1, 1, 1, 1, 1))
+        z = x / std
+        z_q = self.quantizer.quantize(z).z_q
+        gain = (z * z_q).sum(over) / z_q.square().sum(over).clamp(min=1e-6)  # best guess of z
+        bases[-1] = bases[-1] * (gain * std.flatten())[:, None]
+        unfolds = [m for m in self.decoder if isinstance(m, Unfold)]
+        for unfold, basis in zip(unfolds, reversed(bases), strict=True):
+            unfold.invert(basis)
 
     def encode(self, video: Tensor) -> Tensor:
         """(b 3 t h w), uint8 or float 0..1 -> int64 indices (b t' h' w') or (b t' h' w' codebooks).

@@ -26,6 +26,7 @@ from vqtok.runs import STATE, Run
 from vqtok.tokenizer import Tokenizer
 
 LOG_EVERY = 10  # steps
+START_BATCHES = 8  # that the first weights are taken from
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -38,7 +39,7 @@ def train(run: Run, device: torch.device, show: Show, until: int | None = None) 
 
     Raises VqtokError when the training data or the saved state cannot be read.
     """
-    settings, steps = run.settings, until or run.settings.train.steps
+    settings, steps, clips = run.settings, until or run.settings.train.steps, run.clips()
     torch.set_flush_denormal(True)  # subnormal numbers make a step on a CPU several times slower
     torch.manual_seed(settings.train.seed)
     tokenizer = Tokenizer(settings.model, settings.quantizer).to(device).train()
@@ -48,8 +49,10 @@ def train(run: Run, device: torch.device, show: Show, until: int | None = None) 
         weight_decay=settings.train.weight_decay,
     )
     first = restore(run, tokenizer, optimizer)
+    if first == 0:
+        tokenizer.start(torch.cat([clips.batch(step) for step in range(START_BATCHES)]).to(device))
     log = Log(run.folder / "metrics.jsonl", tokenizer.codebook_size, first, show)
-    with stopping() as stopped, ahead(run.clips(), first) as batches:
+    with stopping() as stopped, ahead(clips, first) as batches:
         for step in range(first, steps):
             video = next(batches).to(device)
             values, indices = train_step(tokenizer, optimizer, video, settings.train, step)

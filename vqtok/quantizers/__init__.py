@@ -57,4 +57,4 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 inv_temperature=s.inv_temperature,
             )
         case FSQSettings() as s:
-            return FSQ(s.levels)
+            return FSQ(s.levels, whitening_weight=s.whitening_weight)

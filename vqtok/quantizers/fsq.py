@@ -18,6 +18,8 @@ class FSQ(ScalarQuantizer):
         size, is below 2^31. The first channel is the least significant of an index.
     dim: channels of z; by default len(levels) * num_codebooks.
     scale: taken for interchange, without effect.
+    whitening_weight: of a loss, in training, that keeps the channels at unit variance and free of
+        each other; without it all of them tend to tell the brightness, as far out as tanh goes.
     Raises UsageError for levels that cannot work.
     """
 
@@ -28,6 +30,8 @@ class FSQ(ScalarQuantizer):
         num_codebooks: int = 1,
         keep_num_codebooks_dim: bool | None = None,
         scale: float | None = None,
+        *,
+        whitening_weight: float = 0.0,
     ) -> None:
         levels = tuple(levels)
         if not levels or min(levels) < 3:
@@ -35,7 +39,7 @@ class FSQ(ScalarQuantizer):
         if math.prod(levels) >= 2**31:
             raise UsageError(f"FSQ levels {levels} multiply to 2^31 or more: use fewer or smaller.")
         super().__init__(math.prod(levels), len(levels), dim, num_codebooks, keep_num_codebooks_dim)
-        self.scale = scale
+        self.scale, self.whitening_weight = scale, whitening_weight
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("_levels", torch.tensor(levels), persistent=False)
         self.register_buffer("_basis", torch.tensor(basis), persistent=False)
@@ -65,11 +69,14 @@ class FSQ(ScalarQuantizer):
         return self._levels // 2
 
     def _quantize(self, z: Tensor) -> Quantized:
-        bounded = self.bound(self._split(z))  # (b *grid codebooks levels)
+        z = self._split(z)  # (b *grid codebooks levels)
+        whitening = _distance_from_white(z.flatten(-2).flatten(0, -2))
+        bounded = self.bound(z)
         digits = torch.round(bounded) + self._half  # from 0 to levels - 1
         z_q = straight_through(bounded / self._half, self._scale(digits))
         indices = self._label(self._index(digits))
-        return Quantized(self._join(z_q), indices, z_q.new_zeros(()), {})
+        terms = {"whitening": whitening}
+        return Quantized(self._join(z_q), indices, self.whitening_weight * whitening, terms)
 
     def _index(self, digits: Tensor) -> Tensor:
         return (digits.long() * self._basis).sum(-1)
@@ -79,3 +86,8 @@ class FSQ(ScalarQuantizer):
 
     def _to_codes(self, indices: Tensor) -> Tensor:
         return self._scale((indices.unsqueeze(-1) // self._basis % self._levels).float())
+
+
+def _distance_from_white(z: Tensor) -> Tensor:
+    """Mean squared difference between the second moments of z (n d) and the identity."""
+    return (z.T @ z / len(z) - torch.eye(z.shape[1], device=z.device)).square().mean()
