@@ -1,4 +1,6 @@
-"""A picture of frames above what a tokenizer makes of them: `python scripts/frames.py CLIPS... -o FILE.png`.
+"""A picture of frames above what a tokenizer makes of them.
+
+    python scripts/frames.py CLIPS... -o FILE.png
 
 One column a clip: its frame at --frame, and under it the same frame from its tokens.
 """

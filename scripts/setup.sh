@@ -7,13 +7,22 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-[ -x .venv/bin/python ] || { echo "== making .venv"; "${PYTHON:-python3}" -m venv .venv; }
-pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; }
 torch=$(grep '^torch==' scripts/constraints.txt)
+pip() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint scripts/constraints.txt "$@"
+}
+
+if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+    echo "== making .venv"
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        { echo "vqtok needs Python 3.11 or newer: PYTHON=python3.12 $0" >&2; exit 1; }
+    "${PYTHON:-python3}" -m venv --clear .venv
+fi
 
 # torch first and alone: on Linux, what PyPI calls torch brings gigabytes of CUDA along.
-if .venv/bin/python -c 'import torch' 2>/dev/null; then
-    echo "== torch is there"
+if .venv/bin/python -m pip freeze 2>/dev/null | grep -q "^$torch\(+\|$\)"; then
+    echo "== $torch is there"
 elif [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
     echo "== installing $torch for the CPU"
     pip "$torch+cpu" 2>/dev/null ||
@@ -23,4 +32,5 @@ else
     pip "$torch"
 fi
 echo "== installing vqtok${1:+ with the extra $1}"
-pip --constraint scripts/constraints.txt --editable ".${1:+[$1]}"
+pip hatchling
+pip --no-build-isolation --editable ".${1:+[$1]}"

@@ -57,6 +57,20 @@ def write_clip(path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=N
 
 
 @pytest.fixture
+def make_still():
+    """make_still(path, height=, width=) writes a small picture."""
+
+    def make(path, height=64, width=96):
+        with av.open(str(path), "w", format="image2") as container:
+            stream = container.add_stream("png")
+            stream.height, stream.width, stream.pix_fmt = height, width, "rgb24"
+            picture = av.VideoFrame.from_ndarray(pattern(1, height, width)[0], format="rgb24")
+            container.mux([*stream.encode(picture), *stream.encode()])
+
+    return make
+
+
+@pytest.fixture
 def make_clip(tmp_path):
     """make_clip(name, frames=, height=, width=, ...) writes a moving pattern, gives its path."""
 

@@ -368,7 +368,7 @@ def golden_gumbel():
     args, g = golden("gumbel")
     quantizer = GumbelQuantize(**args)
     weights = {"proj.weight": "proj_weight", "proj.bias": "proj_bias", "embed.weight": "codebook"}
-    quantizer.load_state_dict({k: g[v] for k, v in weights.items()}, strict=False)
+    quantizer.load_state_dict({k: g[v] for k, v in weights.items()})
     return quantizer, g
 
 

@@ -107,5 +107,5 @@ def test_training_shows_lines_where_there_is_no_terminal():
     lines = screen.file.getvalue().splitlines()
     assert lines == [
         "step 10: loss 0.5000, PSNR 20.00 dB, usage 25.0% (chance 50.0%), perplexity 12, "
-        "frames/s 144.0"
+        "frames/s 104.0"
     ]

@@ -35,7 +35,8 @@ def run_to(folder, steps, kind="fsq", sources=()):
     """Train in a folder up to a step; the lines shown."""
     shown = []
     folder.mkdir(exist_ok=True)
-    train(runs.Run(folder, settings(kind), sources), CPU, shown.append, steps)
+    run = runs.Run(folder, settings(kind), sources)
+    train(run, run.clips(), CPU, shown.append, steps)
     return shown
 
 
@@ -58,15 +59,18 @@ def test_a_trained_tokenizer_rebuilds_itself(kind, tmp_path):
     tokenizer = checkpoint.load(tmp_path / "run" / "tokenizer.safetensors")
     clip = Procedural(settings().train).batch(0)
     indices = tokenizer.encode(clip)
-    assert indices.shape == (2, *tokenizer.grid(5, 32, 32))
+    assert indices.shape[:4] == (2, 2, 4, 4)
     assert tokenizer.kind == kind
     assert (
         tokenizer.fingerprint == checkpoint.load(tmp_path / "run/tokenizer.safetensors").fingerprint
     )
 
 
-def test_training_learns(tmp_path):
-    shown = run_to(tmp_path / "run", 150)
+def test_training_learns(tmp_path, make_clip):
+    faster = settings("fsq", "train.learning_rate=0.005", "train.steps=200")
+    run = runs.Run(tmp_path / "run", faster, [make_clip(height=32, width=32)])
+    shown = []
+    train(run, run.clips(), CPU, shown.append)
     assert shown[-1]["psnr"] > shown[0]["psnr"] + 3
 
 
@@ -98,7 +102,10 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, second = (runs.create(None, "lfq", None, TINY, []) for _ in range(2))
+    first = runs.create(None, "lfq", None, TINY, [])
+    assert not first.folder.exists()
+    first.write()
+    second = runs.create(None, "lfq", None, TINY, [])
     assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
     assert runs.reopen(first.folder, []).settings == first.settings
     with pytest.raises(UsageError, match="holds a run already"):
@@ -106,8 +113,7 @@ def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="holds no run"):
         runs.reopen(tmp_path, [])
     with pytest.raises(UsageError, match="no such file or folder"):
-        runs.create(tmp_path / "x", "lfq", None, TINY, [tmp_path / "none"])
-    assert not (tmp_path / "x").exists()
+        runs.create(tmp_path / "x", "lfq", None, TINY, [tmp_path / "none"]).clips()
 
 
 def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_still):
@@ -142,3 +148,27 @@ def test_procedural_clips_are_varied_and_repeatable():
     assert torch.equal(clips.batch(3), clips.batch(3))
     assert not torch.equal(clips.batch(3), clips.batch(4))
     assert np.std(clips.batch(0).numpy()) > 20
+
+
+def test_resuming_on_files_is_exact_with_a_broken_one_and_little_memory(tmp_path, make_clip):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i, name in enumerate(["a.mp4", "b.mkv", "c.webm", "d.avi", "e.gif"]):
+        codec = {"c.webm": "libvpx-vp9", "d.avi": "mpeg4", "e.gif": "gif"}.get(name, "libx264")
+        pixels = "rgb8" if codec == "gif" else "yuv420p"
+        make_clip(data / name, frames=12 + i, height=40, width=48, codec=codec, pix_fmt=pixels)
+    (data / "f.mp4").write_bytes(b"no video")
+    little = settings("fsq", "train.cache_gib=0.0001").train
+    straight, resumed = Clips(find([data]), little), Clips(find([data]), little)
+    batches = [straight.batch(step) for step in range(20)]
+    assert straight.broken
+    assert any(source.frames is None for source in straight._sources.values())
+    assert any(source.frames is not None for source in straight._sources.values())
+    assert all(torch.equal(resumed.batch(step), batches[step]) for step in range(19, 9, -1))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_the_save(tmp_path):
+    run = runs.Run(tmp_path / "run", settings("fsq", "train.learning_rate=1e30"), [])
+    with pytest.raises(VqtokError, match=r"no longer a number .* lower train\.learning_rate"):
+        train(run, run.clips(), CPU, [].append, 20)
+    assert not (tmp_path / "run" / "tokenizer.safetensors").exists()

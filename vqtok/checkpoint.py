@@ -48,11 +48,15 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     if {key: metadata.get(key) for key in FORMAT} != FORMAT:
         raise VqtokError(f"{path} is not a vqtok tokenizer of version {FORMAT['version']}")
     settings = config.from_json(metadata.get("config", ""), str(path))
-    tokenizer = Tokenizer(settings.model, settings.quantizer)
     try:
+        with torch.device("meta"):  # an edited size must not take memory before it is compared
+            shapes = Tokenizer(settings.model, settings.quantizer).state_dict()
+        if {k: v.shape for k, v in shapes.items()} != {k: v.shape for k, v in weights.items()}:
+            raise VqtokError("the weights do not fit")
+        tokenizer = Tokenizer(settings.model, settings.quantizer)
         tokenizer.load_state_dict(weights)
-    except RuntimeError:
-        raise VqtokError(f"{path}: the weights do not fit the configuration beside them") from None
+    except (RuntimeError, VqtokError) as error:
+        raise VqtokError(f"{path} does not fit its own configuration: {error}") from None
     tokenizer.fingerprint = fingerprint(weights)
     return tokenizer.eval()
 
@@ -68,9 +72,9 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 def _found(source: str | Path) -> Path:
-    bundled = BUNDLED / f"{source}.safetensors"
-    path = bundled if bundled.is_file() else Path(source)
+    bundled = {f.stem: f for f in BUNDLED.glob("*.safetensors")}
+    path = bundled.get(str(source), Path(source))
     if not path.is_file():
-        names = ", ".join(sorted(f.stem for f in BUNDLED.glob("*.safetensors")))
+        names = ", ".join(sorted(bundled))
         raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
     return path

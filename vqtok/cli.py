@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from vqtok.tokens import Tokens
+
 # Whatever is slow to import (torch, av, rich) is imported inside the commands: --help stays fast.
 
 
@@ -31,10 +33,17 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except UsageError as error:
             fail(error, 2)
-        except (VqtokError, OSError) as error:
+        except VqtokError as error:
             fail(error, 1)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            fail(f"{error.filename}: {reason}" if error.filename else reason, 1)
         except KeyboardInterrupt:
             fail("interrupted", 130)
+        except (MemoryError, RuntimeError) as error:  # torch says so with a RuntimeError
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            fail("out of memory: try a smaller --size, or --device cpu", 1)
 
 
 def fail(reason: object, code: int) -> None:
@@ -74,8 +83,8 @@ def encode(
         int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
     ] = None,
     fps: Annotated[str | None, typer.Option(help="Frame rate, such as 24 or 30000/1001.")] = None,
-    start: Annotated[float, typer.Option(min=0, help="Seconds to skip.")] = 0.0,
-    duration: Annotated[float | None, typer.Option(min=0, help="Seconds to take.")] = None,
+    start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     force: ForceOption = False,
@@ -93,7 +102,8 @@ def encode(
     begin = time.perf_counter()
     source = sys.stdin.buffer if clip == "-" else clip
     with open_video(source, size=size, fps=rate, start=start, duration=duration) as video:
-        total = round(float(video.duration * video.fps)) if video.duration else None
+        left = max(0.0, (video.duration or 0) - start)
+        total = round(min(left, duration or left) * float(video.fps)) or None
         with progress(quiet, "encoding", total) as advance:
             result = pipeline.encode_clip(video, model, advance)
         notes = video.notes
@@ -196,9 +206,12 @@ def train(
             quiet,
             "no --data: training on moving patterns made up on the spot, good for a trial only",
         )
-    view = TrainingView(console(quiet), run.settings.train)
-    with view.open(steps or run.settings.train.steps):
-        run_training(run, where, view.show, steps)
+    clips, view = run.clips(), TrainingView(console(quiet), run.settings.train)
+    try:
+        with view.open(steps or run.settings.train.steps):
+            run_training(run, clips, where, view.show, steps)
+    finally:
+        say(quiet, *(f"left out: {reason}" for reason in clips.broken.values()))
     say(quiet, f"{run.folder / 'tokenizer.safetensors'} is ready: use it with --tokenizer")
 
 
@@ -223,11 +236,11 @@ def stats(
 def frame_rate(text: str | None) -> Fraction | None:
     """What --fps says; UsageError if it is no positive number."""
     try:
-        rate = None if text is None else Fraction(text)
+        rate = None if text is None else Fraction(text).limit_denominator(1_000_000)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
-    if rate is not None and rate <= 0:
-        raise UsageError(f"--fps {text}: write a number such as 24 or 30000/1001")
+    if rate is not None and not 0 < rate <= 1000:
+        raise UsageError(f"--fps {text}: write a number up to 1000, such as 24 or 30000/1001")
     return rate
 
 
@@ -279,13 +292,16 @@ def progress(quiet: bool, what: str, frames: int | None) -> Iterator["Callable[[
         yield lambda done: bar.advance(task, done)
 
 
-def encode_summary(clip: str, tokens: Any, elapsed: float) -> str:
+def encode_summary(clip: str, tokens: "Tokens", elapsed: float) -> str:
     """One line on what went in and what came out."""
-    grid = " x ".join(map(str, tokens.indices.shape))
-    bits = 8 * tokens.indices.nbytes / (tokens.frames * tokens.height * tokens.width)
+    from vqtok.metrics import bits_per_pixel
+
+    pixels = tokens.frames * tokens.height * tokens.width
+    bits = bits_per_pixel(tokens.indices.size, tokens.codebook_size, pixels)
     return (
         f"{clip}: {tokens.frames} frames of {tokens.height}x{tokens.width} at "
-        f"{float(tokens.fps):.6g} frames/s -> {grid} tokens, {bits:.4f} bits per pixel, "
+        f"{float(tokens.fps):.6g} frames/s -> {'x'.join(map(str, tokens.indices.shape))} tokens of "
+        f"{tokens.codebook_size:,}, {bits:.4f} bits per pixel, encoded at "
         f"{tokens.frames / elapsed:.1f} frames/s"
     )
 

@@ -204,8 +204,9 @@ def _checked(settings: Any, origin: str) -> Config:
 
 
 def _sentence(error: Any, settings: Any) -> str:
-    # A discriminated union puts the chosen kind into the path; people did not write it.
-    path = [str(part) for part in error["loc"] if part not in QUANTIZERS]
+    path = [str(part) for part in error["loc"]]
+    if path[0] == "quantizer" and path[1:2] and path[1] in QUANTIZERS:
+        del path[1]  # the kind, which chooses the keys: people did not write it there
     name = ".".join(path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown key {name}; the keys there are {', '.join(_keys(path[:-1], settings))}"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
-from vqtok.video import open_video
+from vqtok.video import open_video, read_window
 
 EXTENSIONS = {
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ts", ".flv", ".mpg", ".ogv"),
@@ -41,18 +42,21 @@ def find(sources: Iterable[Path]) -> list[Path]:
 
 @dataclass
 class Source:
-    """What is known of a file after its first use; `frames` (t h w c) and `times` if kept."""
+    """What is known of a file after its first use; the last two only if it is kept in memory."""
 
     size: int  # short side to read it at
-    last_start: float  # seconds: the latest start of a whole training clip
-    frames: np.ndarray | None = None
-    times: np.ndarray | None = None  # seconds
+    latest: float  # seconds: the last start that leaves time for a whole training clip
+    origin: int  # ticks: what a start counts from
+    time_base: Fraction
+    frames: np.ndarray | None = None  # uint8 (t h w c)
+    times: np.ndarray | None = None  # ticks (t)
 
 
 class Clips:
     """Random clips (b c t h w) uint8 of files: any start, any place, mirrored half of the time.
 
-    Larger files are scaled down to `settings.size` on the short side; stills become slow pans.
+    Larger files are scaled down to `settings.size` on the short side; stills become slow pans; of
+    files whose length the header does not tell, only the beginning is used.
     `broken` maps each file that could not be read to the reason; it is left out from then on.
     """
 
@@ -71,11 +75,11 @@ class Clips:
     def _clip(self, step: int, i: int) -> np.ndarray:
         rng = np.random.default_rng((self.settings.seed, step, i))
         while len(self.broken) < len(self.paths):
-            path = self.paths[rng.integers(len(self.paths))]
+            path, where = self.paths[rng.integers(len(self.paths))], rng.random()
             if path in self.broken:
                 continue
             try:
-                return self._crop(self._window(path, rng.random()), rng)
+                return self._crop(self._window(path, where), rng)
             except VqtokError as error:
                 self.broken[path] = str(error)
         reason = next(iter(self.broken.values()))
@@ -85,33 +89,33 @@ class Clips:
         """(t h w c): consecutive frames from `where` in 0..1 of the file on; fewer at its end."""
         if path not in self._sources:
             self._sources[path] = self._open(path)
-        source = self._sources[path]
-        start = where * source.last_start
-        if source.frames is None:
-            with open_video(path, size=source.size, start=start) as clip:
-                return next(clip.chunks(self.settings.frames))[0]
-        first = int(np.searchsorted(source.times, start))
-        return source.frames[first : first + self.settings.frames]
+        source, frames = self._sources[path], self.settings.frames
+        start = where * source.latest
+        if source.frames is not None:
+            tick = source.origin + round(start / source.time_base)
+            first = int(np.searchsorted(source.times, tick)) % len(source.times)
+            return source.frames[first : first + frames]
+        try:
+            return read_window(path, start, frames, source.size)
+        except VqtokError:  # the header promised more than there is
+            return read_window(path, 0, frames, source.size)
 
     def _open(self, path: Path) -> Source:
         with open_video(path) as clip:
-            short = min(clip.height, clip.width)
+            short, seconds, rate = min(clip.height, clip.width), clip.duration or 0, float(clip.fps)
             size = min(max(short, self.settings.crop), max(self.settings.size, self.settings.crop))
-            seconds = float(clip.duration or 0)
-            pixels = clip.height * clip.width * (size / short) ** 2
-            need = 3 * pixels * max(1.0, seconds * float(clip.fps))
-            source = Source(size, max(0.0, seconds - self.settings.frames / float(clip.fps)))
-        if need <= self._room:
+            need = 3 * clip.height * clip.width * (size / short) ** 2 * max(1, seconds * rate)
+            latest = max(0.0, seconds - self.settings.frames / rate)
+            source = Source(size, latest, clip.origin or 0, clip.time_base)
+            known = clip.duration is not None
+        if known and need <= self._room:
             self._keep(source, path)
         return source
 
     def _keep(self, source: Source, path: Path) -> None:
         with open_video(path, size=source.size) as clip:
             chunks, times = zip(*clip.chunks(self.settings.frames), strict=True)
-            ticks = np.concatenate(times)
-            source.times = (ticks - ticks[0]) * float(clip.time_base)
-        source.frames = np.concatenate(chunks)
-        source.last_start = min(source.last_start, source.times[-1])
+        source.frames, source.times = np.concatenate(chunks), np.concatenate(times)
         self._room -= source.frames.nbytes
 
     def _crop(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:

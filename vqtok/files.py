@@ -5,14 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vqtok.errors import UsageError
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` at the end, remove it on any error.
 
-    The temporary name keeps the suffix, because video containers are chosen by it.
+    The temporary name keeps the suffix, because video containers are chosen by it. A link stays a
+    link. Raises UsageError for a path that is there and no regular file.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary

@@ -1,6 +1,7 @@
 """From a video to tokens and back, chunk by chunk: what `encode` and `decode` run."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from torch import Tensor
 from vqtok import checkpoint
 from vqtok.errors import UsageError, VqtokError
 from vqtok.tokenizer import CHUNK, Tokenizer
-from vqtok.tokens import Tokens
+from vqtok.tokens import Tokens, index_dtype
 from vqtok.video import Clip, VideoWriter
 
 Progress = Callable[[int], None]  # told how many more frames are done
@@ -21,25 +22,32 @@ Progress = Callable[[int], None]  # told how many more frames are done
 def load_tokenizer(source: str, device: str, dtype: str | None) -> Tokenizer:
     """A tokenizer ready to run: `device` auto, cpu or cuda[:i]; `dtype` None for the fast one.
 
-    The fast type is bfloat16, except on a CPU without bfloat16 instructions. Raises UsageError
-    for a device that is not there.
+    The fast type is bfloat16 where the processor has it. Raises UsageError for a device that is
+    not there.
     """
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     where = find_device(device)
-    if dtype is None:
-        slow = where.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
-        dtype = "float32" if slow else "bfloat16"
+    dtype = dtype or ("bfloat16" if fast_bfloat16(where) else "float32")
     return checkpoint.load(source).to(where).cast(getattr(torch, dtype))
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself, not through float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    abilities = torch.cpu.get_capabilities()
+    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
 def find_device(name: str) -> torch.device:
     """The device that `auto`, `cpu` or `cuda[:i]` means here; UsageError if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if name != "cpu" and (kind != "cuda" or not (number or "0").isdecimal()):
+    asked = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if asked is None:
         raise UsageError(f"--device {name}: must be auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    if name != "cpu" and int(asked[1] or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here"
         )
@@ -56,9 +64,10 @@ def encode_clip(clip: Clip, tokenizer: Tokenizer, progress: Progress) -> Tokens:
             yield torch.from_numpy(frames).movedim(-1, 0)[None]  # (1 c t h w)
             progress(len(stamps))
 
-    indices = [part[0].cpu().numpy() for part in tokenizer.encode_stream(chunks())]
+    small = index_dtype(tokenizer.codebook_size)
+    parts = [part[0].cpu().numpy().astype(small) for part in tokenizer.encode_stream(chunks())]
     return Tokens(
-        indices=np.concatenate(indices),
+        indices=np.concatenate(parts),
         frames=len(times),
         height=clip.height,
         width=clip.width,
@@ -83,18 +92,21 @@ def decode_clip(
     audio_from: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the video that tokens stand for. Raises VqtokError for tokens of another tokenizer."""
-    if tokens.model != tokenizer.fingerprint:
+    theirs = tokens.model, tokens.quantizer, tokens.stride, tokens.codebook_size
+    ours = tokenizer.fingerprint, tokenizer.kind, tokenizer.stride, tokenizer.codebook_size
+    if theirs != ours:
         raise VqtokError(
             f"these tokens were made by another tokenizer ({tokens.quantizer}, weights "
-            f"{tokens.model[:12]}); give that one with --tokenizer (this is "
+            f"{tokens.model[:12]}); give that one with --tokenizer (this is {tokenizer.kind}, "
             f"{tokenizer.fingerprint[:12]})"
         )
     shape = {"height": tokens.height, "width": tokens.width, "pixel_aspect": tokens.pixel_aspect}
     rate = {"fps": tokens.fps, "time_base": tokens.time_base}
     with VideoWriter(target, **shape, **rate, codec=codec, crf=crf, audio_from=audio_from) as out:
         done = 0
-        indices = torch.from_numpy(tokens.indices.astype(np.int64))[None]
-        for video in tokenizer.decode_stream(indices.split(CHUNK, dim=1)):
+        starts = range(0, len(tokens.indices), CHUNK)
+        parts = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
+        for video in tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts):
             frames = to_frames(video)[: tokens.frames - done, : tokens.height, : tokens.width]
             out.write(frames, tokens.timestamps[done : done + len(frames)])
             done += len(frames)

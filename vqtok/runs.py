@@ -27,6 +27,12 @@ class Run:
             return Procedural(self.settings.train)
         return Clips(find(self.sources), self.settings.train)
 
+    def write(self) -> None:
+        """Make the folder, with the settings and sources that `reopen` reads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / SOURCES).write_text("".join(f"{s}\n" for s in self.sources))
+        (self.folder / SETTINGS).write_text(self.settings.to_json() + "\n")
+
 
 def create(
     folder: Path | None,
@@ -35,7 +41,7 @@ def create(
     overrides: Sequence[str],
     sources: Sequence[Path],
 ) -> Run:
-    """Make a run folder (by default the next free one in `runs/`) with its settings and sources.
+    """A new run, by default in the next free folder in `runs/`; nothing is written yet.
 
     Raises UsageError for settings that are not right or a folder that holds a run already.
     """
@@ -49,12 +55,7 @@ def create(
     folder = folder or _free(Path("runs"), kind)
     if (folder / SETTINGS).exists():
         raise UsageError(f"{folder} holds a run already: --resume it or choose another --out")
-    run = Run(folder, settings, [s.resolve() for s in sources])
-    run.clips()  # a source that is not there is told before anything is written
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SETTINGS).write_text(settings.to_json() + "\n")
-    (folder / SOURCES).write_text("".join(f"{s}\n" for s in run.sources))
-    return run
+    return Run(folder, settings, [s.resolve() for s in sources])
 
 
 def reopen(folder: Path, sources: Sequence[Path]) -> Run:
@@ -66,7 +67,7 @@ def reopen(folder: Path, sources: Sequence[Path]) -> Run:
         raise UsageError(f"{folder} holds no run to resume")
     settings = config.from_json((folder / SETTINGS).read_text(), str(folder / SETTINGS))
     kept = (folder / SOURCES).read_text().splitlines() if (folder / SOURCES).exists() else []
-    return Run(folder, settings, sources or [Path(line) for line in kept])
+    return Run(folder, settings, [s.resolve() for s in sources] or [Path(line) for line in kept])
 
 
 def _free(parent: Path, kind: str) -> Path:

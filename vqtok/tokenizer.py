@@ -94,11 +94,6 @@ class Tokenizer(nn.Module):
         self.decoder.to(dtype)
         return self
 
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent frames, rows and columns of a clip."""
-        t, h, w = self.stride
-        return 1 + -(-(frames - 1) // t), -(-height // h), -(-width // w)
-
     def forward(self, video: Tensor) -> tuple[Tensor, Quantized]:
         """For training: (b 3 t h w), uint8 or float 0..1 -> its reconstruction, about 0..1."""
         frames, height, width = video.shape[2:]
@@ -125,7 +120,8 @@ class Tokenizer(nn.Module):
         z = x / std
         z_q = self.quantizer.quantize(z).z_q
         gain = (z * z_q).sum(over) / z_q.square().sum(over).clamp(min=1e-6)  # best guess of z
-        bases[-1] = bases[-1] * (gain * std.flatten())[:, None]
+        kept = len(bases[-1])  # fewer than there are channels, where those are wider than the net
+        bases[-1] = bases[-1] * (gain * std.flatten())[:kept, None]
         unfolds = [m for m in self.decoder if isinstance(m, Unfold)]
         for unfold, basis in zip(unfolds, reversed(bases), strict=True):
             unfold.invert(basis)
@@ -185,17 +181,15 @@ class Tokenizer(nn.Module):
     def _even(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Cut a clip anew: every chunk fills CHUNK latent frames, except the last."""
         waiting: list[Tensor] = []
-        want = 1 + self.stride[0] * (CHUNK - 1)
+        want = 1 + self.stride[0] * (CHUNK - 1)  # frames still missing in the chunk
         for chunk in chunks:
+            while chunk.shape[2] >= want:
+                yield torch.cat([*waiting, chunk[:, :, :want]], dim=2)
+                chunk, waiting, want = chunk[:, :, want:], [], self.stride[0] * CHUNK
             waiting.append(chunk)
-            while sum(w.shape[2] for w in waiting) >= want:
-                video = torch.cat(waiting, dim=2)
-                yield video[:, :, :want]
-                waiting = [video[:, :, want:]]
-                want = self.stride[0] * CHUNK
-        rest = torch.cat(waiting, dim=2) if waiting else None
-        if rest is not None and rest.shape[2]:
-            yield rest
+            want -= chunk.shape[2]
+        if any(part.shape[2] for part in waiting):
+            yield torch.cat(waiting, dim=2)
 
     def _padded(self, video: Tensor, first: bool) -> Tensor:
         """(b 3 t h w) in -1..1 whose sides fill whole latents; `first` frames stand alone."""

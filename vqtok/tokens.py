@@ -68,7 +68,7 @@ def to_bytes(tokens: Tokens) -> bytes:
         metadata |= {"start": str(times[0]), "step": str(steps[0] if len(steps) else 1)}
     else:
         tensors["timestamps"] = times
-    tensors["indices"] = tokens.indices.astype(_dtype(tokens.codebook_size))
+    tensors["indices"] = tokens.indices.astype(index_dtype(tokens.codebook_size))
     return _safetensors(tensors, metadata)
 
 
@@ -123,7 +123,7 @@ def _parse(metadata: dict[str, str], tensors: dict[str, np.ndarray], name: str) 
     except (ValueError, ZeroDivisionError) as error:
         raise VqtokError(f"{name} has been edited: {error}; encode the video again") from error
     _check(tokens, name)
-    if tokens.indices.dtype != _dtype(tokens.codebook_size):
+    if tokens.indices.dtype != index_dtype(tokens.codebook_size):
         raise VqtokError(
             f"{name}: {tokens.indices.dtype} indices do not belong to a codebook of "
             f"{tokens.codebook_size}; encode the video again"
@@ -139,7 +139,10 @@ def _check(tokens: Tokens, name: str) -> None:
     # Each is looked at only when those above it hold, so that no forged number is trusted.
     problems = (
         (lambda: not all(0 < size < 2**31 for size in sizes), "a size is out of range"),
-        (lambda: min(rates) <= 0, "a rate is not positive"),
+        (
+            lambda: not all(0 < part < 2**31 for r in rates for part in r.as_integer_ratio()),
+            "a rate is out of range",
+        ),
         (
             lambda: len(tokens.stride) != 3 or not all(0 < s <= MAX_STRIDE for s in tokens.stride),
             f"the stride is not three numbers from 1 to {MAX_STRIDE}",
@@ -147,7 +150,9 @@ def _check(tokens: Tokens, name: str) -> None:
         (lambda: not tokens.quantizer or len(tokens.model) != 64, "the model is not named"),
         (lambda: indices.dtype.kind not in "iu", "the indices are not integers"),
         (
-            lambda: indices.ndim not in (3, 4) or indices.shape[:3] != _grid(tokens),
+            lambda: (
+                indices.shape[:3] != _grid(tokens) or indices.ndim > 4 or indices.shape[3:] == (1,)
+            ),
             f"indices of shape {indices.shape} do not fit {tokens.frames} frames of "
             f"{tokens.height}x{tokens.width}",
         ),
@@ -156,6 +161,7 @@ def _check(tokens: Tokens, name: str) -> None:
             f"an index is not in a codebook of {tokens.codebook_size}",
         ),
         (lambda: len(times) != tokens.frames, "there is not one timestamp for each frame"),
+        (lambda: max(abs(times[0]), abs(times[-1])) >= 2**62, "a timestamp is out of range"),
         (lambda: (np.diff(np.asarray(times)) <= 0).any(), "the timestamps do not increase"),
     )
     for wrong, what in problems:
@@ -173,12 +179,15 @@ def _timestamps(
     metadata: dict[str, str], tensors: dict[str, np.ndarray], frames: int
 ) -> Sequence[int]:
     if "timestamps" in tensors:
+        if tensors["timestamps"].dtype != np.int64 or tensors["timestamps"].ndim != 1:
+            raise ValueError("the timestamps are no list of integers")
         return tensors["timestamps"].tolist()
     start, step = int(metadata["start"]), int(metadata["step"])
     return range(start, start + step * frames, step)
 
 
-def _dtype(codebook_size: int) -> np.dtype:
+def index_dtype(codebook_size: int) -> np.dtype:
+    """The smallest type that a file keeps indices in."""
     return next(d for d in _DTYPES if codebook_size - 1 <= np.iinfo(d).max)
 
 

@@ -18,7 +18,7 @@ from torch.optim import AdamW, Optimizer
 
 from vqtok import checkpoint
 from vqtok.config import TrainSettings
-from vqtok.data import ahead
+from vqtok.data import Clips, Procedural, ahead
 from vqtok.errors import VqtokError
 from vqtok.files import replacing
 from vqtok.metrics import codebook_use, psnr
@@ -30,16 +30,23 @@ START_BATCHES = 8  # that the first weights are taken from
 Show = Callable[[dict[str, Any]], None]
 
 
-def train(run: Run, device: torch.device, show: Show, until: int | None = None) -> None:
+def train(
+    run: Run,
+    clips: Clips | Procedural,
+    device: torch.device,
+    show: Show,
+    until: int | None = None,
+) -> None:
     """Train a run from its last save, or from the start, up to step `until` (or `train.steps`).
 
     Leaves in its folder `tokenizer.safetensors`, `metrics.jsonl` (a line every 10 steps, also given
     to `show`) and `resume.safetensors`. On a CPU, a run that was stopped and resumed equals one
     that was not to the last bit. Ctrl-C saves after the step in hand.
 
-    Raises VqtokError when the training data or the saved state cannot be read.
+    Raises VqtokError when the training data or the saved state cannot be read, or when the loss is
+    no longer a number; the last save then stands.
     """
-    settings, steps, clips = run.settings, until or run.settings.train.steps, run.clips()
+    settings, steps = run.settings, until or run.settings.train.steps
     torch.set_flush_denormal(True)  # subnormal numbers make a step on a CPU several times slower
     torch.manual_seed(settings.train.seed)
     tokenizer = Tokenizer(settings.model, settings.quantizer).to(device).train()
@@ -51,13 +58,20 @@ def train(run: Run, device: torch.device, show: Show, until: int | None = None) 
     first = restore(run, tokenizer, optimizer)
     if first == 0:
         tokenizer.start(torch.cat([clips.batch(step) for step in range(START_BATCHES)]).to(device))
+    run.write()
     log = Log(run.folder / "metrics.jsonl", tokenizer.codebook_size, first, show)
     with stopping() as stopped, ahead(clips, first) as batches:
         for step in range(first, steps):
             video = next(batches).to(device)
             values, indices = train_step(tokenizer, optimizer, video, settings.train, step)
-            log.add(step + 1, values, indices)
-            if stopped() or step + 1 == steps or (step + 1) % settings.train.save_every == 0:
+            if not values["loss"].isfinite():
+                raise VqtokError(
+                    f"the loss is no longer a number at step {step + 1}: go on from the last save "
+                    "with a lower train.learning_rate"
+                )
+            last = stopped() or step + 1 == steps
+            log.add(step + 1, values, indices, last)
+            if last or (step + 1) % settings.train.save_every == 0:
                 save(run, tokenizer, optimizer, step + 1)
             if stopped():
                 raise KeyboardInterrupt
@@ -102,14 +116,14 @@ class Log:
         self._time = time.perf_counter()
         # A run that was killed may have written lines after its last save, the last one in part.
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = lines[: first // LOG_EVERY]
+        kept = [line for line in lines if line[-1:] == "}" and json.loads(line)["step"] <= first]
         path.write_text("".join(line + "\n" for line in kept))
 
-    def add(self, step: int, values: dict[str, Tensor], indices: Tensor) -> None:
-        """Take in what a step gave; write a line when it is time."""
+    def add(self, step: int, values: dict[str, Tensor], indices: Tensor, last: bool) -> None:
+        """Take in what a step gave; write a line when it is time, and at the last step."""
         self._values.append(values)
         self._indices.append(indices.flatten())
-        if step % LOG_EVERY == 0:
+        if last or step % LOG_EVERY == 0:
             self._write(step)
 
     def _write(self, step: int) -> None:

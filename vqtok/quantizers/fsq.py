@@ -12,7 +12,7 @@ from vqtok.quantizers.scalar import ScalarQuantizer
 
 
 class FSQ(ScalarQuantizer):
-    """Bound each channel by a tanh and round it to one of its levels: no codebook, no loss.
+    """Bound each channel by a tanh and round it to one of its levels: no codebook to learn.
 
     levels: how many values each channel of a code takes, 3 or more; their product, the codebook
         size, is below 2^31. The first channel is the least significant of an index.
@@ -70,7 +70,7 @@ class FSQ(ScalarQuantizer):
 
     def _quantize(self, z: Tensor) -> Quantized:
         z = self._split(z)  # (b *grid codebooks levels)
-        whitening = _distance_from_white(z.flatten(-2).flatten(0, -2))
+        whitening = _distance_from_white(z.flatten(0, -3).flatten(1))
         bounded = self.bound(z)
         digits = torch.round(bounded) + self._half  # from 0 to levels - 1
         z_q = straight_through(bounded / self._half, self._scale(digits))

@@ -1,5 +1,7 @@
 """Gumbel-softmax quantization (Jang et al. 2016, arXiv:1611.01144; DALL-E, arXiv:2102.12092)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,6 +71,12 @@ class GumbelQuantize(CodebookQuantizer):
     @temperature.setter
     def temperature(self, value: float) -> None:
         self._temperature.fill_(value)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        # Weights from elsewhere know no schedule: they go on with this one's.
+        state.setdefault(f"{prefix}_temperature", self._temperature)
+        state.setdefault(f"{prefix}_step", self._step)
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def _quantize(self, z: Tensor, temp: float | None = None) -> Quantized:
         logits, codes = self._logits(z), self._in_use(widened(self.codebook))

@@ -99,7 +99,8 @@ class LFQ(ScalarQuantizer):
         positive = x > 0
         codes = self._scale(positive).to(x.dtype)
         indices = self._label((positive * self.mask).sum(-1))
-        losses = self._losses(x, codes, inv_temperature or self.inv_temperature, mask)
+        sharpness = self.inv_temperature if inv_temperature is None else inv_temperature
+        losses = self._losses(x, codes, sharpness, mask)
         entropy = losses.per_sample_entropy - self.diversity_gamma * losses.batch_entropy
         loss = self.entropy_loss_weight * entropy + self.commitment_loss_weight * losses.commitment
         z_q = straight_through(self.activation(x), codes) if self.training else codes

@@ -1,11 +1,13 @@
 """Any video as chunks of RGB frames with their timestamps, the way a player shows them."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import chain, pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import av
@@ -58,7 +60,8 @@ class Clip:
     fps: frames per second; the average where the rate varies.
     time_base: seconds per tick of a timestamp.
     pixel_aspect: width over height of a pixel.
-    duration: of the whole file in seconds as its header says, None where it says nothing.
+    duration: of the whole picture in seconds as the header says, None where it says nothing.
+    origin: the timestamp that `start` counts from, in ticks of the file.
     notes: what a person should hear about lost or repaired frames; complete after reading.
     """
 
@@ -85,13 +88,15 @@ class Clip:
         self._counts: dict[str, int] = {}
         self.time_base = stream.time_base
         self.fps = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self.origin = stream.start_time
         self.duration = container.duration and container.duration / av.time_base
+        if stream.duration:
+            self.duration = float(stream.duration * stream.time_base)
         frames = self._window(start, duration)
         first = next(frames, None)
         if first is None:
-            after = f" at {start:g} s or later" if start else ""
-            piped = "" if seekable else "; try it as a file instead of a pipe"
-            raise VqtokError(f"{name} holds no frame that can be decoded{after}{piped}")
+            asked = " in the time asked for" if start or duration is not None else ""
+            raise VqtokError(f"{name} holds no frame that can be decoded{asked}")
         self._set_shape(first[0], size)
         self._frames = chain([first], frames)
         if fps is not None:
@@ -162,18 +167,17 @@ class Clip:
         self._counts[note] = self._counts.get(note, 0) + 1
 
     def _window(self, start: float, duration: float | None) -> Iterator[Timed]:
-        origin = self._stream.start_time
         first = round(start / self.time_base)
         last = None if duration is None else round((start + duration) / self.time_base)
-        if first and self._seekable and origin is not None:
+        if first and self._seekable and self.origin is not None:
             # Where seeking fails, decoding from the beginning gives the same frames.
             with suppress(av.FFmpegError):
-                self._container.seek(origin + first, stream=self._stream)
+                self._container.seek(self.origin + first, stream=self._stream)
         for frame, time in self._timed():
-            origin = time if origin is None else origin
-            if last is not None and time - origin >= last:
+            self.origin = time if self.origin is None else self.origin
+            if last is not None and time - self.origin >= last:
                 return
-            if time - origin >= first:
+            if time - self.origin >= first:
                 yield frame, time
 
     def _timed(self) -> Iterator[Timed]:
@@ -263,7 +267,8 @@ def open_container(source: Source) -> Iterator[InputContainer]:
     name = file_name(source)
     try:
         # "file:" keeps a colon in a name from being read as a network protocol.
-        container = av.open(source if hasattr(source, "read") else f"file:{os.fspath(source)}")
+        stream = hasattr(source, "read")
+        container = av.open(_whole(source) if stream else f"file:{os.fspath(source)}")
     except OSError as error:
         raise VqtokError(f"{name}: {error.strerror.lower()}") from error
     except av.FFmpegError as error:
@@ -272,6 +277,16 @@ def open_container(source: Source) -> Iterator[InputContainer]:
         raise VqtokError(f"{name} {reason}") from error
     with container:
         yield container
+
+
+def _whole(stream: BinaryIO) -> BinaryIO:
+    """The stream; a copy on disk if it is a pipe with MP4, whose index may come last."""
+    if stream.seekable() or stream.peek(8)[4:8] != b"ftyp":
+        return stream
+    copy = TemporaryFile()  # noqa: SIM115 - it lives as long as the container that reads it
+    shutil.copyfileobj(stream, copy)
+    copy.seek(0)
+    return copy
 
 
 def file_name(source: Source) -> str:

@@ -14,7 +14,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
 from vqtok.video.read import Source, file_name, open_container
 from vqtok.video.sound import Sound
@@ -110,7 +110,7 @@ class VideoWriter:
         for rgb, time in zip(frames, times, strict=True):
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
             frame.pts, frame.time_base = int(time), self._time_base
-            self._container.mux(self._video.encode(frame))
+            self._container.mux(self._encoded(frame))
             if self._sound:
                 self._sound.follow(frame.pts * self._time_base)
 
@@ -145,9 +145,18 @@ class VideoWriter:
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._container.mux(self._video.encode())
+            self._container.mux(self._encoded(None))
             if self._sound:
                 self._sound.finish()
+
+    def _encoded(self, frame: VideoFrame | None) -> list[av.Packet]:
+        try:
+            return self._video.encode(frame)
+        except av.FFmpegError as error:  # libx264 looks at the size with the first frame only
+            height, width = self._shape
+            raise VqtokError(
+                f"{self._codec} cannot hold frames of {height}x{width}: {error.strerror}"
+            ) from error
 
 
 def _container(target: Target) -> tuple[str, str]:
