@@ -32,7 +32,7 @@ def desk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     (folder / "my_videos").mkdir()
     write_clip(folder / "my_videos" / "one.mp4", pattern(frames=9))
-    write_with_sound(folder / "clip.mp4", pattern())
+    write_with_sound(folder / "clip.mp4", pattern(height=128, width=160))
     return folder
 
 
@@ -71,6 +71,16 @@ def test_the_other_commands_are_scripts_that_are_there():
     for name in others:
         assert os.access(ROOT / name, os.X_OK), name
         assert subprocess.run(["bash", "-n", ROOT / name]).returncode == 0
+
+
+@pytest.mark.skipif(
+    Path(sys.prefix) != ROOT / ".venv", reason="needs the .venv of scripts/setup.sh"
+)
+def test_the_demo_runs_where_it_was_set_up_before():
+    result = subprocess.run([ROOT / "scripts" / "demo.sh"], capture_output=True, timeout=300)
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"codebook report" in result.stdout
+    assert (ROOT / "runs" / "demo" / "decoded.mp4").stat().st_size > 10_000
 
 
 def test_every_piece_of_python_runs(desk):

@@ -19,7 +19,7 @@ from torch.optim import AdamW, Optimizer
 from vqtok import checkpoint
 from vqtok.config import TrainSettings
 from vqtok.data import Clips, Procedural, ahead
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
 from vqtok.metrics import codebook_use, psnr
 from vqtok.runs import STATE, Run
@@ -56,6 +56,8 @@ def train(
         weight_decay=settings.train.weight_decay,
     )
     first = restore(run, tokenizer, optimizer)
+    if first >= steps:
+        raise UsageError(f"{run.folder} has done {first} steps already: ask for more with --steps")
     if first == 0:
         tokenizer.start(torch.cat([clips.batch(step) for step in range(START_BATCHES)]).to(device))
     run.write()
