@@ -32,5 +32,5 @@ else
     pip "$torch"
 fi
 echo "== installing vqtok${1:+ with the extra $1}"
-pip hatchling
+pip hatchling editables
 pip --no-build-isolation --editable ".${1:+[$1]}"
