@@ -247,7 +247,7 @@ def test_start_and_duration_keep_the_timestamps(make_clip):
         frames, stamps, _ = read(path, start=start, duration=duration)
         assert stamps == [times[i] for i in want]
         np.testing.assert_array_equal(frames, whole[want])
-    with pytest.raises(VqtokError, match="at 5 s or later"), open_video(path, start=5):
+    with pytest.raises(VqtokError, match="in the time asked for"), open_video(path, start=5):
         pass
 
 
@@ -288,7 +288,7 @@ def test_reads_a_pipe(make_clip):
 def test_an_mp4_with_its_index_at_the_end_comes_through_a_pipe(tmp_path):
     path = tmp_path / "clip.mp4"
     write_clip(path, np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), dtype=np.uint8))
-    assert path.stat().st_size > 10 * 32768  # PyAV looks back over one buffer, not over this
+    assert path.stat().st_size > 4 * 32768  # PyAV looks back over one buffer, not over this
     with (
         subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat,
         open_video(cat.stdout) as clip,
