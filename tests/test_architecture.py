@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "metrics": set(),
     "config": BASE,
     "layers": BASE,
+    "terminal": set(),
     "video": BASE,
     "tokens": BASE,
     "quantizers": BASE | {"config"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "report": BASE | {"config", "metrics", "tokens"},
     "pipeline": BASE | {"checkpoint", "tokenizer", "tokens", "video"},
     "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "tokenizer"},
-    "cli": BASE | {"metrics", "pipeline", "report", "runs", "tokens", "train", "video"},
+    "cli": BASE | {"metrics", "pipeline", "report", "runs", "terminal", "tokens", "train", "video"},
 }
 
 

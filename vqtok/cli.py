@@ -3,8 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,10 +14,6 @@ from vqtok import DEFAULT
 from vqtok.errors import UsageError, VqtokError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
-
     from vqtok.tokens import Tokens
 
 # Whatever is slow to import (torch, av, rich) is imported inside the commands: --help stays fast.
@@ -96,6 +90,7 @@ def encode(
     check_dtype(dtype)
 
     from vqtok import pipeline, tokens
+    from vqtok.terminal import progress, say
     from vqtok.video import open_video
 
     model = pipeline.load_tokenizer(tokenizer, device, dtype)
@@ -141,6 +136,7 @@ def decode(
 
     from vqtok import pipeline
     from vqtok import tokens as token_file
+    from vqtok.terminal import progress, say
 
     source = sys.stdin.buffer if tokens == "-" else tokens
     content = token_file.read(source)
@@ -193,6 +189,7 @@ def train(
     from vqtok import runs
     from vqtok.pipeline import find_device
     from vqtok.report import TrainingView
+    from vqtok.terminal import console, say
     from vqtok.train import train as run_training
 
     where = find_device(device)
@@ -259,37 +256,6 @@ def check_output(output: str | None, force: bool, instead: str) -> None:
         raise UsageError(f"{output} exists: --force overwrites it")
     elif not Path(output).parent.is_dir():
         raise UsageError(f"{Path(output).parent}: no such folder")
-
-
-def console(quiet: bool) -> "Console":
-    """stderr, for people; silent when `quiet`."""
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet, highlight=False)
-
-
-def say(quiet: bool, *lines: str) -> None:
-    """Print lines for people on stderr."""
-    for line in () if quiet else lines:
-        typer.echo(line, err=True)
-
-
-@contextmanager
-def progress(quiet: bool, what: str, frames: int | None) -> Iterator["Callable[[int], None]"]:
-    """A bar on a terminal's stderr; gives the function that moves it on by so many frames."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    screen = console(quiet)
-    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=frames)
-        yield lambda done: bar.advance(task, done)
 
 
 def encode_summary(clip: str, tokens: "Tokens", elapsed: float) -> str:

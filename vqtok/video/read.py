@@ -1,14 +1,9 @@
 """Any video as chunks of RGB frames with their timestamps, the way a player shows them."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import chain, pairwise
-from pathlib import Path
-from tempfile import TemporaryFile
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -17,8 +12,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 
 from vqtok.errors import VqtokError
+from vqtok.video.source import Source, file_name, open_container, seekable
 
-Source = str | os.PathLike[str] | BinaryIO
 Timed = tuple[VideoFrame, int]
 
 
@@ -40,7 +35,7 @@ def open_video(
     Raises VqtokError, naming the file and the reason, if there is no frame to give.
     """
     with open_container(source) as container:
-        yield Clip(container, file_name(source), _seekable(source), size, fps, start, duration)
+        yield Clip(container, file_name(source), seekable(source), size, fps, start, duration)
 
 
 def read_window(source: Source, start: float, frames: int, size: int | None = None) -> np.ndarray:
@@ -259,43 +254,3 @@ def _orientation(frame: VideoFrame) -> tuple[bool, int, int]:
     transposed = abs(int(b)) > abs(int(a))
     along_x, along_y = (c, b) if transposed else (a, d)
     return transposed, -1 if along_y < 0 else 1, -1 if along_x < 0 else 1
-
-
-@contextmanager
-def open_container(source: Source) -> Iterator[InputContainer]:
-    """Open a file for reading; VqtokError says why it cannot be."""
-    name = file_name(source)
-    try:
-        # "file:" keeps a colon in a name from being read as a network protocol.
-        stream = hasattr(source, "read")
-        container = av.open(_whole(source) if stream else f"file:{os.fspath(source)}")
-    except OSError as error:
-        raise VqtokError(f"{name}: {error.strerror.lower()}") from error
-    except av.FFmpegError as error:
-        empty = not hasattr(source, "read") and Path(source).stat().st_size == 0
-        reason = "is empty" if empty else "is not a video that FFmpeg can read"
-        raise VqtokError(f"{name} {reason}") from error
-    with container:
-        yield container
-
-
-def _whole(stream: BinaryIO) -> BinaryIO:
-    """The stream; a copy on disk if it is a pipe with MP4, whose index may come last."""
-    if stream.seekable() or stream.peek(8)[4:8] != b"ftyp":
-        return stream
-    copy = TemporaryFile()  # noqa: SIM115 - it lives as long as the container that reads it
-    shutil.copyfileobj(stream, copy)
-    copy.seek(0)
-    return copy
-
-
-def file_name(source: Source) -> str:
-    """What to call a source in a message."""
-    if hasattr(source, "read"):
-        name = getattr(source, "name", None)
-        return name if isinstance(name, str) else "the input stream"  # a bare pipe has a number
-    return str(source)
-
-
-def _seekable(source: Source) -> bool:
-    return source.seekable() if hasattr(source, "read") else Path(source).is_file()

@@ -16,8 +16,8 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
-from vqtok.video.read import Source, file_name, open_container
 from vqtok.video.sound import Sound
+from vqtok.video.source import Source, file_name, open_container
 
 Target = str | os.PathLike[str] | BinaryIO
 
