@@ -71,11 +71,12 @@ def train(
                     f"the loss is no longer a number at step {step + 1}: go on from the last save "
                     "with a lower train.learning_rate"
                 )
-            last = stopped() or step + 1 == steps
+            stop = stopped()  # asked once: a Ctrl-C after this waits for the next step and its save
+            last = stop or step + 1 == steps
             log.add(step + 1, values, indices, last)
             if last or (step + 1) % settings.train.save_every == 0:
                 save(run, tokenizer, optimizer, step + 1)
-            if stopped():
+            if stop:
                 raise KeyboardInterrupt
 
 
