@@ -36,7 +36,7 @@ def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself, not through float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    abilities = torch.cpu.get_capabilities()
+    abilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell: float32
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 
 
