@@ -1,6 +1,8 @@
 """The commands as people run them: what comes out, what is said where, and how they fail."""
 
 import json
+import os
+import pty
 import resource
 import signal
 import subprocess
@@ -273,3 +275,13 @@ def test_ctrl_c_while_training_saves_first(tmp_path):
 def test_help_is_there(command):
     said = works(*command.split(), "--help", run=process).stdout.decode()
     assert "Usage" in said
+
+
+def test_tokens_are_not_printed_on_a_terminal(clip):
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "vqtok", "encode", str(clip)]
+    result = subprocess.run(command, stdout=terminal, stderr=subprocess.PIPE, timeout=120)
+    os.close(terminal)
+    os.close(master)
+    assert result.returncode == 2
+    assert b"binary data to your terminal" in result.stderr
