@@ -23,6 +23,7 @@ from vqtok.tokens import Tokens
 BAR = 30  # characters
 BINS = 8  # of the histogram
 SECONDS_BETWEEN_LINES = 10
+HEALTHY = 0.5  # of the usage by chance; real video never uses its codes quite evenly
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,13 @@ class TrainingView:
 
 def training_values(row: dict[str, Any], frames: int) -> dict[str, str]:
     """A line of metrics.jsonl in words; `frames` are those of one step."""
-    return {
+    values = {
         "loss": f"{row['loss']:.4f}",
         "PSNR": f"{row['psnr']:.2f} dB",
         "usage": f"{row['usage']:.1%} (chance {row['usage_by_chance']:.1%})",
         "perplexity": f"{row['perplexity']:,.0f}",
         "frames/s": f"{frames / row['seconds_per_step']:.1f}",
     }
+    if row["usage"] < HEALTHY * row["usage_by_chance"]:
+        values["warning"] = "the codebook collapses: usage is under half of what chance gives"
+    return values
