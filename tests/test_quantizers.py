@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,6 +22,7 @@ from vqtok.quantizers import (
     VectorQuantizer2,
     build,
 )
+from vqtok.quantizers.gumbel import _blocks
 from vqtok.quantizers.search import nearest
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -212,6 +211,30 @@ def test_vq2_video_entry_and_foreign_arguments():
 def test_search_agrees_with_float64_near_and_far_from_the_origin(n, k, d, offset):
     z, codebook = torch.randn(n, d) + offset, torch.randn(k, d) + offset
     assert torch.equal(nearest(z, codebook), exact_indices(z, codebook))
+
+
+@every_quantizer
+def test_products_are_exact_though_the_user_chose_fast_ones(make, monkeypatch):
+    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    seen = []
+    quantizer = make()
+    inner = quantizer._quantize
+
+    def spy(z):
+        seen.append([place.fp32_precision for place in places])
+        return inner(z)
+
+    monkeypatch.setattr(quantizer, "_quantize", spy)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "tf32"
+        quantizer.quantize(torch.randn(1, 8, 4, 4))
+        assert [place.fp32_precision for place in places] == ["tf32", "tf32"]
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+    assert seen == [["ieee", "ieee"]]
 
 
 def test_search_gives_equals_to_the_lowest_index():
@@ -406,6 +429,51 @@ def test_gumbel_gradient_is_that_of_the_straight_through_softmax():
         close(a, b)
 
 
+@pytest.mark.parametrize("straight_through", [True, False])
+@pytest.mark.parametrize("block", [64, 1 << 20])
+def test_gumbel_in_blocks_is_the_formula_with_the_same_noise(straight_through, block, monkeypatch):
+    monkeypatch.setattr("vqtok.quantizers.gumbel._BLOCK", block)
+    quantizer = GumbelQuantize(8, 5, 24, straight_through, kl_weight=0.5, temp_init=0.7).double()
+    z, w = torch.randn(2, 8, 3, 5).double().requires_grad_(), torch.randn(2, 5, 3, 5).double()
+    torch.manual_seed(3)
+    out = quantizer.quantize(z)
+    ((out.z_q * w).sum() + out.loss).backward()
+    ours = [z.grad, *(p.grad for p in quantizer.parameters())]
+
+    torch.manual_seed(3)
+    seed = int(torch.randint(2**62, ()))
+    noise = torch.cat([noise for _, noise in _blocks(z.movedim(1, -1).flatten(0, 2), 24, seed)])
+    logits = quantizer.proj(z).movedim(1, -1)
+    noisy = logits + noise.view_as(logits)
+    assert torch.equal(out.indices, noisy.argmax(-1))
+    mix = soft = (noisy / quantizer.temperature).softmax(-1)
+    if straight_through:
+        mix = torch.nn.functional.one_hot(out.indices, 24) + soft - soft.detach()
+    z_q = (mix @ quantizer.codebook).movedim(-1, 1)
+    q = logits.softmax(-1)
+    kl = (q * torch.log(24 * q)).sum(-1).mean()
+    close(out.z_q, z_q), close(out.terms["kl"], kl)
+    theirs = torch.autograd.grad((z_q * w).sum() + 0.5 * kl, [z, *quantizer.parameters()])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_gumbel_data_start_makes_the_likeliest_code_the_nearest():
+    z = 3 + torch.randn(4, 8, 16, 16)
+    quantizer = GumbelQuantize(8, 8, 256, data_start=True)
+    first = quantizer.quantize(z)
+    assert len(first.indices.unique()) > 0.8 * 256
+    with torch.no_grad():
+        flat = z.movedim(1, -1).reshape(-1, 8)
+        likeliest = quantizer.eval().quantize(z).indices.flatten()
+        assert (likeliest == exact_indices(flat, quantizer.codebook)).float().mean() > 0.999
+    before = quantizer.codebook.detach().clone()
+    quantizer.train().quantize(z)
+    assert torch.equal(quantizer.codebook, before)
+    with pytest.raises(UsageError):
+        GumbelQuantize(8, 4, 16, data_start=True)
+
+
 def test_gumbel_samples_its_softmax_and_mixes_without_straight_through():
     quantizer = GumbelQuantize(8, 8, 4, straight_through=False)
     z = torch.randn(1, 8, 1, 1).expand(1, 8, 200, 200)
@@ -500,6 +568,13 @@ def test_lfq_indices_come_from_the_sign():
     assert quantizer(x).quantized.tolist() == [[[-1, 1, -1]]]
 
 
+def test_lfq_mask_of_nothing_is_no_loss():
+    x = torch.randn(1, 4, 3, requires_grad=True)
+    out = LFQ(codebook_size=8)(x, mask=torch.zeros(1, 4, dtype=torch.bool))
+    out.entropy_aux_loss.backward()
+    assert out.entropy_aux_loss == 0 and not x.grad.any()
+
+
 def test_lfq_fraction_of_positions_is_never_none():
     quantizer = LFQ(codebook_size=8, frac_per_sample_entropy=0.01)
     assert quantizer(torch.randn(1, 4, 3)).entropy_aux_loss.isfinite()
@@ -549,6 +624,14 @@ def test_fsq_indices_survive_a_round_trip_at_every_level():
         assert len((indices % level).unique()) == level
 
 
+def test_fsq_default_codebook_survives_a_round_trip_at_every_index():
+    quantizer = build(FSQSettings())
+    indices = torch.arange(64000).view(1, 200, 320)
+    codes = quantizer.lookup(indices)
+    assert torch.equal(quantizer.codes_to_indices(codes.movedim(1, -1)).long(), indices)
+    assert torch.equal(quantizer.codes_to_indices(codes.bfloat16().movedim(1, -1)).long(), indices)
+
+
 @pytest.mark.parametrize("levels", [(), [2, 3], (1,), (2**11, 2**10, 2**10)], ids=str)
 def test_fsq_refuses(levels):
     with pytest.raises(UsageError):
@@ -560,9 +643,12 @@ def test_fsq_refuses(levels):
     [
         lambda: VectorQuantizer2(8192, 4, 0.25, data_start=True, revive_after=1),
         lambda: EMAVectorQuantizer(8192, 4, 0.25, data_start=True, revive_after=1),
+        lambda: GumbelQuantize(4, 4, 8192, data_start=True),
+        lambda: GumbelQuantize(4, 4, 8192, straight_through=False),
+        lambda: GumbelQuantize(4, 4, 65536).eval(),
         lambda: FSQ((8,) * 4),
     ],
-    ids=["vq2", "ema", "fsq"],
+    ids=["vq2", "ema", "gumbel", "gumbel mixing", "gumbel in eval", "fsq"],
 )
 def test_a_step_makes_nothing_of_size_n_by_k(make):
     z = torch.randn(1, 4, 32, 64, requires_grad=True)
@@ -578,46 +664,3 @@ def test_gumbel_lookup_makes_no_one_hot():
     with Largest() as largest:
         quantizer.get_codebook_entry(torch.randint(1024, (4096,)), (1, 64, 64, 8))
     assert largest.elements <= 4096 * 8
-
-
-def ema_of_seed_7():
-    torch.manual_seed(7)
-    return EMAVectorQuantizer(32, 8, 0.25)
-
-
-def batch_entropy(x):
-    return LFQ(codebook_size=256, inv_temperature=1.0)(x, return_loss_breakdown=True)[1][1]
-
-
-def one_of_two_ranks(rank, folder, z):
-    """Learn from half of z; write what was learned."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    half, ema = z.chunk(2)[rank].requires_grad_(), ema_of_seed_7()
-    torch.manual_seed(7)
-    started = VectorQuantizer2(256, 8, 0.25, data_start=True)
-    revived = EMAVectorQuantizer(256, 8, 0.25, revive_after=1)
-    torch.manual_seed(rank)
-    for _ in range(2):
-        ema.quantize(half), started.quantize(half), revived.quantize(half)
-    entropy = batch_entropy(half)
-    entropy.backward()
-    learned = {"ema": ema.codebook, "started": started.codebook, "revived": revived.codebook}
-    learned |= {"entropy": entropy, "grad": half.grad}
-    torch.save({k: v.detach() for k, v in learned.items()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
-def test_ranks_learn_as_one(tmp_path):
-    z = torch.randn(2, 8, 8, 8)
-    mp.spawn(one_of_two_ranks, (tmp_path, z.clone()), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    alone = ema_of_seed_7()
-    alone.quantize(z), alone.quantize(z)
-    close(first["ema"], alone.codebook)
-    assert all(torch.equal(first[k], second[k]) for k in ("ema", "started", "revived"))
-
-    entropy = batch_entropy(z.requires_grad_())
-    entropy.backward()
-    close(first["entropy"], entropy), close(second["entropy"], entropy)
-    close(torch.cat([first["grad"], second["grad"]]) / 2, z.grad)

@@ -28,7 +28,11 @@ class VQ2Settings:
     codebook_size: Positive = 4096
     dim: Positive = 8
     beta: Weight = 0.25
+    data_start: bool = True
     revive_after: Count = 100
+    normalize: bool = False
+    rotate: bool = False
+    project: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,10 @@ class EMASettings:
     dim: Positive = 8
     beta: Weight = 0.25
     decay: Share = 0.99
+    data_start: bool = True
     revive_after: Count = 100
+    normalize: bool = False
+    rotate: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class GumbelSettings:
     temp_start: Annotated[float, Field(gt=0)] = 1.0
     temp_end: Annotated[float, Field(gt=0)] = 0.1
     temp_steps: Count = 2000
+    data_start: bool = True
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,20 @@ def build(settings: QuantizerSettings) -> Quantizer:
     match settings:
         case VQ2Settings() as s:
             return VectorQuantizer2(
-                s.codebook_size, s.dim, s.beta, data_start=True, revive_after=s.revive_after
+                *(s.codebook_size, s.dim, s.beta),
+                data_start=s.data_start,
+                revive_after=s.revive_after,
+                normalize=s.normalize,
+                rotate=s.rotate,
+                project=s.project,
             )
         case EMASettings() as s:
             return EMAVectorQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
-                data_start=True,
+                data_start=s.data_start,
                 revive_after=s.revive_after,
+                normalize=s.normalize,
+                rotate=s.rotate,
             )
         case GumbelSettings() as s:
             return GumbelQuantize(
@@ -47,6 +54,7 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 temp_init=s.temp_start,
                 temp_final=s.temp_end,
                 anneal_steps=s.temp_steps,
+                data_start=s.data_start,
             )
         case LFQSettings() as s:
             return LFQ(

@@ -1,7 +1,8 @@
 """The contract that every quantizer keeps, and what the codebook quantizers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +21,9 @@ class Quantized:
 
     z_q: (b c *grid), or (b n d) for a sequence; z's dtype; gradients pass straight through to z.
     indices: (b *grid) or (b *grid codebooks), int64, in [0, codebook_size).
-    loss: scalar, weighted by the quantizer's own settings; exactly 0 in eval.
-    terms: detached parts of the loss and other figures, for logs only.
+    loss: scalar, weighted by the quantizer's own settings; exactly 0 in eval. Averaged over ranks,
+        as DistributedDataParallel does, its gradient is that of one process on the whole batch.
+    terms: detached parts of the loss and other figures over all ranks, for logs only.
     """
 
     z_q: Tensor
@@ -43,7 +45,9 @@ class Quantizer(nn.Module, ABC):
         """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout."""
         out = self._measure(z)
         loss = out.loss if self.training else torch.zeros_like(out.loss)
-        return replace(out, loss=loss, terms={k: v.detach() for k, v in out.terms.items()})
+        terms = torch.stack([v.detach().float() for v in out.terms.values()])
+        terms = mean_over_ranks(terms) if self.training else terms
+        return replace(out, loss=loss, terms=dict(zip(out.terms, terms, strict=True)))
 
     @abstractmethod
     def lookup(self, indices: Tensor) -> Tensor:
@@ -52,7 +56,7 @@ class Quantizer(nn.Module, ABC):
     def _measure(self, z: Tensor, **options: Any) -> Quantized:
         # bfloat16 moves 4-6% of the picks to another code, and matrix products round by layout:
         # both are settled here for all.
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False), exact_products():
             out = self._quantize(widened(z).contiguous(), **options)
         return replace(out, z_q=out.z_q.to(z.dtype).contiguous())
 
@@ -142,6 +146,20 @@ def widened(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Inside, float32 matrix products are computed in float32, not in TensorFloat32 or bfloat16."""
+    places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
+
+
 def summed_over_ranks(x: Tensor) -> Tensor:
     """The sum of x over all ranks (in place; x itself where there is one process)."""
     if _distributed():
@@ -152,6 +170,14 @@ def summed_over_ranks(x: Tensor) -> Tensor:
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean of x over all ranks."""
     return summed_over_ranks(x.clone()) / dist.get_world_size() if _distributed() else x
+
+
+def shared_mean(x: Tensor) -> Tensor:
+    """The mean of x over all ranks, with this rank's share of its gradient.
+
+    Whatever follows has one slope at the shared mean, so only values travel between ranks.
+    """
+    return straight_through(x, mean_over_ranks(x.detach())) if _distributed() else x
 
 
 def from_rank_zero(x: Tensor) -> Tensor:

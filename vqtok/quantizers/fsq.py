@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import Quantized, straight_through
+from vqtok.quantizers.base import Quantized, shared_mean, straight_through
 from vqtok.quantizers.scalar import ScalarQuantizer
 
 
@@ -73,7 +73,7 @@ class FSQ(ScalarQuantizer):
         whitening = _distance_from_white(z.flatten(0, -3).flatten(1))
         bounded = self.bound(z)
         digits = torch.round(bounded) + self._half  # from 0 to levels - 1
-        z_q = straight_through(bounded / self._half, self._scale(digits))
+        z_q = straight_through(bounded / self._half, self._scale(digits).to(z.dtype))
         indices = self._label(self._index(digits))
         terms = {"whitening": whitening}
         return Quantized(self._join(z_q), indices, self.whitening_weight * whitening, terms)
@@ -82,12 +82,13 @@ class FSQ(ScalarQuantizer):
         return (digits.long() * self._basis).sum(-1)
 
     def _scale(self, digits: Tensor) -> Tensor:
-        return (digits - self._half) / self._half
+        return (digits.float() - self._half) / self._half  # in float32, as `lookup` gives them
 
     def _to_codes(self, indices: Tensor) -> Tensor:
-        return self._scale((indices.unsqueeze(-1) // self._basis % self._levels).float())
+        return self._scale(indices.unsqueeze(-1) // self._basis % self._levels)
 
 
 def _distance_from_white(z: Tensor) -> Tensor:
     """Mean squared difference between the second moments of z (n d) and the identity."""
-    return (z.T @ z / len(z) - torch.eye(z.shape[1], device=z.device)).square().mean()
+    moments = shared_mean(z.T @ z / len(z))
+    return (moments - torch.eye(z.shape[1], device=z.device)).square().mean()

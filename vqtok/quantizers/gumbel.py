@@ -1,12 +1,21 @@
 """Gumbel-softmax quantization (Jang et al. 2016, arXiv:1611.01144; DALL-E, arXiv:2102.12092)."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from vqtok.quantizers.base import CodebookQuantizer, Quantized, widened
+from vqtok.errors import UsageError
+from vqtok.quantizers.base import CodebookQuantizer, Quantized, mean_over_ranks, widened
+from vqtok.quantizers.kmeans import kmeans
+from vqtok.quantizers.search import nearest
+
+_BLOCK = 1 << 21  # logits held at once: 8 MiB a tensor
 
 
 class GumbelQuantize(CodebookQuantizer):
@@ -17,6 +26,8 @@ class GumbelQuantize(CodebookQuantizer):
     codes in training. use_vqinterface shapes what `forward` returns.
     temp_final, anneal_steps: in training the temperature goes from temp_init to temp_final
         geometrically over so many steps; it is saved with the weights.
+    data_start: take codes and logits from the first training batch, by k-means: the likeliest code
+        is then the nearest. Needs num_hiddens equal to embedding_dim.
     """
 
     def __init__(
@@ -33,7 +44,10 @@ class GumbelQuantize(CodebookQuantizer):
         *,
         temp_final: float | None = None,
         anneal_steps: int = 0,
+        data_start: bool = False,
     ) -> None:
+        if data_start and num_hiddens != embedding_dim:
+            raise UsageError("GumbelQuantize data_start needs num_hiddens equal to embedding_dim.")
         super().__init__(n_embed, embedding_dim, remap, unknown_index)
         self.num_hiddens, self.embedding_dim, self.n_embed = num_hiddens, embedding_dim, n_embed
         self.straight_through, self.kl_weight = straight_through, kl_weight
@@ -43,6 +57,9 @@ class GumbelQuantize(CodebookQuantizer):
         self.embed = nn.Embedding(n_embed, embedding_dim)
         self.register_buffer("_temperature", torch.tensor(float(temp_init)))
         self.register_buffer("_step", torch.tensor(0))
+        self.data_start = data_start
+        if data_start:
+            self.register_buffer("started", torch.tensor(False))
 
     def forward(
         self, z: Tensor, temp: float | None = None, return_logits: bool = False
@@ -55,7 +72,10 @@ class GumbelQuantize(CodebookQuantizer):
         out = self._measure(z, temp=temp)
         indices = out.indices if self.used is None else self.remap_to_used(out.indices)
         last = (None, None, indices) if self.use_vqinterface else indices
-        logits = (self._logits(widened(z)).movedim(-1, 1),) if return_logits else ()
+        logits = ()
+        if return_logits:
+            x = widened(z).movedim(1, -1)
+            logits = (F.linear(x, *self._projection(x.dtype)).movedim(-1, 1),)
         return out.z_q, out.loss, last, *logits
 
     @property
@@ -79,25 +99,28 @@ class GumbelQuantize(CodebookQuantizer):
         super()._load_from_state_dict(state, prefix, *rest)
 
     def _quantize(self, z: Tensor, temp: float | None = None) -> Quantized:
-        logits, codes = self._logits(z), self._in_use(widened(self.codebook))
-        temperature = self._next_temperature() if temp is None else logits.new_tensor(temp)
-        noisy = logits + _gumbel_noise(logits) if self.training else logits
-        best = noisy.argmax(-1)  # (b *grid)
-        soft = torch.softmax(noisy / temperature, -1)
-        if self.straight_through or not self.training:
-            # One row per position reads and trains its code; the others only steer the logits.
-            z_q = F.embedding(best, codes) + _gradient_only(soft @ codes.detach())
-        else:
-            z_q = soft @ codes
-        kl = _kl_from_uniform(logits)
+        latents = rearrange(z, "b c ... -> (b ...) c")
+        if self.training and self.data_start and not self.started:
+            self._start(latents)
+        temperature = (
+            self._next_temperature() if temp is None else self._temperature.new_tensor(temp)
+        )
+        weight, bias = self._projection(z.dtype)
+        codes = self._in_use(self.codebook.to(z.dtype))
+        hard = self.straight_through or not self.training
+        # One number stands for the noise: backward draws the same again.
+        seed = int(torch.randint(2**62, ())) if self.training else None
+        z_q, best, kl = _Sample.apply(latents, weight, bias, codes, temperature, seed, hard)
+        best = best.view(len(z), *z.shape[2:])
         indices = best if self.used is None else self.used[best]
         terms = {"kl": kl, "temperature": temperature}
-        return Quantized(z_q.movedim(-1, 1), indices, self.kl_weight * kl, terms)
+        z_q = z_q.view(*best.shape, -1).movedim(-1, 1)
+        return Quantized(z_q, indices, self.kl_weight * kl, terms)
 
-    def _logits(self, z: Tensor) -> Tensor:
-        """Logits (b *grid k) of latents z (b c *grid)."""
-        weight = self._in_use(widened(self.proj.weight.flatten(1)))
-        return F.linear(z.movedim(1, -1), weight, self._in_use(widened(self.proj.bias)))
+    def _projection(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight (k c) and bias (k) of the logits."""
+        weight, bias = self.proj.weight.flatten(1), self.proj.bias
+        return self._in_use(weight).to(dtype), self._in_use(bias).to(dtype)
 
     def _in_use(self, rows: Tensor) -> Tensor:
         return rows if self.used is None else rows[self.used]
@@ -110,17 +133,97 @@ class GumbelQuantize(CodebookQuantizer):
             self._step.add_(1)
         return self._temperature.clone()
 
+    @torch.no_grad()
+    def _start(self, latents: Tensor) -> None:
+        """Begin as a mixture of Gaussians about k-means codes, in which each code is as likely."""
+        codes = kmeans(latents, self.n_embed)
+        spread = (latents - codes[nearest(latents, codes)]).square().mean()
+        sharpness = 0.5 / mean_over_ranks(spread).clamp(min=1e-6)
+        self.embed.weight.copy_(codes)
+        self.proj.weight.copy_((2 * sharpness * codes).view_as(self.proj.weight))
+        self.proj.bias.copy_(-sharpness * codes.square().sum(-1))
+        self.started.fill_(True)
 
-def _gumbel_noise(like: Tensor) -> Tensor:
-    return -torch.rand_like(like).log_().neg_().log_()  # a fifth of the time of exponential_()
+
+class _Sample(torch.autograd.Function):
+    """Latents (n c) to z_q (n d), indices (n) and the mean KL, a block of rows at a time.
+
+    No (n k) tensor is ever held: backward makes each block again, with the same noise.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        codes: Tensor,
+        temperature: Tensor,
+        seed: int | None,
+        hard: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(z, weight, bias, codes, temperature)
+        ctx.seed, ctx.hard = seed, hard
+        blocks = []
+        for rows, noise in _blocks(z, len(codes), seed):
+            logits = torch.addmm(bias, rows, weight.T)
+            kl = _kl_from_uniform(logits)
+            noisy = logits.add_(noise)
+            best = noisy.argmax(-1)
+            z_q = codes[best] if hard else noisy.div_(temperature).softmax(-1) @ codes
+            blocks.append((z_q, best, kl))
+        z_q, best, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        ctx.mark_non_differentiable(best)
+        return z_q, best, kl.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_z_q: Tensor, _: Tensor, grad_kl: Tensor) -> tuple[Any, ...]:
+        z, *weights, temperature = ctx.saved_tensors
+        grad_z, sums, start = torch.empty_like(z), [torch.zeros_like(w) for w in weights], 0
+        for rows, noise in _blocks(z, len(weights[-1]), ctx.seed):
+            block = slice(start, start := start + len(rows))
+            with torch.enable_grad():
+                inputs = [t.detach().requires_grad_() for t in (rows, *weights)]
+                z_q, kl = _relaxed(*inputs, noise, temperature, ctx.hard)
+            grads = (grad_z_q[block], (grad_kl / len(z)).expand_as(kl))
+            grad_z[block], *rest = torch.autograd.grad((z_q, kl), inputs, grads)
+            for total, grad in zip(sums, rest, strict=True):
+                total.add_(grad)
+        return grad_z, *sums, None, None, None
 
 
-def _gradient_only(x: Tensor) -> Tensor:
-    """Zero, with the gradient of x."""
-    return x - x.detach()
+def _blocks(z: Tensor, k: int, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some rows of z (n c) at a time, with Gumbel noise (rows k) that depends on the seed alone."""
+    generator = None if seed is None else torch.Generator(z.device).manual_seed(seed)
+    for rows in z.split(max(1, _BLOCK // k)):
+        if generator is None:
+            yield rows, z.new_zeros(())
+        else:  # a fifth of the time of exponential_()
+            noise = torch.rand(len(rows), k, generator=generator, device=z.device, dtype=z.dtype)
+            yield rows, noise.log_().neg_().log_().neg_()
+
+
+def _relaxed(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    codes: Tensor,
+    noise: Tensor,
+    temperature: Tensor,
+    hard: bool,
+) -> tuple[Tensor, Tensor]:
+    """z_q (n d), as far as gradients go, and KL (n), for one block."""
+    logits = torch.addmm(bias, z, weight.T)
+    noisy = logits + noise
+    soft = torch.softmax(noisy / temperature, -1)
+    if not hard:
+        return soft @ codes, _kl_from_uniform(logits)
+    # One row per position trains its code; the others only steer the logits.
+    return F.embedding(noisy.argmax(-1), codes) + soft @ codes.detach(), _kl_from_uniform(logits)
 
 
 def _kl_from_uniform(logits: Tensor) -> Tensor:
-    """KL divergence, in nats, of softmax(logits) (... k) from uniform; the mean over positions."""
-    q = torch.softmax(logits, -1)
-    return (q * torch.log(q * logits.shape[-1] + 1e-10)).sum(-1).mean()
+    """KL divergence, in nats, of softmax(logits) (n k) from uniform, as (n)."""
+    log_q = torch.log_softmax(logits, -1)
+    return (log_q.exp() * log_q).sum(-1) + math.log(logits.shape[-1])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import Quantized, mean_over_ranks, straight_through
+from vqtok.quantizers.base import Quantized, mean_over_ranks, shared_mean, straight_through
 from vqtok.quantizers.scalar import ScalarQuantizer
 
 _CHUNK = 1 << 20  # half-code probabilities held at once: 4 MiB a tensor
@@ -85,8 +85,8 @@ class LFQ(ScalarQuantizer):
     ) -> Return | tuple[Return, LossBreakdown]:
         """Quantize x; with return_loss_breakdown, give (Return, LossBreakdown).
 
-        inv_temperature: None is the constructor's (100). mask: bool (b *grid) or (b n), True, in
-        at least one place, where a position counts for the loss.
+        inv_temperature: None is the constructor's (100). mask: bool (b *grid) or (b n), True
+        where a position counts for the loss.
         """
         out = self._measure(x, inv_temperature=inv_temperature, mask=mask)
         result = Return(out.z_q, out.indices, out.loss)
@@ -114,7 +114,7 @@ class LFQ(ScalarQuantizer):
         x, codes = x.flatten(1, -3), codes.flatten(1, -3)
         chosen = ... if mask is None else mask.flatten(1)
         x, codes = x[chosen].reshape(-1, *x.shape[-2:]), codes[chosen].reshape(-1, *x.shape[-2:])
-        commitment = F.mse_loss(x, codes)  # (n codebooks bits)
+        commitment = _mean((x - codes).square().mean((1, 2)))
         logits = 4 * inv_temperature * self.codebook_scale * self._draw(x)  # of each bit being 1
         # Capped: beyond lie subnormal floats, which a CPU computes at a twentieth of its speed.
         logits = logits.clamp(-60, 60)
@@ -134,10 +134,20 @@ class LFQ(ScalarQuantizer):
         return self._scale(indices.unsqueeze(-1) & self.mask != 0)
 
 
+def _mean(x: Tensor, total: Tensor | None = None) -> Tensor:
+    """The mean of x (n ...) over the positions of all ranks, which may count different numbers.
+
+    total: the sum of x over n, where it is known. In value and gradient this is one rank's share:
+    the mean of all shares is the mean. 0 where no rank has a position.
+    """
+    positions = mean_over_ranks(x.new_tensor(float(len(x))))
+    return (x.sum(0) if total is None else total) / positions.clamp(min=1e-6)
+
+
 def _binary_entropy(logits: Tensor) -> Tensor:
     """E[H(p)]: the bits are independent, so it is a sum of entropies of single bits."""
     a = logits.abs()
-    return (F.softplus(-a) + a * torch.sigmoid(-a)).sum(-1).mean()
+    return _mean((F.softplus(-a) + a * torch.sigmoid(-a)).sum(-1).mean(-1))
 
 
 def _batch_entropy(logits: Tensor) -> Tensor:
@@ -152,10 +162,7 @@ def _batch_entropy(logits: Tensor) -> Tensor:
         mass = _mass(logits)
     else:
         mass = sum(checkpoint(_mass, chunk, use_reentrant=False) for chunk in logits.split(rows))
-    mean = mass / len(logits)
-    # H has one slope at the shared mean, so only values need to travel between ranks.
-    mean = straight_through(mean, mean_over_ranks(mean.detach()))
-    return -(mean * mean.log()).sum() / codebooks
+    return torch.special.entr(shared_mean(_mean(logits, mass))).sum() / codebooks
 
 
 def _mass(logits: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -14,9 +15,8 @@ from vqtok.quantizers.base import (
     summed_over_ranks,
     widened,
 )
+from vqtok.quantizers.kmeans import kmeans, sample
 from vqtok.quantizers.search import nearest
-
-_KMEANS_STEPS = 8
 
 
 class NearestCode(CodebookQuantizer):
@@ -35,9 +35,12 @@ class NearestCode(CodebookQuantizer):
         unknown_index: str | int,
         data_start: bool,
         revive_after: int,
+        normalize: bool,
+        rotate: bool,
     ) -> None:
         super().__init__(codebook_size, dim, remap, unknown_index)
         self.data_start, self.revive_after = data_start, revive_after
+        self.normalize, self.rotate = normalize, rotate
         # Saved, so that a resumed run neither starts over nor forgets which codes are dying.
         if data_start:
             self.register_buffer("started", torch.tensor(False))
@@ -50,6 +53,7 @@ class NearestCode(CodebookQuantizer):
         return self.training
 
     def _quantize(self, z: Tensor) -> Quantized:
+        z = F.normalize(z, dim=1) if self.normalize else z
         latents = rearrange(z.detach(), "b c ... -> (b ...) c")
         if self.learns and self.data_start and not self.started:
             self._start(latents)
@@ -58,10 +62,12 @@ class NearestCode(CodebookQuantizer):
         z_q = widened(self.lookup(grid))
         loss, commitment = self._loss(z, z_q)
         counts = torch.bincount(indices, minlength=self.codebook_size)
+        counts = summed_over_ranks(counts) if self.training else counts
         terms = {"commitment": commitment, "perplexity": _perplexity(counts)}
         if self.learns:
             self._learn(latents, indices, counts)
-        return Quantized(straight_through(z, z_q), grid, loss, terms)
+        passed = rotated(z, z_q) if self.rotate else straight_through(z, z_q)
+        return Quantized(passed, grid, loss, terms)
 
     @abstractmethod
     def _loss(self, z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,49 +78,40 @@ class NearestCode(CodebookQuantizer):
         """Put codes (m d) into those rows (m) of the codebook, with a fresh state."""
 
     def _learn(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
-        """Follow one training step: latents (n d), their indices (n), counts (k) on this rank."""
+        """Follow one training step: latents (n d), their indices (n), counts (k) over all ranks."""
         if self.revive_after:
-            self._revive(latents, summed_over_ranks(counts))
+            self._revive(latents, counts)
 
     @torch.no_grad()
     def _revive(self, latents: Tensor, counts: Tensor) -> None:
         self.age.add_(1).masked_fill_(counts > 0, 0)
         dead = (self.age >= self.revive_after).nonzero().squeeze(-1)
         if len(dead):
-            self._place(dead, from_rank_zero(_sample(latents, len(dead))))
+            self._place(dead, from_rank_zero(sample(latents, len(dead))))
             self.age[dead] = 0
 
     @torch.no_grad()
     def _start(self, latents: Tensor) -> None:
-        codes = from_rank_zero(_sample(latents, self.codebook_size))
-        for _ in range(_KMEANS_STEPS):
-            codes = _kmeans_step(latents, codes)
-        self._place(torch.arange(self.codebook_size, device=codes.device), codes)
+        rows = torch.arange(self.codebook_size, device=latents.device)
+        self._place(rows, kmeans(latents, self.codebook_size))
         self.started.fill_(True)
+
+
+def rotated(z: Tensor, z_q: Tensor) -> Tensor:
+    """z_q exactly, with the gradient of the rotation and scaling that take z (b c *grid) there.
+
+    The rotation trick (Fifty et al. 2024, arXiv:2410.06424).
+    """
+    z_q = z_q.detach()
+    here, there = F.normalize(z.detach(), dim=1), F.normalize(z_q, dim=1)
+    between = F.normalize(here + there, dim=1)
+    along = 2 * (z * between).sum(1, keepdim=True) * between
+    moved = z - along + 2 * (z * here).sum(1, keepdim=True) * there
+    norm = z.detach().norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return straight_through(moved * (z_q.norm(dim=1, keepdim=True) / norm), z_q)
 
 
 def _perplexity(counts: Tensor) -> Tensor:
     """exp of the entropy of the usage that counts (k) show: the codes in effective use."""
     p = counts / counts.sum()
     return torch.exp(-(p * torch.log(p + 1e-10)).sum())
-
-
-def sums_per_code(latents: Tensor, indices: Tensor, codebook_size: int) -> Tensor:
-    """Sums (k d) of the latents (n d) that chose each code, over all ranks."""
-    sums = latents.new_zeros(codebook_size, latents.shape[1])
-    return summed_over_ranks(sums.index_add_(0, indices, latents))
-
-
-def _kmeans_step(latents: Tensor, codes: Tensor) -> Tensor:
-    """Move each code to the mean of its latents; one without latents stays."""
-    indices = nearest(latents, codes)
-    counts = summed_over_ranks(torch.bincount(indices, minlength=len(codes))).unsqueeze(-1)
-    means = sums_per_code(latents, indices, len(codes)) / counts.clamp(min=1)
-    return torch.where(counts > 0, means, codes)
-
-
-def _sample(latents: Tensor, count: int) -> Tensor:
-    """Random latents (count d), none twice before all are used, and twins set apart by noise."""
-    order = torch.randperm(len(latents), device=latents.device)
-    picks = latents[order.repeat(-(-count // len(latents)))[:count]]
-    return picks + 0.01 * latents.std(0, correction=0) * torch.randn_like(picks)

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import Quantizer
+from vqtok.quantizers.base import Quantizer, exact_products, widened
 
 
 class ScalarQuantizer(Quantizer):
@@ -69,8 +69,9 @@ class ScalarQuantizer(Quantizer):
 
 
 class _Projection(nn.Linear):
-    """Linear in its input's precision: neither autocast nor a bfloat16 model moves an index."""
+    """Linear in float32 or wider weights: neither autocast nor a bfloat16 model moves an index."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        weight, bias = widened(self.weight), widened(self.bias)
+        with torch.autocast(x.device.type, enabled=False), exact_products():
+            return F.linear(x.to(weight.dtype), weight, bias)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import summed_over_ranks
-from vqtok.quantizers.nearest import NearestCode, sums_per_code
+from vqtok.quantizers.kmeans import sums_per_code
+from vqtok.quantizers.nearest import NearestCode
 
 
 class VectorQuantizer2(NearestCode):
@@ -31,12 +31,21 @@ class VectorQuantizer2(NearestCode):
         *,
         data_start: bool = False,
         revive_after: int = 0,
+        normalize: bool = False,
+        rotate: bool = False,
+        project: bool = False,
     ) -> None:
-        super().__init__(n_e, e_dim, remap, unknown_index, data_start, revive_after)
+        super().__init__(
+            n_e, e_dim, remap, unknown_index, data_start, revive_after, normalize, rotate
+        )
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.sane_index_shape, self.legacy = sane_index_shape, legacy
         self.embedding = nn.Embedding(n_e, e_dim)
         nn.init.uniform_(self.embedding.weight, -1 / n_e, 1 / n_e)
+        self.projection = nn.Linear(e_dim, e_dim, bias=False) if project else None
+        if project:
+            nn.init.eye_(self.projection.weight)
+            self.embedding.weight.requires_grad_(False)
 
     def forward(
         self,
@@ -61,7 +70,10 @@ class VectorQuantizer2(NearestCode):
     @property
     def codebook(self) -> Tensor:
         """The codes (n_e, e_dim)."""
-        return self.embedding.weight
+        codes = self.embedding.weight
+        if self.projection is not None:
+            codes = self.projection(codes)
+        return F.normalize(codes, dim=-1) if self.normalize else codes
 
     def _loss(self, z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
         commitment, codebook = F.mse_loss(z, z_q.detach()), F.mse_loss(z_q, z.detach())
@@ -69,6 +81,8 @@ class VectorQuantizer2(NearestCode):
         return first * commitment + second * codebook, commitment
 
     def _place(self, rows: Tensor, codes: Tensor) -> None:
+        if self.projection is not None:
+            codes = torch.linalg.lstsq(self.projection.weight, codes.T).solution.T
         self.embedding.weight[rows] = codes.to(self.embedding.weight.dtype)
 
 
@@ -135,8 +149,13 @@ class EMAVectorQuantizer(NearestCode):
         *,
         data_start: bool = False,
         revive_after: int = 0,
+        normalize: bool = False,
+        rotate: bool = False,
     ) -> None:
-        super().__init__(n_embed, embedding_dim, remap, unknown_index, data_start, revive_after)
+        super().__init__(
+            *(n_embed, embedding_dim, remap, unknown_index),
+            *(data_start, revive_after, normalize, rotate),
+        )
         self.num_tokens, self.codebook_dim = n_embed, embedding_dim
         self.beta, self.loss_key = beta, loss_key
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
@@ -159,7 +178,8 @@ class EMAVectorQuantizer(NearestCode):
     @property
     def codebook(self) -> Tensor:
         """The codes (n_embed, embedding_dim)."""
-        return self.embedding.weight
+        weight = self.embedding.weight
+        return F.normalize(weight, dim=-1) if self.normalize else weight
 
     @property
     def learns(self) -> bool:
@@ -172,12 +192,10 @@ class EMAVectorQuantizer(NearestCode):
 
     @torch.no_grad()
     def _learn(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
-        sums, counts = sums_per_code(latents, indices, self.num_tokens), summed_over_ranks(counts)
         self.embedding.cluster_size_ema_update(counts)
-        self.embedding.embed_avg_ema_update(sums)
+        self.embedding.embed_avg_ema_update(sums_per_code(latents, indices, self.num_tokens))
         self.embedding.weight_update(self.num_tokens)
-        if self.revive_after:
-            self._revive(latents, counts)
+        super()._learn(latents, indices, counts)
 
     def _place(self, rows: Tensor, codes: Tensor) -> None:
         self.embedding.reset(rows, codes)
