@@ -34,6 +34,7 @@ MAKE = {
     "ema": lambda: EMAVectorQuantizer(100, 8, 0.25),
     "ema revived": lambda: EMAVectorQuantizer(100, 8, 0.25, data_start=True, revive_after=1),
     "gumbel": lambda: GumbelQuantize(8, 8, 100),
+    "gumbel started": lambda: GumbelQuantize(8, 8, 100, data_start=True),
     "lfq": lambda: LFQ(codebook_size=256),
     "lfq projected": lambda: LFQ(dim=8, codebook_size=2**5),
     "lfq twofold": lambda: LFQ(dim=8, codebook_size=2**4, num_codebooks=2),
@@ -363,6 +364,22 @@ def test_data_start_happens_once_and_not_in_eval():
         seen.append(quantizer.codebook.detach().clone())
     changed = [not torch.equal(a, b) for a, b in pairwise(seen)]
     assert changed == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: VectorQuantizer2(100, 8, 0.25, **options),
+        lambda **options: EMAVectorQuantizer(100, 8, 0.25, decay=1.0, **options),
+        lambda **options: GumbelQuantize(8, 8, 100, **options),
+    ],
+    ids=["vq2", "ema", "gumbel"],
+)
+def test_a_codebook_from_elsewhere_is_not_started_over(make):
+    elsewhere, quantizer = make(), make(data_start=True)
+    quantizer.load_state_dict(elsewhere.state_dict())
+    quantizer.quantize(torch.randn(2, 8, 8, 8))
+    torch.testing.assert_close(quantizer.codebook, elsewhere.codebook)
 
 
 def test_data_start_with_fewer_latents_than_codes():

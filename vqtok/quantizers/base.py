@@ -72,12 +72,19 @@ class CodebookQuantizer(Quantizer):
         positions in it. `quantize` and `lookup` always speak of whole-codebook ids.
     unknown_index: the position given to an id outside `used`: "random", "extra" (one more
         position, len(used)) or an integer.
+    data_start: take the first codebook from the first training batch, by k-means; several batches
+        joined make a better one. That it was done is saved with the weights.
     """
 
     used: Tensor | None
 
     def __init__(
-        self, codebook_size: int, dim: int, remap: str | None, unknown_index: str | int
+        self,
+        codebook_size: int,
+        dim: int,
+        remap: str | None,
+        unknown_index: str | int,
+        data_start: bool,
     ) -> None:
         super().__init__()
         if not isinstance(unknown_index, int) and unknown_index not in ("random", "extra"):
@@ -89,6 +96,9 @@ class CodebookQuantizer(Quantizer):
         used = None if remap is None else torch.from_numpy(np.load(remap)).long()
         self.register_buffer("used", used)
         self.re_embed = codebook_size if used is None else len(used) + (unknown_index == "extra")
+        self.data_start = data_start
+        if data_start:
+            self.register_buffer("started", torch.tensor(False))
 
     @property
     @abstractmethod
@@ -129,6 +139,21 @@ class CodebookQuantizer(Quantizer):
         """Turn positions in `used` back into ids; positions past its end become used[0]."""
         used = self._used()
         return used[torch.where(inds < len(used), inds, 0)]
+
+    def _begin(self, latents: Tensor) -> None:
+        """In training, before anything else: start from the latents (n d), but only once."""
+        if self.data_start and not self.started:
+            self._start(latents)
+            self.started.fill_(True)
+
+    @abstractmethod
+    def _start(self, latents: Tensor) -> None:
+        """Take the codebook from latents (n d)."""
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if self.data_start:  # a codebook from elsewhere is not to be started over
+            state.setdefault(f"{prefix}started", torch.tensor(True))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def _used(self) -> Tensor:
         if self.used is None:

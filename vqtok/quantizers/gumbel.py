@@ -26,8 +26,8 @@ class GumbelQuantize(CodebookQuantizer):
     codes in training. use_vqinterface shapes what `forward` returns.
     temp_final, anneal_steps: in training the temperature goes from temp_init to temp_final
         geometrically over so many steps; it is saved with the weights.
-    data_start: take codes and logits from the first training batch, by k-means: the likeliest code
-        is then the nearest. Needs num_hiddens equal to embedding_dim.
+    data_start: see `CodebookQuantizer`; the likeliest code is then the nearest. Needs num_hiddens
+        equal to embedding_dim.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GumbelQuantize(CodebookQuantizer):
     ) -> None:
         if data_start and num_hiddens != embedding_dim:
             raise UsageError("GumbelQuantize data_start needs num_hiddens equal to embedding_dim.")
-        super().__init__(n_embed, embedding_dim, remap, unknown_index)
+        super().__init__(n_embed, embedding_dim, remap, unknown_index, data_start)
         self.num_hiddens, self.embedding_dim, self.n_embed = num_hiddens, embedding_dim, n_embed
         self.straight_through, self.kl_weight = straight_through, kl_weight
         self.use_vqinterface = use_vqinterface
@@ -57,9 +57,6 @@ class GumbelQuantize(CodebookQuantizer):
         self.embed = nn.Embedding(n_embed, embedding_dim)
         self.register_buffer("_temperature", torch.tensor(float(temp_init)))
         self.register_buffer("_step", torch.tensor(0))
-        self.data_start = data_start
-        if data_start:
-            self.register_buffer("started", torch.tensor(False))
 
     def forward(
         self, z: Tensor, temp: float | None = None, return_logits: bool = False
@@ -100,8 +97,8 @@ class GumbelQuantize(CodebookQuantizer):
 
     def _quantize(self, z: Tensor, temp: float | None = None) -> Quantized:
         latents = rearrange(z, "b c ... -> (b ...) c")
-        if self.training and self.data_start and not self.started:
-            self._start(latents)
+        if self.training:
+            self._begin(latents)
         temperature = (
             self._next_temperature() if temp is None else self._temperature.new_tensor(temp)
         )
@@ -137,12 +134,12 @@ class GumbelQuantize(CodebookQuantizer):
     def _start(self, latents: Tensor) -> None:
         """Begin as a mixture of Gaussians about k-means codes, in which each code is as likely."""
         codes = kmeans(latents, self.n_embed)
-        spread = (latents - codes[nearest(latents, codes)]).square().mean()
-        sharpness = 0.5 / mean_over_ranks(spread).clamp(min=1e-6)
+        spread = mean_over_ranks((latents - codes[nearest(latents, codes)]).square().mean())
+        # With hardly more latents than codes it is near zero, and no gradient would get through.
+        sharpness = 0.5 / spread.clamp(min=0.01 * codes.var(correction=0).item() + 1e-6)
         self.embed.weight.copy_(codes)
         self.proj.weight.copy_((2 * sharpness * codes).view_as(self.proj.weight))
         self.proj.bias.copy_(-sharpness * codes.square().sum(-1))
-        self.started.fill_(True)
 
 
 class _Sample(torch.autograd.Function):

@@ -22,7 +22,6 @@ from vqtok.quantizers.search import nearest
 class NearestCode(CodebookQuantizer):
     """Each latent becomes the nearest code of a learned codebook.
 
-    data_start: take the first codebook from the first training batch, by k-means.
     revive_after: replace a code that no latent chose for so many training steps by a random
         latent of the batch; 0 never does.
     """
@@ -38,13 +37,10 @@ class NearestCode(CodebookQuantizer):
         normalize: bool,
         rotate: bool,
     ) -> None:
-        super().__init__(codebook_size, dim, remap, unknown_index)
-        self.data_start, self.revive_after = data_start, revive_after
+        super().__init__(codebook_size, dim, remap, unknown_index, data_start)
+        self.revive_after = revive_after
         self.normalize, self.rotate = normalize, rotate
-        # Saved, so that a resumed run neither starts over nor forgets which codes are dying.
-        if data_start:
-            self.register_buffer("started", torch.tensor(False))
-        if revive_after:
+        if revive_after:  # saved, so that a resumed run knows which codes are dying
             self.register_buffer("age", torch.zeros(codebook_size, dtype=torch.int64))
 
     @property
@@ -55,8 +51,8 @@ class NearestCode(CodebookQuantizer):
     def _quantize(self, z: Tensor) -> Quantized:
         z = F.normalize(z, dim=1) if self.normalize else z
         latents = rearrange(z.detach(), "b c ... -> (b ...) c")
-        if self.learns and self.data_start and not self.started:
-            self._start(latents)
+        if self.learns:
+            self._begin(latents)
         indices = nearest(latents, self.codebook)
         grid = indices.view(len(z), *z.shape[2:])
         z_q = widened(self.lookup(grid))
@@ -94,7 +90,6 @@ class NearestCode(CodebookQuantizer):
     def _start(self, latents: Tensor) -> None:
         rows = torch.arange(self.codebook_size, device=latents.device)
         self._place(rows, kmeans(latents, self.codebook_size))
-        self.started.fill_(True)
 
 
 def rotated(z: Tensor, z_q: Tensor) -> Tensor:

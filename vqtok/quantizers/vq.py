@@ -16,7 +16,7 @@ class VectorQuantizer2(NearestCode):
 
     beta weights the codebook loss where legacy, else (as published) the commitment loss.
     sane_index_shape: `forward` returns indices (b *grid), not flat.
-    remap, unknown_index: see `CodebookQuantizer`; data_start, revive_after: see `NearestCode`.
+    remap, unknown_index, data_start: see `CodebookQuantizer`; the rest: see `NearestCode`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class VectorQuantizer2(NearestCode):
     def _place(self, rows: Tensor, codes: Tensor) -> None:
         if self.projection is not None:
             codes = torch.linalg.lstsq(self.projection.weight, codes.T).solution.T
-        self.embedding.weight[rows] = codes.to(self.embedding.weight.dtype)
+        self.embedding.weight.data[rows] = codes.to(self.embedding.weight.dtype)
 
 
 class EmbeddingEMA(nn.Module):
@@ -133,7 +133,7 @@ class EMAVectorQuantizer(NearestCode):
 
     `.embedding` is an `EmbeddingEMA` of n_embed codes; it moves in training, while its `update`
     is True. Counts and sums are taken over all ranks. loss_key names the loss that `forward`
-    returns. remap, unknown_index: see `CodebookQuantizer`; the last two: see `NearestCode`.
+    returns. remap, unknown_index, data_start: see `CodebookQuantizer`; the rest: see `NearestCode`.
     """
 
     def __init__(
