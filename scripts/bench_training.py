@@ -28,18 +28,8 @@ VARIANTS = {
     "vq2, no data start": ["data_start=false"],
     "vq2, no revival": ["revive_after=0"],
     "vq2, neither": ["data_start=false", "revive_after=0"],
-    "vq2, l2-normalised codes": ["normalize=true"],
-    "vq2, rotation trick": ["rotate=true"],
-    "vq2, projected codebook (SimVQ)": ["project=true"],
-    "vq2, SimVQ, no data start, no revival": [
-        "project=true",
-        "data_start=false",
-        "revive_after=0",
-    ],
     "ema": [],
     "ema, neither": ["data_start=false", "revive_after=0"],
-    "ema, l2-normalised codes": ["normalize=true"],
-    "ema, rotation trick": ["rotate=true"],
     "gumbel": ["codebook_size=4096"],
     "gumbel, no data start": ["codebook_size=4096", "data_start=false"],
     "lfq": ["codebook_size=4096"],
@@ -86,6 +76,8 @@ def main(
     torch.set_flush_denormal(True)
     where, paths = torch.device(device), find(clips)
     validation = [clip.to(where) for clip in held_out(paths)]
+    common = config.load(config.folder() / "fsq.toml", [f"train.steps={steps}", *set_]).train
+    training = Clips([path for i, path in enumerate(paths) if i % 8], common)
     print("| quantizer | PSNR | usage | by chance | perplexity | ms per step |")
     print("|---|---|---|---|---|---|")
     for name, options in VARIANTS.items():
@@ -94,9 +86,8 @@ def main(
         file = config.folder() / f"{name.split(',')[0]}.toml"
         overrides = [*(f"quantizer.{o}" for o in options), f"train.steps={steps}", *set_]
         settings = config.load(file, overrides)
-        training = [path for i, path in enumerate(paths) if i % 8]
         print(name, file=sys.stderr)
-        tokenizer, seconds = train(settings, Clips(training, settings.train), where)
+        tokenizer, seconds = train(settings, training, where)
         quality, counts = [], np.zeros(tokenizer.codebook_size, np.int64)
         for video in validation:
             indices = tokenizer.encode(video)

@@ -30,9 +30,6 @@ class VQ2Settings:
     beta: Weight = 0.25
     data_start: bool = True
     revive_after: Count = 100
-    normalize: bool = False
-    rotate: bool = False
-    project: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,6 @@ class EMASettings:
     decay: Share = 0.99
     data_start: bool = True
     revive_after: Count = 100
-    normalize: bool = False
-    rotate: bool = False
 
 
 @dataclass(frozen=True)

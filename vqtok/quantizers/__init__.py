@@ -35,17 +35,12 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 *(s.codebook_size, s.dim, s.beta),
                 data_start=s.data_start,
                 revive_after=s.revive_after,
-                normalize=s.normalize,
-                rotate=s.rotate,
-                project=s.project,
             )
         case EMASettings() as s:
             return EMAVectorQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
                 data_start=s.data_start,
                 revive_after=s.revive_after,
-                normalize=s.normalize,
-                rotate=s.rotate,
             )
         case GumbelSettings() as s:
             return GumbelQuantize(

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -34,12 +33,9 @@ class NearestCode(CodebookQuantizer):
         unknown_index: str | int,
         data_start: bool,
         revive_after: int,
-        normalize: bool,
-        rotate: bool,
     ) -> None:
         super().__init__(codebook_size, dim, remap, unknown_index, data_start)
         self.revive_after = revive_after
-        self.normalize, self.rotate = normalize, rotate
         if revive_after:  # saved, so that a resumed run knows which codes are dying
             self.register_buffer("age", torch.zeros(codebook_size, dtype=torch.int64))
 
@@ -49,7 +45,6 @@ class NearestCode(CodebookQuantizer):
         return self.training
 
     def _quantize(self, z: Tensor) -> Quantized:
-        z = F.normalize(z, dim=1) if self.normalize else z
         latents = rearrange(z.detach(), "b c ... -> (b ...) c")
         if self.learns:
             self._begin(latents)
@@ -62,8 +57,7 @@ class NearestCode(CodebookQuantizer):
         terms = {"commitment": commitment, "perplexity": _perplexity(counts)}
         if self.learns:
             self._learn(latents, indices, counts)
-        passed = rotated(z, z_q) if self.rotate else straight_through(z, z_q)
-        return Quantized(passed, grid, loss, terms)
+        return Quantized(straight_through(z, z_q), grid, loss, terms)
 
     @abstractmethod
     def _loss(self, z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,20 +84,6 @@ class NearestCode(CodebookQuantizer):
     def _start(self, latents: Tensor) -> None:
         rows = torch.arange(self.codebook_size, device=latents.device)
         self._place(rows, kmeans(latents, self.codebook_size))
-
-
-def rotated(z: Tensor, z_q: Tensor) -> Tensor:
-    """z_q exactly, with the gradient of the rotation and scaling that take z (b c *grid) there.
-
-    The rotation trick (Fifty et al. 2024, arXiv:2410.06424).
-    """
-    z_q = z_q.detach()
-    here, there = F.normalize(z.detach(), dim=1), F.normalize(z_q, dim=1)
-    between = F.normalize(here + there, dim=1)
-    along = 2 * (z * between).sum(1, keepdim=True) * between
-    moved = z - along + 2 * (z * here).sum(1, keepdim=True) * there
-    norm = z.detach().norm(dim=1, keepdim=True).clamp(min=1e-6)
-    return straight_through(moved * (z_q.norm(dim=1, keepdim=True) / norm), z_q)
 
 
 def _perplexity(counts: Tensor) -> Tensor:

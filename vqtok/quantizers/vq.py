@@ -16,7 +16,7 @@ class VectorQuantizer2(NearestCode):
 
     beta weights the codebook loss where legacy, else (as published) the commitment loss.
     sane_index_shape: `forward` returns indices (b *grid), not flat.
-    remap, unknown_index, data_start: see `CodebookQuantizer`; the rest: see `NearestCode`.
+    remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after: see `NearestCode`.
     """
 
     def __init__(
@@ -31,21 +31,12 @@ class VectorQuantizer2(NearestCode):
         *,
         data_start: bool = False,
         revive_after: int = 0,
-        normalize: bool = False,
-        rotate: bool = False,
-        project: bool = False,
     ) -> None:
-        super().__init__(
-            n_e, e_dim, remap, unknown_index, data_start, revive_after, normalize, rotate
-        )
+        super().__init__(n_e, e_dim, remap, unknown_index, data_start, revive_after)
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.sane_index_shape, self.legacy = sane_index_shape, legacy
         self.embedding = nn.Embedding(n_e, e_dim)
         nn.init.uniform_(self.embedding.weight, -1 / n_e, 1 / n_e)
-        self.projection = nn.Linear(e_dim, e_dim, bias=False) if project else None
-        if project:
-            nn.init.eye_(self.projection.weight)
-            self.embedding.weight.requires_grad_(False)
 
     def forward(
         self,
@@ -70,10 +61,7 @@ class VectorQuantizer2(NearestCode):
     @property
     def codebook(self) -> Tensor:
         """The codes (n_e, e_dim)."""
-        codes = self.embedding.weight
-        if self.projection is not None:
-            codes = self.projection(codes)
-        return F.normalize(codes, dim=-1) if self.normalize else codes
+        return self.embedding.weight
 
     def _loss(self, z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
         commitment, codebook = F.mse_loss(z, z_q.detach()), F.mse_loss(z_q, z.detach())
@@ -81,9 +69,7 @@ class VectorQuantizer2(NearestCode):
         return first * commitment + second * codebook, commitment
 
     def _place(self, rows: Tensor, codes: Tensor) -> None:
-        if self.projection is not None:
-            codes = torch.linalg.lstsq(self.projection.weight, codes.T).solution.T
-        self.embedding.weight.data[rows] = codes.to(self.embedding.weight.dtype)
+        self.embedding.weight[rows] = codes.to(self.embedding.weight.dtype)
 
 
 class EmbeddingEMA(nn.Module):
@@ -133,7 +119,8 @@ class EMAVectorQuantizer(NearestCode):
 
     `.embedding` is an `EmbeddingEMA` of n_embed codes; it moves in training, while its `update`
     is True. Counts and sums are taken over all ranks. loss_key names the loss that `forward`
-    returns. remap, unknown_index, data_start: see `CodebookQuantizer`; the rest: see `NearestCode`.
+    returns. remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after:
+    see `NearestCode`.
     """
 
     def __init__(
@@ -149,13 +136,8 @@ class EMAVectorQuantizer(NearestCode):
         *,
         data_start: bool = False,
         revive_after: int = 0,
-        normalize: bool = False,
-        rotate: bool = False,
     ) -> None:
-        super().__init__(
-            *(n_embed, embedding_dim, remap, unknown_index),
-            *(data_start, revive_after, normalize, rotate),
-        )
+        super().__init__(n_embed, embedding_dim, remap, unknown_index, data_start, revive_after)
         self.num_tokens, self.codebook_dim = n_embed, embedding_dim
         self.beta, self.loss_key = beta, loss_key
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
@@ -178,8 +160,7 @@ class EMAVectorQuantizer(NearestCode):
     @property
     def codebook(self) -> Tensor:
         """The codes (n_embed, embedding_dim)."""
-        weight = self.embedding.weight
-        return F.normalize(weight, dim=-1) if self.normalize else weight
+        return self.embedding.weight
 
     @property
     def learns(self) -> bool:
