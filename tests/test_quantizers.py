@@ -459,7 +459,8 @@ def test_gumbel_in_blocks_is_the_formula_with_the_same_noise(straight_through, b
 
     torch.manual_seed(3)
     seed = int(torch.randint(2**62, ()))
-    noise = torch.cat([noise for _, noise in _blocks(z.movedim(1, -1).flatten(0, 2), 24, seed)])
+    latents = z.detach().movedim(1, -1).flatten(0, 2)
+    noise = torch.cat([noise for _, noise in _blocks(latents, 24, seed)])
     logits = quantizer.proj(z).movedim(1, -1)
     noisy = logits + noise.view_as(logits)
     assert torch.equal(out.indices, noisy.argmax(-1))

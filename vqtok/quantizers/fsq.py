@@ -42,7 +42,7 @@ class FSQ(ScalarQuantizer):
         self.scale, self.whitening_weight = scale, whitening_weight
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("_levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("_basis", torch.tensor(basis), persistent=False)
+        self.register_buffer("_basis", torch.tensor(basis, dtype=torch.int32), persistent=False)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return (out, indices): z's shape and dtype; int32 (b *grid) or (b *grid codebooks)."""
@@ -70,7 +70,9 @@ class FSQ(ScalarQuantizer):
 
     def _quantize(self, z: Tensor) -> Quantized:
         z = self._split(z)  # (b *grid codebooks levels)
-        whitening = _distance_from_white(z.flatten(0, -3).flatten(1))
+        whitening = z.new_zeros(())
+        if self.training and self.whitening_weight:
+            whitening = _distance_from_white(z.flatten(0, -3).flatten(1))
         bounded = self.bound(z)
         digits = torch.round(bounded) + self._half  # from 0 to levels - 1
         z_q = straight_through(bounded / self._half, self._scale(digits).to(z.dtype))
@@ -79,7 +81,7 @@ class FSQ(ScalarQuantizer):
         return Quantized(self._join(z_q), indices, self.whitening_weight * whitening, terms)
 
     def _index(self, digits: Tensor) -> Tensor:
-        return (digits.long() * self._basis).sum(-1)
+        return (digits.int() * self._basis).sum(-1)
 
     def _scale(self, digits: Tensor) -> Tensor:
         return (digits.float() - self._half) / self._half  # in float32, as `lookup` gives them

@@ -15,7 +15,7 @@ from vqtok.quantizers.base import CodebookQuantizer, Quantized, mean_over_ranks,
 from vqtok.quantizers.kmeans import kmeans
 from vqtok.quantizers.search import nearest
 
-_BLOCK = 1 << 21  # logits held at once: 8 MiB a tensor
+_BLOCK = 1 << 20  # logits held at once: 4 MiB a tensor
 
 
 class GumbelQuantize(CodebookQuantizer):
@@ -161,27 +161,27 @@ class _Sample(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(z, weight, bias, codes, temperature)
         ctx.seed, ctx.hard = seed, hard
-        blocks = []
-        for rows, noise in _blocks(z, len(codes), seed):
-            logits = torch.addmm(bias, rows, weight.T)
-            kl = _kl_from_uniform(logits)
+        # Made first: small tensors born between large ones would keep the heap from reusing these.
+        z_q, kl = z.new_empty(len(z), codes.shape[1]), z.new_empty(len(z))
+        best = torch.empty(len(z), dtype=torch.int64, device=z.device)
+        for block, noise in _blocks(z, len(codes), seed):
+            logits = torch.addmm(bias, z[block], weight.T)
+            kl[block] = _kl_from_uniform(logits)
             noisy = logits.add_(noise)
-            best = noisy.argmax(-1)
-            z_q = codes[best] if hard else noisy.div_(temperature).softmax(-1) @ codes
-            blocks.append((z_q, best, kl))
-        z_q, best, kl = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+            best[block] = noisy.argmax(-1)
+            if not hard:
+                z_q[block] = noisy.div_(temperature).softmax(-1) @ codes
         ctx.mark_non_differentiable(best)
-        return z_q, best, kl.mean()
+        return codes[best] if hard else z_q, best, kl.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_z_q: Tensor, _: Tensor, grad_kl: Tensor) -> tuple[Any, ...]:
         z, *weights, temperature = ctx.saved_tensors
-        grad_z, sums, start = torch.empty_like(z), [torch.zeros_like(w) for w in weights], 0
-        for rows, noise in _blocks(z, len(weights[-1]), ctx.seed):
-            block = slice(start, start := start + len(rows))
+        grad_z, sums = torch.empty_like(z), [torch.zeros_like(w) for w in weights]
+        for block, noise in _blocks(z, len(weights[-1]), ctx.seed):
             with torch.enable_grad():
-                inputs = [t.detach().requires_grad_() for t in (rows, *weights)]
+                inputs = [t.detach().requires_grad_() for t in (z[block], *weights)]
                 z_q, kl = _relaxed(*inputs, noise, temperature, ctx.hard)
             grads = (grad_z_q[block], (grad_kl / len(z)).expand_as(kl))
             grad_z[block], *rest = torch.autograd.grad((z_q, kl), inputs, grads)
@@ -190,15 +190,17 @@ class _Sample(torch.autograd.Function):
         return grad_z, *sums, None, None, None
 
 
-def _blocks(z: Tensor, k: int, seed: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some rows of z (n c) at a time, with Gumbel noise (rows k) that depends on the seed alone."""
+def _blocks(z: Tensor, k: int, seed: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of z (n c) at a time, and their Gumbel noise (rows k), which the seed decides."""
     generator = None if seed is None else torch.Generator(z.device).manual_seed(seed)
-    for rows in z.split(max(1, _BLOCK // k)):
-        if generator is None:
-            yield rows, z.new_zeros(())
-        else:  # a fifth of the time of exponential_()
-            noise = torch.rand(len(rows), k, generator=generator, device=z.device, dtype=z.dtype)
-            yield rows, noise.log_().neg_().log_().neg_()
+    size = max(1, _BLOCK // k)
+    for start in range(0, len(z), size):
+        block = slice(start, min(start + size, len(z)))
+        noise = z.new_zeros(())
+        if generator is not None:  # a fifth of the time of exponential_()
+            noise = z.new_empty(block.stop - start, k)
+            noise.uniform_(generator=generator).log_().neg_().log_().neg_()
+        yield block, noise
 
 
 def _relaxed(
