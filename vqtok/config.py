@@ -68,7 +68,7 @@ class LFQSettings:
     __pydantic_config__ = strict
     kind: Literal["lfq"] = "lfq"
     codebook_size: Positive = 65536
-    entropy_loss_weight: Weight = 0.02
+    entropy_loss_weight: Weight = 0.1
     commitment_loss_weight: Weight = 0.25
     diversity_gamma: Weight = 1.0
     inv_temperature: Annotated[float, Field(gt=0)] = 1.0
