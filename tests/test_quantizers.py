@@ -369,9 +369,11 @@ def test_data_start_happens_once_and_not_in_eval():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda **options: VectorQuantizer2(100, 8, 0.25, **options),
-        lambda **options: EMAVectorQuantizer(100, 8, 0.25, decay=1.0, **options),
-        lambda **options: GumbelQuantize(8, 8, 100, **options),
+        lambda **start: VectorQuantizer2(100, 8, 0.25, revive_after=5 * len(start), **start),
+        lambda **start: EMAVectorQuantizer(
+            *(100, 8, 0.25), decay=1.0, revive_after=5 * len(start), **start
+        ),
+        lambda **start: GumbelQuantize(8, 8, 100, **start),
     ],
     ids=["vq2", "ema", "gumbel"],
 )
@@ -380,6 +382,33 @@ def test_a_codebook_from_elsewhere_is_not_started_over(make):
     quantizer.load_state_dict(elsewhere.state_dict())
     quantizer.quantize(torch.randn(2, 8, 8, 8))
     torch.testing.assert_close(quantizer.codebook, elsewhere.codebook)
+
+
+def test_weights_of_another_module_are_no_start():
+    both = torch.nn.ModuleDict({"codes": VectorQuantizer2(64, 8, 0.25, data_start=True)})
+    both["layer"] = torch.nn.Linear(2, 2)
+    layer = {f"layer.{k}": v for k, v in torch.nn.Linear(2, 2).state_dict().items()}
+    both.load_state_dict(layer, strict=False)
+    assert not both["codes"].started
+
+
+def test_ema_averages_stay_wide_in_a_narrow_model():
+    quantizer = EMAVectorQuantizer(2, 1, 0.25, decay=0.999).bfloat16()
+    for _ in range(100):
+        quantizer.quantize(torch.zeros(1, 1, 4, 4).bfloat16())
+    sizes = quantizer.embedding.cluster_size
+    assert sizes.min().item() == pytest.approx(0.999**100, rel=1e-4)
+    assert sizes.dtype == torch.float32 and quantizer.codebook.dtype == torch.bfloat16
+    assert quantizer.double().embedding.cluster_size.dtype == torch.float64
+
+
+def test_gumbel_trains_the_codes_it_gave_though_backward_runs_under_autocast():
+    quantizer = GumbelQuantize(8, 8, 1024, kl_weight=0.0)
+    out = quantizer.quantize(torch.randn(4, 8, 16, 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        out.z_q.sum().backward()
+    used = quantizer.codebook.grad.abs().sum(-1).nonzero().flatten()
+    assert torch.equal(used, out.indices.unique())
 
 
 def test_data_start_with_fewer_latents_than_codes():

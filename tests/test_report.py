@@ -97,7 +97,7 @@ def test_the_report_fits_the_screen_and_shows_the_figures(width):
     assert "perplexity" in text
 
 
-@pytest.mark.parametrize("usage, warned", [(0.24, True), (0.26, False)])
+@pytest.mark.parametrize("usage, warned", [(0.12, True), (0.13, False)])
 def test_training_warns_of_a_codebook_that_collapses(usage, warned):
     row = {"loss": 0.5, "psnr": 20, "usage": usage, "usage_by_chance": 0.5, "perplexity": 12.0}
     values = report.training_values(row | {"seconds_per_step": 0.5}, frames=10)

@@ -51,7 +51,8 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     try:
         with torch.device("meta"):  # an edited size must not take memory before it is compared
             shapes = Tokenizer(settings.model, settings.quantizer).state_dict()
-        if {k: v.shape for k, v in shapes.items()} != {k: v.shape for k, v in weights.items()}:
+        # What a file of an older version lacks, loading fills in or refuses.
+        if any(k not in shapes or shapes[k].shape != v.shape for k, v in weights.items()):
             raise VqtokError("the weights do not fit")
         tokenizer = Tokenizer(settings.model, settings.quantizer)
         tokenizer.load_state_dict(weights)

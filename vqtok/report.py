@@ -23,7 +23,7 @@ from vqtok.tokens import Tokens
 BAR = 30  # characters
 BINS = 8  # of the histogram
 SECONDS_BETWEEN_LINES = 10
-HEALTHY = 0.5  # of the usage by chance; real video never uses its codes quite evenly
+HEALTHY = 0.25  # of the usage by chance; real video is far from using its codes evenly
 
 
 @dataclass(frozen=True)
@@ -167,5 +167,5 @@ def training_values(row: dict[str, Any], frames: int) -> dict[str, str]:
         "frames/s": f"{frames / row['seconds_per_step']:.1f}",
     }
     if row["usage"] < HEALTHY * row["usage_by_chance"]:
-        values["warning"] = "the codebook collapses: usage is under half of what chance gives"
+        values["warning"] = "the codebook collapses: usage is under a quarter of what chance gives"
     return values

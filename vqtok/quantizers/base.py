@@ -151,7 +151,8 @@ class CodebookQuantizer(Quantizer):
         """Take the codebook from latents (n d)."""
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        if self.data_start:  # a codebook from elsewhere is not to be started over
+        # A codebook from elsewhere is not to be started over.
+        if self.data_start and any(key.startswith(prefix) for key in state):
             state.setdefault(f"{prefix}started", torch.tensor(True))
         super()._load_from_state_dict(state, prefix, *rest)
 
@@ -175,14 +176,16 @@ def widened(x: Tensor) -> Tensor:
 def exact_products() -> Iterator[None]:
     """Inside, float32 matrix products are computed in float32, not in TensorFloat32 or bfloat16."""
     places = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before = [place.fp32_precision for place in places]
+    fast = [(p, p.fp32_precision) for p in places if p.fp32_precision not in ("none", "ieee")]
     try:
-        for place in places:
+        for place, _ in fast:
             place.fp32_precision = "ieee"
         yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        for place, precision in fast:
+            place.fp32_precision = "none"  # where that already means what it was: inherited
+            if place.fp32_precision != precision:
+                place.fp32_precision = precision
 
 
 def summed_over_ranks(x: Tensor) -> Tensor:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import CodebookQuantizer, Quantized, mean_over_ranks, widened
+from vqtok.quantizers.base import (
+    CodebookQuantizer,
+    Quantized,
+    exact_products,
+    mean_over_ranks,
+    widened,
+)
 from vqtok.quantizers.kmeans import kmeans
 from vqtok.quantizers.search import nearest
 
@@ -72,7 +78,8 @@ class GumbelQuantize(CodebookQuantizer):
         logits = ()
         if return_logits:
             x = widened(z).movedim(1, -1)
-            logits = (F.linear(x, *self._projection(x.dtype)).movedim(-1, 1),)
+            with torch.autocast(z.device.type, enabled=False), exact_products():
+                logits = (F.linear(x, *self._projection(x.dtype)).movedim(-1, 1),)
         return out.z_q, out.loss, last, *logits
 
     @property
@@ -159,8 +166,6 @@ class _Sample(torch.autograd.Function):
         seed: int | None,
         hard: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(z, weight, bias, codes, temperature)
-        ctx.seed, ctx.hard = seed, hard
         # Made first: small tensors born between large ones would keep the heap from reusing these.
         z_q, kl = z.new_empty(len(z), codes.shape[1]), z.new_empty(len(z))
         best = torch.empty(len(z), dtype=torch.int64, device=z.device)
@@ -171,22 +176,28 @@ class _Sample(torch.autograd.Function):
             best[block] = noisy.argmax(-1)
             if not hard:
                 z_q[block] = noisy.div_(temperature).softmax(-1) @ codes
+        if hard:
+            torch.index_select(codes, 0, best, out=z_q)
+        ctx.save_for_backward(z, weight, bias, codes, temperature, best)
+        ctx.seed, ctx.hard = seed, hard
         ctx.mark_non_differentiable(best)
-        return codes[best] if hard else z_q, best, kl.mean()
+        return z_q, best, kl.mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_z_q: Tensor, _: Tensor, grad_kl: Tensor) -> tuple[Any, ...]:
-        z, *weights, temperature = ctx.saved_tensors
+        z, *weights, temperature, best = ctx.saved_tensors
         grad_z, sums = torch.empty_like(z), [torch.zeros_like(w) for w in weights]
-        for block, noise in _blocks(z, len(weights[-1]), ctx.seed):
-            with torch.enable_grad():
-                inputs = [t.detach().requires_grad_() for t in (z[block], *weights)]
-                z_q, kl = _relaxed(*inputs, noise, temperature, ctx.hard)
-            grads = (grad_z_q[block], (grad_kl / len(z)).expand_as(kl))
-            grad_z[block], *rest = torch.autograd.grad((z_q, kl), inputs, grads)
-            for total, grad in zip(sums, rest, strict=True):
-                total.add_(grad)
+        with torch.autocast(z.device.type, enabled=False), exact_products():
+            for block, noise in _blocks(z, len(weights[-1]), ctx.seed):
+                picks = best[block] if ctx.hard else None
+                with torch.enable_grad():
+                    inputs = [t.detach().requires_grad_() for t in (z[block], *weights)]
+                    z_q, kl = _relaxed(*inputs, noise, temperature, picks)
+                grads = (grad_z_q[block], (grad_kl / len(z)).expand_as(kl))
+                grad_z[block], *rest = torch.autograd.grad((z_q, kl), inputs, grads)
+                for total, grad in zip(sums, rest, strict=True):
+                    total.add_(grad)
         return grad_z, *sums, None, None, None
 
 
@@ -210,16 +221,15 @@ def _relaxed(
     codes: Tensor,
     noise: Tensor,
     temperature: Tensor,
-    hard: bool,
+    picks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """z_q (n d), as far as gradients go, and KL (n), for one block."""
+    """z_q (n d), as far as gradients go, and KL (n), for one block; picks: its indices, if hard."""
     logits = torch.addmm(bias, z, weight.T)
-    noisy = logits + noise
-    soft = torch.softmax(noisy / temperature, -1)
-    if not hard:
+    soft = torch.softmax((logits + noise) / temperature, -1)
+    if picks is None:
         return soft @ codes, _kl_from_uniform(logits)
     # One row per position trains its code; the others only steer the logits.
-    return F.embedding(noisy.argmax(-1), codes) + soft @ codes.detach(), _kl_from_uniform(logits)
+    return F.embedding(picks, codes) + soft @ codes.detach(), _kl_from_uniform(logits)
 
 
 def _kl_from_uniform(logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ _STEPS = 8
 
 @torch.no_grad()
 def kmeans(latents: Tensor, codebook_size: int) -> Tensor:
-    """Codes (k d) that lie amid the latents (n d); the same on every rank."""
+    """Codes (k d) amid the latents (n d) of all ranks, the first guess from rank 0's alone."""
     codes = from_rank_zero(sample(latents, codebook_size))
     for _ in range(_STEPS):
         indices = nearest(latents, codes)

@@ -23,7 +23,10 @@ class Return(NamedTuple):
 
 
 class LossBreakdown(NamedTuple):
-    """Unweighted scalars, entropies in nats; 0 in eval."""
+    """Unweighted scalars, entropies in nats; 0 in eval.
+
+    With several ranks, the first and the last are this rank's share: their mean is the mean.
+    """
 
     per_sample_entropy: Tensor
     batch_entropy: Tensor

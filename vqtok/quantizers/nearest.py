@@ -1,6 +1,7 @@
 """Codebooks searched for the nearest code: the step, its first codebook and its dead codes."""
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,7 +23,7 @@ class NearestCode(CodebookQuantizer):
     """Each latent becomes the nearest code of a learned codebook.
 
     revive_after: replace a code that no latent chose for so many training steps by a random
-        latent of the batch; 0 never does.
+        latent of the batch (of rank 0's); 0 never does.
     """
 
     def __init__(
@@ -38,6 +39,11 @@ class NearestCode(CodebookQuantizer):
         self.revive_after = revive_after
         if revive_after:  # saved, so that a resumed run knows which codes are dying
             self.register_buffer("age", torch.zeros(codebook_size, dtype=torch.int64))
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if self.revive_after and any(key.startswith(prefix) for key in state):
+            state.setdefault(f"{prefix}age", torch.zeros_like(self.age))
+        super()._load_from_state_dict(state, prefix, *rest)
 
     @property
     def learns(self) -> bool:

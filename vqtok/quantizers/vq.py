@@ -1,12 +1,14 @@
 """Vector quantization (VQ-VAE, van den Oord et al. 2017, arXiv:1711.00937): by gradient or EMA."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
+from vqtok.quantizers.base import widened
 from vqtok.quantizers.kmeans import sums_per_code
 from vqtok.quantizers.nearest import NearestCode
 
@@ -77,6 +79,7 @@ class EmbeddingEMA(nn.Module):
 
     weight (k d), cluster_size (k) and embed_avg (k d) are buffers: no optimizer sees them. Counts
     start at one (from zero, the first step would blow the codebook up). `update` False freezes it.
+    The averages stay in float32 in a model of a narrower type, which would stop them.
     """
 
     def __init__(
@@ -88,6 +91,15 @@ class EmbeddingEMA(nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("cluster_size", torch.ones(num_tokens))
         self.register_buffer("embed_avg", weight.clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        averages = self.cluster_size, self.embed_avg
+        super()._apply(fn, recurse)
+        for name, before in zip(("cluster_size", "embed_avg"), averages, strict=True):
+            after = getattr(self, name)
+            if after.dtype != widened(after).dtype:
+                setattr(self, name, before.to(after.device))
+        return self
 
     def forward(self, embed_id: Tensor) -> Tensor:
         """Codes (... d) of indices (...)."""
