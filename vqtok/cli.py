@@ -115,7 +115,11 @@ def decode(
     tokens: Annotated[str, typer.Argument(help="A token file; - reads a pipe.")],
     output: Annotated[
         str,
-        typer.Option("-o", "--output", help=".mp4 .mkv .webm .mov or .gif; - for a stream (mkv)."),
+        typer.Option(
+            "-o",
+            "--output",
+            help=".mp4 .mkv .webm .mov or .gif, .png or .jpg of one frame; - for a stream (mkv).",
+        ),
     ],
     tokenizer: TokenizerOption = DEFAULT,
     crf: Annotated[

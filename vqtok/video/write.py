@@ -28,6 +28,10 @@ _CONTAINERS = {
     ".mkv": ("matroska", "h264"),
     ".webm": ("webm", "vp9"),
     ".gif": ("gif", "gif"),
+    # image2 would look for a %d in the name.
+    ".png": ("image2pipe", "png"),
+    ".jpg": ("image2pipe", "jpeg"),
+    ".jpeg": ("image2pipe", "jpeg"),
 }
 # codec: (FFmpeg's encoder, its options)
 _CODECS: dict[str, tuple[str, dict[str, str]]] = {
@@ -36,24 +40,31 @@ _CODECS: dict[str, tuple[str, dict[str, str]]] = {
     "ffv1": ("ffv1", {}),
     "gif": ("gif", {}),
 }
+# The same for the one picture that a file of pictures is.
+_PICTURES: dict[str, tuple[str, dict[str, str]]] = {
+    "png": ("png", {}),
+    "jpeg": ("mjpeg", {"qmin": "2", "qmax": "2"}),
+}
 
 
 class VideoWriter:
     """Write a clip: `with VideoWriter(...) as out: out.write(frames, times)`.
 
-    target: a path ending in .mp4, .mov, .mkv, .webm or .gif, which appears when the block ends
-        without error, or a binary file (a pipe too), which gets a Matroska stream.
+    target: a path ending in .mp4, .mov, .mkv, .webm or .gif, or in .png or .jpg for a clip of one
+        frame, which appears when the block ends without error; or a binary file (a pipe too),
+        which gets a Matroska stream.
     height, width: of the frames, any size.
     fps: frames per second, the average where the rate varies.
     time_base: seconds per tick of the timestamps. mp4 and mov keep every timestamp exactly, mkv
-        and webm to half a millisecond; gif to half a centisecond and always from zero on.
-    pixel_aspect: width over height of a pixel; kept with h264 only.
+        and webm to half a millisecond; gif to half a centisecond and always from zero on; a
+        picture keeps none.
+    pixel_aspect: width over height of a pixel; kept with h264 and in pictures only.
     codec: h264, vp9, ffv1 (lossless, in mkv) or gif; by default what fits the container.
     crf: quality of h264 (default 18) and vp9 (default 24), lower is better.
     audio_from: a video whose sound is copied as it is for the time the frames cover.
 
-    Raises UsageError for a container, codec or crf that does not exist, VqtokError for a sound that
-    is not there or that the container cannot hold.
+    Raises UsageError for a container, codec or crf that does not exist and for a second frame in a
+    picture, VqtokError for a sound that is not there or that the container cannot hold.
     """
 
     def __init__(
@@ -75,7 +86,11 @@ class VideoWriter:
         self._sound: Sound | None = None
         self._format, default = _container(target)
         self._codec = codec or default
-        self._encoder, self._options = _encoder(self._codec, crf)
+        self._picture = default in _PICTURES
+        if self._picture and (codec is not None or audio_from is not None):
+            raise UsageError(f"{target} is a picture: it takes no codec and no sound")
+        self._encoder, self._options = _encoder(self._codec, crf, self._picture)
+        self._given = 0  # frames, so far
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -107,6 +122,12 @@ class VideoWriter:
 
     def write(self, frames: np.ndarray, times: Sequence[int]) -> None:
         """Append uint8 (t h w c) RGB frames with t strictly increasing timestamps in ticks."""
+        self._given += len(frames)
+        if self._picture and self._given > 1:
+            raise UsageError(
+                f"{self._target} holds one frame and there are more: write to .mp4, or to .mkv "
+                "with codec ffv1 to lose nothing"
+            )
         for rgb, time in zip(frames, times, strict=True):
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
             frame.pts, frame.time_base = int(time), self._time_base
@@ -132,7 +153,7 @@ class VideoWriter:
         context = stream.codec_context
         context.time_base = stream.time_base = self._time_base
         context.sample_aspect_ratio = self._pixel_aspect
-        if stream.pix_fmt.startswith("yuv"):
+        if self._codec in ("h264", "vp9"):
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
             context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         self._video = stream
@@ -141,7 +162,10 @@ class VideoWriter:
         try:
             self._container.start_encoding()
         except av.error.ArgumentError as error:
-            raise UsageError(f"{self._format} cannot hold this video: {error.strerror}") from error
+            name, (height, width) = file_name(self._target), self._shape
+            raise UsageError(
+                f"{name} cannot hold frames of {height}x{width}: {error.strerror.lower()}"
+            ) from error
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -168,10 +192,11 @@ def _container(target: Target) -> tuple[str, str]:
     return _CONTAINERS[suffix]
 
 
-def _encoder(codec: str, crf: int | None) -> tuple[str, dict[str, str]]:
-    if codec not in _CODECS:
-        raise UsageError(f"no codec {codec!r}; choose one of {', '.join(_CODECS)}")
-    encoder, options = _CODECS[codec]
+def _encoder(codec: str, crf: int | None, picture: bool) -> tuple[str, dict[str, str]]:
+    codecs = _PICTURES if picture else _CODECS
+    if codec not in codecs:
+        raise UsageError(f"no codec {codec!r}; choose one of {', '.join(codecs)}")
+    encoder, options = codecs[codec]
     if crf is None:
         return encoder, options
     if "crf" not in options:
@@ -185,15 +210,19 @@ def _conversion(
     """The pixel format for a codec and the way RGB frames get there."""
     if codec == "gif":
         return "pal8", _palette(height, width)
-    if codec == "ffv1":
-        return "bgr0", lambda frame: frame.reformat(format="bgr0")
+    if codec in ("ffv1", "png"):
+        pixels = {"ffv1": "bgr0", "png": "rgb24"}[codec]
+        return pixels, lambda frame: frame.reformat(format=pixels)
     # H.264 halves the chroma of even sizes only.
     odd = codec == "h264" and (height % 2 or width % 2)
     pixels = "yuv444p" if odd else "yuv420p"
+    matrix, values = Colorspace.ITU709, ColorRange.MPEG
+    if codec == "jpeg":  # JFIF knows this one colour space
+        pixels, matrix, values = "yuvj444p", Colorspace.ITU601, ColorRange.JPEG
     return pixels, lambda frame: frame.reformat(
         format=pixels,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
+        dst_colorspace=matrix,
+        dst_color_range=values,
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
     )
 
