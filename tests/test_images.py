@@ -1,8 +1,10 @@
-"""Stills: tokens of one frame decode to a picture."""
+"""Stills: every common kind is a clip of one frame, and tokens of one frame decode to a picture."""
 
 import struct
 from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import pattern
@@ -10,10 +12,12 @@ from typer.testing import CliRunner
 
 from vqtok import tokens
 from vqtok.cli import app
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.video import VideoWriter, open_video
 
+STILLS = Path(__file__).parent / "golden" / "stills"  # written by Pillow, all of the same picture
 PICTURE = pattern(1, 32, 48)[0]
+GRAY = np.repeat(PICTURE @ np.array([0.299, 0.587, 0.114]), 3).reshape(PICTURE.shape)
 
 
 def read(path):
@@ -37,6 +41,73 @@ def noise(height, width):
 
 def run(*args):
     return CliRunner().invoke(app, list(map(str, args)))
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("name", "want", "slack", "notes"),
+    [
+        ("alpha.webp", PICTURE, 0, ["alpha dropped"]),
+        ("turned.png", PICTURE, 0, []),
+        ("turned.webp", PICTURE, 3, []),
+        ("palette.png", PICTURE, 4, ["alpha dropped"]),
+        ("progressive.jpg", PICTURE, 3, []),
+        ("cmyk.jpg", PICTURE, 2, []),
+        ("gray.jpg", GRAY, 2, []),
+    ],
+)
+def test_a_still_is_read_as_a_viewer_shows_it(name, want, slack, notes):
+    frame, clip = read(STILLS / name)
+    assert frame.shape == want.shape == (clip.height, clip.width, 3)
+    assert np.abs(frame - want.astype(float)).mean() <= slack
+    assert clip.notes == notes
+
+
+@pytest.mark.parametrize("pixels", ["rgb48be", "rgba64be", "rgba", "gray", "gray16be", "ya8"])
+def test_pngs_of_every_depth(tmp_path, pixels):
+    frame = av.VideoFrame.from_ndarray(PICTURE, format="rgb24").reformat(format=pixels)
+    with av.open(str(tmp_path / "a.png"), "w", format="image2pipe") as container:
+        stream = container.add_stream("png")
+        stream.height, stream.width, stream.pix_fmt = *PICTURE.shape[:2], pixels
+        container.mux([*stream.encode(frame), *stream.encode()])
+    want = PICTURE if pixels.startswith("rgb") else GRAY
+    assert np.abs(read(tmp_path / "a.png")[0] - want.astype(float)).max() <= 2
+
+
+UPRIGHT = {  # by the orientation in EXIF, what turns the stored picture upright
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_photograph_is_upright(tmp_path, orientation):
+    path = tmp_path / "photo.jpg"
+    write(path, PICTURE)
+    entry = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    exif = b"Exif\0\0" + entry
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    frame, want = read(path)[0], UPRIGHT[orientation](PICTURE)
+    assert frame.shape == want.shape
+    assert np.abs(frame - want.astype(float)).mean() < 2
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_still_that_is_cut_short_is_refused(tmp_path, suffix):
+    whole = next(path for path in STILLS.iterdir() if path.suffix == suffix).read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole[: len(whole) * 9 // 10])
+    with pytest.raises(VqtokError, match=f"cut{suffix} holds no frame that can be decoded"):
+        read(path)
 
 
 # Writing
@@ -129,6 +200,15 @@ def test_decode_writes_the_picture_that_lossless_video_holds(tmp_path, shape):
     picture = read(tmp_path / "out.png")[0]
     assert picture.shape == (*shape, 3)
     np.testing.assert_array_equal(picture, read(tmp_path / "out.mkv")[0])
+
+
+@pytest.mark.parametrize("name", ["cmyk.jpg", "turned.webp"])
+def test_a_still_comes_back_as_it_looked(tmp_path, name):
+    file = tmp_path / "t.safetensors"
+    assert run("encode", STILLS / name, "-o", file).exit_code == 0
+    assert run("decode", file, "-o", tmp_path / "out.png").exit_code == 0
+    before, after = read(STILLS / name)[0], read(tmp_path / "out.png")[0]
+    assert np.abs(before - after.astype(float)).mean() < 25
 
 
 def test_tokens_of_many_frames_are_no_picture(make_clip, tmp_path):

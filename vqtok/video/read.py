@@ -76,6 +76,12 @@ class Clip:
         if stream.codec_context is None:
             raise VqtokError(f"{name} uses a video codec that FFmpeg cannot decode")
         stream.thread_type = "AUTO"
+        if stream.codec_context.name == "mjpeg" and container.format.name in (
+            "image2",
+            "jpeg_pipe",
+        ):
+            # A photograph that is cut short would come out grey in part, without a word.
+            stream.codec_context.options = {"err_detect": "explode"}
         self._container, self._stream = container, stream
         # AVI stores no presentation times, and its index calls empty packets keyframes.
         self._avi = container.format.name == "avi"
@@ -145,7 +151,8 @@ class Clip:
         if (frame.height, frame.width) != self._first:
             self._count("{n} frame{s} of another size scaled to the size of the first")
         height, width = self._coded
-        alpha = any(part.is_alpha for part in frame.format.components)
+        layout = frame.format
+        alpha = layout.has_palette or any(part.is_alpha for part in layout.components)
         rgb = frame.to_ndarray(
             format="rgba" if alpha else "rgb24",
             height=height,
