@@ -1,20 +1,25 @@
 """Any video as chunks of RGB frames with their timestamps, the way a player shows them."""
 
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain, pairwise
+from itertools import chain
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
+from av.video.reformatter import ColorTrc, Interpolation
+from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
-from vqtok.video.source import Source, file_name, open_container, seekable
+from vqtok.video.decode import Decoder
+from vqtok.video.source import Source, file_name, open_container
 
 Timed = tuple[VideoFrame, int]
+
+_HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 
 @contextmanager
@@ -29,13 +34,13 @@ def open_video(
 
     size: the short side in pixels; the long side keeps the aspect, rounded to the nearest pixel.
     fps: resample to this constant rate, by the frame that is shown at each instant.
-    start, duration: in seconds after the start of the stream. The frames whose own time lies in
+    start, duration: in seconds after the file begins to play. The frames whose own time lies in
         `start <= time < start + duration` are given, with the timestamps they have in the file.
 
     Raises VqtokError, naming the file and the reason, if there is no frame to give.
     """
     with open_container(source) as container:
-        yield Clip(container, file_name(source), seekable(source), size, fps, start, duration)
+        yield Clip(source, container, size, fps, start, duration)
 
 
 def read_window(source: Source, start: float, frames: int, size: int | None = None) -> np.ndarray:
@@ -56,77 +61,74 @@ class Clip:
     time_base: seconds per tick of a timestamp.
     pixel_aspect: width over height of a pixel.
     duration: of the whole picture in seconds as the header says, None where it says nothing.
-    origin: the timestamp that `start` counts from, in ticks of the file.
-    notes: what a person should hear about lost or repaired frames; complete after reading.
+    origin: the timestamp at which the clip begins to play, in ticks: where the file does, or, after
+        `start`, with the first frame.
     """
 
     def __init__(
         self,
+        source: Source,
         container: InputContainer,
-        name: str,
-        seekable: bool,
         size: int | None,
         fps: Fraction | None,
         start: float,
         duration: float | None,
     ) -> None:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise VqtokError(f"{name} has no video stream")
-        if stream.codec_context is None:
-            raise VqtokError(f"{name} uses a video codec that FFmpeg cannot decode")
-        stream.thread_type = "AUTO"
-        if stream.codec_context.name == "mjpeg" and container.format.name in (
-            "image2",
-            "jpeg_pipe",
-        ):
-            # A photograph that is cut short would come out grey in part, without a word.
-            stream.codec_context.options = {"err_detect": "explode"}
-        self._container, self._stream = container, stream
-        # AVI stores no presentation times, and its index calls empty packets keyframes.
-        self._avi = container.format.name == "avi"
-        self._seekable = seekable and not self._avi
-        self._counts: dict[str, int] = {}
+        self._name, self._decoder = file_name(source), Decoder(source, container)
+        self._remarks: Counter[str] = Counter()
+        self._repairs = 0
+        stream = self._decoder.stream
         self.time_base = stream.time_base
         self.fps = stream.average_rate or stream.guessed_rate or Fraction(25)
-        self.origin = stream.start_time
         self.duration = container.duration and container.duration / av.time_base
         if stream.duration:
             self.duration = float(stream.duration * stream.time_base)
+        if stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it beside the frames
+            self._remarks["alpha dropped"] += 1
+        self.origin = _beginning(container, stream)
         frames = self._window(start, duration)
         first = next(frames, None)
         if first is None:
             asked = " in the time asked for" if start or duration is not None else ""
-            raise VqtokError(f"{name} holds no frame that can be decoded{asked}")
+            raise VqtokError(f"{self._name} holds no frame that can be decoded{asked}")
+        self.origin = first[1] if start else min(self.origin, first[1])
         self._set_shape(first[0], size)
         self._frames = chain([first], frames)
         if fps is not None:
-            self._frames = _resample(self._frames, self.fps, fps, self.time_base)
-            self.fps, self.time_base = Fraction(fps), 1 / Fraction(fps)
+            self._set_rate(Fraction(fps))
 
     def _set_shape(self, first: VideoFrame, size: int | None) -> None:
         height, width = first.height, first.width
         if size is not None:
             short = min(height, width)
             height, width = ((2 * side * size + short) // (2 * short) for side in (height, width))
-        self._coded = max(height, 1), max(width, 1)
+        height, width = max(height, 1), max(width, 1)
         self._first = first.height, first.width
+        # Without these two, swscale's fast path darkens the picture by one or two levels.
+        self._scaler = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+        # At its own size only the chroma is stretched, and straight lines are faster.
+        own = (height, width) == self._first
+        self._scaler |= Interpolation.BILINEAR if own else Interpolation.BICUBIC
         transposed, *_ = _orientation(first)
-        # At its own size a frame is converted by FFmpeg's usual fast path; scaling needs full
-        # chroma, or swscale darkens the picture by two levels.
-        self._scaler = Interpolation.BICUBIC
-        if size is not None:
-            self._scaler |= Interpolation.FULL_CHR_H_INT
-        aspect = self._stream.sample_aspect_ratio or 1
-        self.height, self.width = self._coded[::-1] if transposed else self._coded
+        aspect = self._decoder.stream.sample_aspect_ratio or 1
+        self.height, self.width = (width, height) if transposed else (height, width)
         self.pixel_aspect = Fraction(1, aspect) if transposed else Fraction(aspect)
+
+    def _set_rate(self, fps: Fraction) -> None:
+        self._frames = _resample(self._frames, self.fps, fps, self.time_base)
+        self.origin = round(self.origin * self.time_base * fps)
+        self.fps, self.time_base = fps, 1 / fps
+
+    @property
+    def damage(self) -> list[str]:
+        """What was lost or repaired, in words; complete after reading."""
+        repairs = {"{n} timestamp{s} repaired": self._repairs}
+        return _sentences(self._decoder.damage | repairs)
 
     @property
     def notes(self) -> list[str]:
-        return [
-            text.format(n=count, s="" if count == 1 else "s")
-            for text, count in self._counts.items()
-        ]
+        """What a person should hear: the damage, and what was left out on purpose."""
+        return _sentences(self._remarks) + self.damage
 
     def chunks(self, frames: int) -> Iterator[tuple[np.ndarray, list[int]]]:
         """Yield uint8 (t h w c) RGB and t timestamps, `frames` at a time; the last may be shorter.
@@ -149,82 +151,73 @@ class Clip:
     def _picture(self, frame: VideoFrame) -> np.ndarray:
         """uint8 (h w c) RGB, scaled and the right way up."""
         if (frame.height, frame.width) != self._first:
-            self._count("{n} frame{s} of another size scaled to the size of the first")
-        height, width = self._coded
-        layout = frame.format
-        alpha = layout.has_palette or any(part.is_alpha for part in layout.components)
-        rgb = frame.to_ndarray(
-            format="rgba" if alpha else "rgb24",
-            height=height,
-            width=width,
-            interpolation=self._scaler,
-        )
-        if alpha and rgb[..., 3].min() < 255:
-            self._count("alpha dropped")
+            self._remarks["{n} frame{s} of another size scaled to the size of the first"] += 1
+        if frame.color_trc in _HDR:
+            self._remarks[f"HDR ({_HDR[frame.color_trc]}) not tone-mapped: colours are pale"] += 1
         transposed, vertical, horizontal = _orientation(frame)
+        alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+        rgb = self._convert(frame, "rgba" if alpha else "rgb24", transposed)
+        if alpha and rgb[..., 3].min() < 255:
+            self._remarks["alpha dropped"] += 1
         upright = rgb.swapaxes(0, 1) if transposed else rgb
         return upright[::vertical, ::horizontal, :3]
 
-    def _count(self, note: str) -> None:
-        self._counts[note] = self._counts.get(note, 0) + 1
+    def _convert(self, frame: VideoFrame, format: str, transposed: bool) -> np.ndarray:
+        height, width = (self.width, self.height) if transposed else (self.height, self.width)
+        shape = {"height": height, "width": width}
+        try:
+            return frame.to_ndarray(format=format, interpolation=self._scaler, **shape)
+        except OSError as error:
+            reason = f"FFmpeg cannot turn its colours into RGB (matrix {frame.colorspace})"
+            raise VqtokError(f"{self._name}: {reason}") from error
 
     def _window(self, start: float, duration: float | None) -> Iterator[Timed]:
         first = round(start / self.time_base)
         last = None if duration is None else round((start + duration) / self.time_base)
-        if first and self._seekable and self.origin is not None:
-            # Where seeking fails, decoding from the beginning gives the same frames.
-            with suppress(av.FFmpegError):
-                self._container.seek(self.origin + first, stream=self._stream)
+        zero = self.origin
+        if first and zero is not None:
+            self._decoder.seek(zero + first)
         for frame, time in self._timed():
-            self.origin = time if self.origin is None else self.origin
-            if last is not None and time - self.origin >= last:
+            if zero is None:
+                zero = self.origin = time
+            if last is not None and time - zero >= last:
                 return
-            if time - self.origin >= first:
+            if not first or time - zero >= first:
                 yield frame, time
 
     def _timed(self) -> Iterator[Timed]:
         """Frames with timestamps made strictly increasing."""
         step = max(1, round(1 / (self.fps * self.time_base)))
-        previous = None
-        for frame in self._decoded():
-            # FFmpeg's guess for AVI is wrong where B-frames are packed, but frames come out in the
-            # order of their decoding times (the last few have none).
-            time = frame.dts if self._avi else frame.pts
+        previous, known = None, True
+        for frame in self._decoder.frames():
+            time = self._decoder.time(frame)
             if previous is None:
-                time = max(0, time or 0)
+                known = time is not None
+                if not known:
+                    rate = f"{float(self.fps):.6g}"
+                    self._remarks[f"no timestamps in the file: taken as {rate} frames/s"] += 1
+                time = time or 0
             elif time is None or time <= previous:
+                self._repairs += known and not self._decoder.avi
                 time = previous + step
-                if not self._avi:
-                    self._count("{n} timestamp{s} repaired")
             previous = time
             yield frame, time
 
-    def _decoded(self) -> Iterator[VideoFrame]:
-        if self._stream.metadata.get("alpha_mode") == "1":  # VP8 and VP9 keep it beside the frames
-            self._count("alpha dropped")
-        for packet in self._packets():
-            try:
-                frames = self._stream.decode(packet)
-            except av.FFmpegError:
-                self._count("{n} damaged frame{s} skipped")
-                continue
-            for frame in frames:
-                if frame.is_corrupt:
-                    self._count("{n} frame{s} shown damaged")
-                yield frame
 
-    def _packets(self) -> Iterator[av.Packet | None]:
-        try:
-            for packet, following in pairwise(self._container.demux(self._stream)):
-                # A packet cut short by the end of the file is left out: PyAV gives up emptying the
-                # decoder at the first error, so good frames would be lost with it.
-                if packet.is_corrupt and following.size == 0:
-                    self._count("the file breaks off")
-                else:
-                    yield packet
-        except av.FFmpegError:
-            self._count("the file breaks off")
-        yield None  # empties the decoder
+def _beginning(container: InputContainer, stream: VideoStream) -> int | None:
+    """The timestamp at which a file begins to play, with sound or picture; None if unknown."""
+    if stream.start_time is None:
+        return None
+    sound = container.streams.best("audio", related=stream)
+    starts = [s.start_time * s.time_base for s in (stream, sound) if s and s.start_time is not None]
+    opening = max(0, min(starts))  # sound before zero starts its decoder and is not heard
+    return min(stream.start_time, round(opening / stream.time_base))
+
+
+def _sentences(counts: dict[str, int]) -> list[str]:
+    return [
+        text.format(n=count, s="" if count == 1 else "s") for text, count in counts.items() if count
+    ]
 
 
 def _resample(
