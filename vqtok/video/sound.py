@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from math import ceil
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
+from av.stream import Disposition
 
 from vqtok.errors import VqtokError
 
@@ -14,14 +16,21 @@ from vqtok.errors import VqtokError
 class Sound:
     """Copies packets of sound from `source` to `target` without re-encoding them.
 
-    What sounds before the first or after the last frame written is copied if `source` has no
-    frame there, and left out if it has: then the frames are an excerpt.
+    What sounds before the first or after the last frame written is copied if `source` shows
+    nothing there, and left out if it does: then the frames are an excerpt. Of a source without a
+    video, only what sounds during the frames is copied.
 
+    zero: when the target begins, in seconds of the source.
     period: seconds that a frame is shown.
     """
 
     def __init__(
-        self, source: InputContainer, name: str, target: OutputContainer, period: Fraction
+        self,
+        source: InputContainer,
+        name: str,
+        target: OutputContainer,
+        zero: Fraction,
+        period: Fraction,
     ) -> None:
         stream = source.streams.best("audio")
         if stream is None:
@@ -29,9 +38,12 @@ class Sound:
         codec = stream.codec_context and stream.codec_context.name
         if codec not in target.supported_codecs:
             raise VqtokError(f"{target.format.name} cannot hold {codec} sound; write to .mkv")
-        self._target, self._period = target, period
+        self.codec, self._target, self._period = codec, target, period
         self._stream = target.add_stream_from_template(stream)
-        self._video = source.streams.best("video")
+        video = source.streams.best("video")
+        picture = video is not None and video.disposition & Disposition.attached_pic
+        self._video = None if picture else video
+        self._zero = zero
         self._frame: Fraction | None = None  # seconds, of the last frame written
         self._seen = Fraction(0)  # seconds, of the last frame met in the source
         self._packets = self._read(source, stream)
@@ -48,7 +60,7 @@ class Sound:
 
     def finish(self) -> None:
         """Copy what is left if the last frame written was the last of the source."""
-        if self._frame is None:
+        if self._frame is None or self._video is None:
             return
         rest = []
         while self._packet is not None and self._seen <= self._frame + self._period:
@@ -59,17 +71,26 @@ class Sound:
                 self._copy(packet)
 
     def _beginning(self, first: Fraction) -> Fraction:
-        # Only mp4 and mov hold the packet before zero that AAC begins with; others would move every
-        # timestamp to make room for it.
-        earliest = Fraction(-1) if self._target.format.name in ("mp4", "mov") else Fraction(0)
         video = self._video
         opening = video and video.start_time and video.start_time * video.time_base
-        return first if first > (opening or 0) + self._period else earliest
+        if first > (opening or 0) + self._period:
+            return first
+        # The packets that start a decoder lie before zero, but Matroska holds those of Opus only:
+        # for others it would move every timestamp to make room.
+        early = self._target.format.name in ("mp4", "mov") or self.codec in ("opus", "libopus")
+        return self._zero - early
 
     def _copy(self, packet: av.Packet) -> None:
-        if _seconds(packet) >= self._from:
-            packet.stream = self._stream
-            self._target.mux(packet)
+        if _seconds(packet) < self._from:
+            return
+        parts = ceil(packet.time_base * 10000)  # in AVI a tick is a packet: too coarse a shift
+        tick = packet.time_base / parts
+        shift = round(self._zero / tick)
+        packet.pts = None if packet.pts is None else packet.pts * parts - shift
+        packet.dts = packet.dts * parts - shift
+        packet.duration, packet.time_base = packet.duration * parts, tick
+        packet.stream = self._stream
+        self._target.mux(packet)
 
     def _read(self, source: InputContainer, stream: AudioStream) -> Iterator[av.Packet]:
         """The packets of `stream`, up to where the file breaks off; keeps an eye on the frames."""

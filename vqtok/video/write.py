@@ -35,7 +35,8 @@ _CONTAINERS = {
 }
 # codec: (FFmpeg's encoder, its options)
 _CODECS: dict[str, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"crf": "18", "preset": "medium"}),
+    # swscale puts chroma in the middle of its pixels, and players expect it at the left: chromaloc.
+    "h264": ("libx264", {"crf": "18", "preset": "medium", "x264-params": "chromaloc=1"}),
     "vp9": ("libvpx-vp9", {"crf": "24", "b": "0", "cpu-used": "4", "row-mt": "1"}),
     "ffv1": ("ffv1", {}),
     "gif": ("gif", {}),
@@ -45,6 +46,7 @@ _PICTURES: dict[str, tuple[str, dict[str, str]]] = {
     "png": ("png", {}),
     "jpeg": ("mjpeg", {"qmin": "2", "qmax": "2"}),
 }
+_LARGEST = 65535  # pixels along a side in any of these codecs, and centiseconds in a GIF
 
 
 class VideoWriter:
@@ -56,9 +58,11 @@ class VideoWriter:
     height, width: of the frames, any size.
     fps: frames per second, the average where the rate varies.
     time_base: seconds per tick of the timestamps. mp4 and mov keep every timestamp exactly, mkv
-        and webm to half a millisecond; gif to half a centisecond and always from zero on; a
-        picture keeps none.
-    pixel_aspect: width over height of a pixel; kept with h264 and in pictures only.
+        and webm to half a millisecond; gif to half a centisecond and always from zero on, and
+        frames of more than 50 a second are left out; a picture keeps none.
+    origin: the timestamp that becomes time zero.
+    pixel_aspect: width over height of a pixel; h264 and pictures keep it, for others the frames
+        are stretched until pixels are square, and `notes` says so.
     codec: h264, vp9, ffv1 (lossless, in mkv) or gif; by default what fits the container.
     crf: quality of h264 (default 18) and vp9 (default 24), lower is better.
     audio_from: a video whose sound is copied as it is for the time the frames cover.
@@ -75,14 +79,15 @@ class VideoWriter:
         width: int,
         fps: Fraction,
         time_base: Fraction,
+        origin: int = 0,
         pixel_aspect: Fraction | int = 1,
         codec: str | None = None,
         crf: int | None = None,
         audio_from: Source | None = None,
     ) -> None:
         self._target, self._audio_from = target, audio_from
-        self._shape, self._fps, self._time_base = (height, width), Fraction(fps), time_base
-        self._pixel_aspect = Fraction(pixel_aspect)
+        self._fps, self._time_base, self._origin = Fraction(fps), time_base, origin
+        self._shape, self._pixel_aspect = (height, width), Fraction(pixel_aspect)
         self._sound: Sound | None = None
         self._format, default = _container(target)
         self._codec = codec or default
@@ -91,6 +96,11 @@ class VideoWriter:
             raise UsageError(f"{target} is a picture: it takes no codec and no sound")
         self._encoder, self._options = _encoder(self._codec, crf, self._picture)
         self._given = 0  # frames, so far
+        self._remarks: list[str] = []
+        self._centisecond: int | None = None  # of the last frame of a GIF
+        self._left_out = 0
+        if self._codec != "h264" and not self._picture:
+            self._make_square()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -105,8 +115,8 @@ class VideoWriter:
             self._add_video()
             if self._audio_from is not None:
                 source = stack.enter_context(open_container(self._audio_from))
-                name, period = file_name(self._audio_from), 1 / self._fps
-                self._sound = Sound(source, name, self._container, period)
+                name, zero = file_name(self._audio_from), self._origin * self._time_base
+                self._sound = Sound(source, name, self._container, zero, 1 / self._fps)
             self._write_header()
             stack.push(self._finish)
             self._stack = stack.pop_all()
@@ -129,11 +139,45 @@ class VideoWriter:
                 "with codec ffv1 to lose nothing"
             )
         for rgb, time in zip(frames, times, strict=True):
+            ticks = int(time) - self._origin
+            if self._codec == "gif" and self._too_soon(ticks * self._time_base):
+                continue
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
-            frame.pts, frame.time_base = int(time), self._time_base
+            frame.pts, frame.time_base = ticks, self._time_base
             self._container.mux(self._encoded(frame))
             if self._sound:
-                self._sound.follow(frame.pts * self._time_base)
+                self._sound.follow(int(time) * self._time_base)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should hear; complete after writing."""
+        n = self._left_out
+        crowded = f"{n} frame{'s' * (n > 1)} left out: gif shows each for 0.02 s or more"
+        return self._remarks + [crowded] * (n > 0)
+
+    def _too_soon(self, time: Fraction) -> bool:
+        """Whether to leave a frame out of a GIF: players take less than 0.02 s for a mistake."""
+        now, last = round(100 * time), self._centisecond
+        if last is not None and now > last + _LARGEST:
+            raise VqtokError("gif cannot show a frame for more than 655 s; write to .mp4")
+        if last is not None and now < last + 2:
+            self._left_out += 1
+            return True
+        self._centisecond = now
+        return False
+
+    def _make_square(self) -> None:
+        height, width = self._shape
+        wide, aspect = self._pixel_aspect >= 1, self._pixel_aspect
+        shape = (height, round(width * aspect)) if wide else (round(height / aspect), width)
+        if max(shape) > _LARGEST:
+            raise VqtokError(f"{self._codec} cannot hold frames of {shape[0]}x{shape[1]}")
+        if shape != self._shape:
+            self._remarks.append(
+                f"{self._codec} cannot keep pixels of {aspect.numerator}:{aspect.denominator}: "
+                f"frames stretched from {height}x{width} to {shape[0]}x{shape[1]}"
+            )
+        self._shape, self._pixel_aspect = shape, Fraction(1)
 
     def _exact_ticks(self) -> dict[str, str]:
         if self._format not in ("mp4", "mov"):
@@ -163,8 +207,9 @@ class VideoWriter:
             self._container.start_encoding()
         except av.error.ArgumentError as error:
             name, (height, width) = file_name(self._target), self._shape
+            sound = f" or {self._sound.codec} sound" if self._sound else ""
             raise UsageError(
-                f"{name} cannot hold frames of {height}x{width}: {error.strerror.lower()}"
+                f"{name} cannot hold frames of {height}x{width}{sound}: {error.strerror.lower()}"
             ) from error
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -175,12 +220,15 @@ class VideoWriter:
 
     def _encoded(self, frame: VideoFrame | None) -> list[av.Packet]:
         try:
-            return self._video.encode(frame)
+            packets = self._video.encode(frame)
         except av.FFmpegError as error:  # libx264 looks at the size with the first frame only
             height, width = self._shape
             raise VqtokError(
                 f"{self._codec} cannot hold frames of {height}x{width}: {error.strerror}"
             ) from error
+        for packet in packets:  # without a duration, players leave out the last frame
+            packet.duration = max(1, round(1 / (self._fps * self._time_base)))
+        return packets
 
 
 def _container(target: Target) -> tuple[str, str]:
@@ -208,11 +256,14 @@ def _conversion(
     codec: str, height: int, width: int
 ) -> tuple[str, Callable[[VideoFrame], VideoFrame]]:
     """The pixel format for a codec and the way RGB frames get there."""
+    size = {"height": height, "width": width}
+    bicubic = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
     if codec == "gif":
-        return "pal8", _palette(height, width)
+        dither = _palette(height, width)
+        return "pal8", lambda frame: dither(frame.reformat(**size, interpolation=bicubic))
     if codec in ("ffv1", "png"):
         pixels = {"ffv1": "bgr0", "png": "rgb24"}[codec]
-        return pixels, lambda frame: frame.reformat(format=pixels)
+        return pixels, lambda frame: frame.reformat(format=pixels, **size, interpolation=bicubic)
     # H.264 halves the chroma of even sizes only.
     odd = codec == "h264" and (height % 2 or width % 2)
     pixels = "yuv444p" if odd else "yuv420p"
@@ -223,7 +274,8 @@ def _conversion(
         format=pixels,
         dst_colorspace=matrix,
         dst_color_range=values,
-        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+        interpolation=bicubic,
+        **size,
     )
 
 
