@@ -63,6 +63,9 @@ DtypeOption = Annotated[
     typer.Option(help="float32 or bfloat16 [default: bfloat16 where it is fast]."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Fail if frames are damaged or timestamps broken.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 
 
@@ -79,6 +82,7 @@ def encode(
     fps: Annotated[str | None, typer.Option(help="Frame rate, such as 24 or 30000/1001.")] = None,
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
+    strict: StrictOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     force: ForceOption = False,
@@ -101,13 +105,14 @@ def encode(
         total = round(min(left, duration or left) * float(video.fps)) or None
         with progress(quiet, "encoding", total) as advance:
             result = pipeline.encode_clip(video, model, advance)
-        notes = video.notes
+    if strict and video.damage:
+        raise VqtokError(f"{clip}: {', '.join(video.damage)} (without --strict it goes on)")
     if output in (None, "-"):
         sys.stdout.buffer.write(tokens.to_bytes(result))
         sys.stdout.buffer.flush()
     else:
         tokens.write(output, result)
-    say(quiet, *notes, encode_summary(clip, result, time.perf_counter() - begin))
+    say(quiet, *video.notes, encode_summary(clip, result, time.perf_counter() - begin))
 
 
 @app.command()
@@ -148,10 +153,11 @@ def decode(
     begin = time.perf_counter()
     target = sys.stdout.buffer if output == "-" else Path(output)
     with progress(quiet, "decoding", content.frames) as advance:
-        pipeline.decode_clip(content, model, target, advance, codec, crf, audio_from)
+        notes = pipeline.decode_clip(content, model, target, advance, codec, crf, audio_from)
     speed = content.frames / (time.perf_counter() - begin)
     say(
         quiet,
+        *notes,
         f"{output}: {content.frames} frames of {content.height}x{content.width} "
         f"at {float(content.fps):.6g} frames/s, decoded at {speed:.1f} frames/s",
     )

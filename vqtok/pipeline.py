@@ -79,6 +79,7 @@ def encode_clip(clip: Clip, tokenizer: Tokenizer, progress: Progress) -> Tokens:
         quantizer=tokenizer.kind,
         stride=tokenizer.stride,
         model=tokenizer.fingerprint,
+        origin=clip.origin,
     )
 
 
@@ -90,8 +91,11 @@ def decode_clip(
     codec: str | None = None,
     crf: int | None = None,
     audio_from: str | os.PathLike[str] | None = None,
-) -> None:
-    """Write the video that tokens stand for. Raises VqtokError for tokens of another tokenizer."""
+) -> list[str]:
+    """Write the video that tokens stand for; give what a person should hear about it.
+
+    Raises VqtokError for tokens of another tokenizer.
+    """
     theirs = tokens.model, tokens.quantizer, tokens.stride, tokens.codebook_size
     ours = tokenizer.fingerprint, tokenizer.kind, tokenizer.stride, tokenizer.codebook_size
     if theirs != ours:
@@ -101,7 +105,8 @@ def decode_clip(
             f"{tokenizer.fingerprint[:12]})"
         )
     shape = {"height": tokens.height, "width": tokens.width, "pixel_aspect": tokens.pixel_aspect}
-    rate = {"fps": tokens.fps, "time_base": tokens.time_base}
+    origin = min(tokens.origin, tokens.timestamps[0])
+    rate = {"fps": tokens.fps, "time_base": tokens.time_base, "origin": origin}
     with VideoWriter(target, **shape, **rate, codec=codec, crf=crf, audio_from=audio_from) as out:
         done = 0
         starts = range(0, len(tokens.indices), CHUNK)
@@ -111,6 +116,7 @@ def decode_clip(
             out.write(frames, tokens.timestamps[done : done + len(frames)])
             done += len(frames)
             progress(len(frames))
+    return out.notes
 
 
 def to_frames(video: Tensor) -> np.ndarray:

@@ -3,7 +3,8 @@
 Metadata, all strings: format and version; frames, height, width of the clip; fps, time_base and
 pixel_aspect as fractions like 30000/1001; codebook_size, quantizer, stride as 4x8x8 (time x height
 x width) and model, the SHA-256 of the weights. Timestamps that are `start + i * step` are these two
-numbers; others are an int64 tensor `timestamps` (t).
+numbers; others are an int64 tensor `timestamps` (t). origin, 0 if it is not there, is the timestamp
+at which playing begins.
 """
 
 import json
@@ -39,6 +40,7 @@ class Tokens:
     pixel_aspect: width over height of a pixel.
     quantizer: its kind, such as fsq; stride: (time, height, width) of one index.
     model: SHA-256 of the tokenizer's weights, in hex.
+    origin: the timestamp at which playing begins: time zero of the decoded video.
     """
 
     indices: np.ndarray
@@ -53,6 +55,7 @@ class Tokens:
     quantizer: str
     stride: tuple[int, int, int]
     model: str
+    origin: int = 0
 
 
 def to_bytes(tokens: Tokens) -> bytes:
@@ -116,6 +119,7 @@ def _parse(metadata: dict[str, str], tensors: dict[str, np.ndarray], name: str) 
             quantizer=metadata["quantizer"],
             stride=tuple(int(side) for side in metadata["stride"].split("x")),
             model=metadata["model"],
+            origin=int(metadata.get("origin", 0)),
             **fields,
         )
     except KeyError as error:
@@ -161,7 +165,10 @@ def _check(tokens: Tokens, name: str) -> None:
             f"an index is not in a codebook of {tokens.codebook_size}",
         ),
         (lambda: len(times) != tokens.frames, "there is not one timestamp for each frame"),
-        (lambda: max(abs(times[0]), abs(times[-1])) >= 2**62, "a timestamp is out of range"),
+        (
+            lambda: max(map(abs, (times[0], times[-1], tokens.origin))) >= 2**62,
+            "a timestamp is out of range",
+        ),
         (lambda: (np.diff(np.asarray(times)) <= 0).any(), "the timestamps do not increase"),
     )
     for wrong, what in problems:
@@ -199,6 +206,7 @@ def _metadata(tokens: Tokens) -> dict[str, str]:
         | {key: str(getattr(tokens, key)) for key in whole}
         | {key: f"{x.numerator}/{x.denominator}" for key, x in fractions.items()}
         | {"stride": "x".join(map(str, tokens.stride))}
+        | ({"origin": str(tokens.origin)} if tokens.origin else {})
     )
 
 
