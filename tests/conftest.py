@@ -13,9 +13,9 @@ CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffmpeg is not installed")
 
 
-def clip_files(folder):
-    """Parameters for a test of every file in a folder of the real clips."""
-    files = sorted((CLIPS / folder).glob("*"))
+def clip_files(folder, *names):
+    """Parameters for a test of every file, or those named, in a folder of the real clips."""
+    files = [f for f in sorted((CLIPS / folder).glob("*")) if not names or f.name in names]
     absent = pytest.param(None, marks=pytest.mark.skip(reason=f"no clips in {CLIPS / folder}"))
     return [pytest.param(file, id=file.name) for file in files] or [absent]
 
@@ -41,9 +41,12 @@ def pattern(frames=17, height=64, width=96):
 
 def write_clip(path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=None, rotation=0):
     """Write uint8 (t h w c), RGB or RGBA, with PyAV alone; `times` in ms, `rotation` in degrees."""
-    with av.open(str(path), "w") as container:
+    as_is = {"avoid_negative_ts": "disabled"}
+    with av.open(str(path), "w", container_options=as_is if times else {}) as container:
         stream = container.add_stream(codec, Fraction(fps))
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
         for t, pixels in enumerate(frames):

@@ -76,7 +76,7 @@ class Clip:
     ) -> None:
         self._name, self._decoder = file_name(source), Decoder(source, container)
         self._remarks: Counter[str] = Counter()
-        self._repairs = 0
+        self._repairs, self._clocked = 0, False  # timestamps; whether there are any
         stream = self._decoder.stream
         self.time_base = stream.time_base
         self.fps = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -122,13 +122,15 @@ class Clip:
     @property
     def damage(self) -> list[str]:
         """What was lost or repaired, in words; complete after reading."""
-        repairs = {"{n} timestamp{s} repaired": self._repairs}
+        repairs = {"{n} timestamp{s} repaired": self._repairs * self._clocked}
         return _sentences(self._decoder.damage | repairs)
 
     @property
     def notes(self) -> list[str]:
-        """What a person should hear: the damage, and what was left out on purpose."""
-        return _sentences(self._remarks) + self.damage
+        """What a person should hear: what was left out on purpose, and the damage."""
+        rate = f"no timestamps in the file: taken as {float(self.fps):.6g} frames/s"
+        timeless = bool(self._repairs) and not self._clocked
+        return _sentences(self._remarks | {rate: timeless}) + self.damage
 
     def chunks(self, frames: int) -> Iterator[tuple[np.ndarray, list[int]]]:
         """Yield uint8 (t h w c) RGB and t timestamps, `frames` at a time; the last may be shorter.
@@ -188,18 +190,13 @@ class Clip:
     def _timed(self) -> Iterator[Timed]:
         """Frames with timestamps made strictly increasing."""
         step = max(1, round(1 / (self.fps * self.time_base)))
-        previous, known = None, True
+        previous = None
         for frame in self._decoder.frames():
             time = self._decoder.time(frame)
-            if previous is None:
-                known = time is not None
-                if not known:
-                    rate = f"{float(self.fps):.6g}"
-                    self._remarks[f"no timestamps in the file: taken as {rate} frames/s"] += 1
-                time = time or 0
-            elif time is None or time <= previous:
-                self._repairs += known and not self._decoder.avi
-                time = previous + step
+            self._clocked |= time is not None
+            if time is None or (previous is not None and time <= previous):
+                self._repairs += not self._decoder.avi
+                time = 0 if previous is None else previous + step
             previous = time
             yield frame, time
 
