@@ -59,6 +59,8 @@ def edited(**changes):
         {"timestamps": [-3 + 2 * i for i in range(9)]},
         {"indices": SAMPLE.indices[:1], "frames": 1, "timestamps": [7]},
         {"indices": np.stack([SAMPLE.indices] * 2, -1)},
+        {"origin": 40},
+        {"origin": -3, "timestamps": [-3 + 2 * i for i in range(9)]},
         {"indices": SAMPLE.indices[:2], "frames": 2, "timestamps": [0, 5]},
     ],
 )
@@ -88,6 +90,13 @@ def test_even_timestamps_take_no_room():
     assert "timestamps" not in parts(token_file.to_bytes(SAMPLE))[0]
     varying = token_file.to_bytes(replace(SAMPLE, timestamps=VARYING))
     assert parts(varying)[0]["timestamps"]["shape"] == [9]
+
+
+def test_an_origin_is_written_only_where_playing_begins_later():
+    assert "origin" not in parts(token_file.to_bytes(SAMPLE))[0]["__metadata__"]
+    moved = token_file.to_bytes(replace(SAMPLE, origin=40))
+    assert parts(moved)[0]["__metadata__"]["origin"] == "40"
+    assert token_file.read(io.BytesIO(edited())).origin == 0
 
 
 def test_same_tokens_same_bytes_for_ever():
@@ -140,6 +149,8 @@ def test_every_cut_is_noticed(tmp_path):
         ({"fps": "-30/1"}, "a rate"),
         ({"time_base": "0/1"}, "a rate"),
         ({"step": "0"}, "edited"),
+        ({"origin": "soon"}, "edited"),
+        ({"origin": str(2**62)}, "a timestamp"),
         ({"step": "-5"}, "do not increase"),
         ({"stride": "4x8"}, "stride"),
         ({"stride": "4x8x0"}, "stride"),

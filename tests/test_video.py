@@ -166,7 +166,7 @@ def test_alpha_is_dropped_with_a_note(tmp_path):
 
 def test_an_image_is_a_clip_of_one_frame(tmp_path):
     rgb = pattern(1)[0]
-    av.VideoFrame.from_ndarray(rgb, format="rgb24").save(tmp_path / "still.png")
+    av.VideoFrame.from_ndarray(rgb, format="rgb24").save(str(tmp_path / "still.png"))
     frames, times, clip = read(tmp_path / "still.png")
     np.testing.assert_array_equal(frames[0], rgb)
     assert times == [0] and clip.notes == []
