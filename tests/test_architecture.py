@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "config": BASE,
     "layers": BASE,
     "terminal": set(),
+    "threads": set(),
     "video": BASE,
     "tokens": BASE,
     "quantizers": BASE | {"config"},
@@ -26,8 +27,8 @@ MAY_IMPORT = {
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
     "report": BASE | {"config", "metrics", "tokens"},
-    "pipeline": BASE | {"checkpoint", "tokenizer", "tokens", "video"},
-    "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "tokenizer"},
+    "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
+    "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
     "cli": BASE | {"metrics", "pipeline", "report", "runs", "terminal", "tokens", "train", "video"},
 }
 

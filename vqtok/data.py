@@ -1,12 +1,8 @@
 """Videos and stills to random training clips; the same step of a run always sees the same clips."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -162,18 +158,3 @@ def moving_waves(rng: np.random.Generator, frames: int, side: int) -> np.ndarray
     inside = (abs(y - top) < side * reach[0]) & (abs(x - left) < side * reach[1])
     video[inside] = rng.uniform(0, 1, 3)
     return (video.clip(0, 1) * 255).astype(np.uint8)
-
-
-@contextmanager
-def ahead(clips: Clips | Procedural, step: int) -> Iterator[Iterator[Tensor]]:
-    """The batches from `step` on, each made in a thread while the model works on the one before."""
-
-    def batches() -> Iterator[Tensor]:
-        for following in count(step + 1):
-            ready.append(pool.submit(clips.batch, following))
-            yield ready.popleft().result()
-
-    with ThreadPoolExecutor(1) as pool:
-        ready = deque([pool.submit(clips.batch, step)])
-        yield batches()
-        pool.shutdown(cancel_futures=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vqtok import checkpoint
 from vqtok.errors import UsageError, VqtokError
+from vqtok.threads import ahead, behind
 from vqtok.tokenizer import CHUNK, Tokenizer
 from vqtok.tokens import Tokens, index_dtype
 from vqtok.video import Clip, VideoWriter
@@ -59,13 +60,14 @@ def encode_clip(clip: Clip, tokenizer: Tokenizer, progress: Progress) -> Tokens:
     times: list[int] = []
 
     def chunks() -> Iterator[Tensor]:
-        for frames, stamps in clip.chunks(CHUNK * tokenizer.stride[0]):
+        for frames, stamps in read:
             times.extend(stamps)
             yield torch.from_numpy(frames).movedim(-1, 0)[None]  # (1 c t h w)
             progress(len(stamps))
 
     small = index_dtype(tokenizer.codebook_size)
-    parts = [part[0].cpu().numpy().astype(small) for part in tokenizer.encode_stream(chunks())]
+    with ahead(clip.chunks(CHUNK * tokenizer.stride[0])) as read:
+        parts = [part[0].cpu().numpy().astype(small) for part in tokenizer.encode_stream(chunks())]
     return Tokens(
         indices=np.concatenate(parts),
         frames=len(times),
@@ -107,13 +109,16 @@ def decode_clip(
     shape = {"height": tokens.height, "width": tokens.width, "pixel_aspect": tokens.pixel_aspect}
     origin = min(tokens.origin, tokens.timestamps[0])
     rate = {"fps": tokens.fps, "time_base": tokens.time_base, "origin": origin}
-    with VideoWriter(target, **shape, **rate, codec=codec, crf=crf, audio_from=audio_from) as out:
+    with (
+        VideoWriter(target, **shape, **rate, codec=codec, crf=crf, audio_from=audio_from) as out,
+        behind(out.write) as write,
+    ):
         done = 0
         starts = range(0, len(tokens.indices), CHUNK)
         parts = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
         for video in tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts):
             frames = to_frames(video)[: tokens.frames - done, : tokens.height, : tokens.width]
-            out.write(frames, tokens.timestamps[done : done + len(frames)])
+            write(frames, tokens.timestamps[done : done + len(frames)])
             done += len(frames)
             progress(len(frames))
     return out.notes

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from torch.optim import AdamW, Optimizer
 
 from vqtok import checkpoint
 from vqtok.config import TrainSettings
-from vqtok.data import Clips, Procedural, ahead
+from vqtok.data import Clips, Procedural
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
 from vqtok.metrics import codebook_use, psnr
 from vqtok.runs import STATE, Run
+from vqtok.threads import ahead
 from vqtok.tokenizer import Tokenizer
 
 LOG_EVERY = 10  # steps
@@ -62,7 +64,7 @@ def train(
         tokenizer.start(torch.cat([clips.batch(step) for step in range(START_BATCHES)]).to(device))
     run.write()
     log = Log(run.folder / "metrics.jsonl", tokenizer.codebook_size, first, show)
-    with stopping() as stopped, ahead(clips, first) as batches:
+    with stopping() as stopped, ahead(map(clips.batch, count(first))) as batches:
         for step in range(first, steps):
             video = next(batches).to(device)
             values, indices = train_step(tokenizer, optimizer, video, settings.train, step)

@@ -1,0 +1,116 @@
+"""Whole commands against their parts: does reading, the model and writing overlap?
+
+    python scripts/bench_pipeline.py CLIPS... [--size 256] [--duration 5] [--rounds 3]
+
+For each clip, the time of `encode` as a whole beside reading alone and the model alone, and of
+`decode` beside writing alone; the last column is the whole over the slower part (1 is the limit,
+where the parts do not share processors). Medians of interleaved rounds; loading the model and
+starting Python are not counted.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+
+from vqtok import DEFAULT
+from vqtok.pipeline import decode_clip, encode_clip, load_tokenizer
+from vqtok.tokenizer import CHUNK, Tokenizer
+from vqtok.tokens import Tokens
+from vqtok.video import VideoWriter, open_video
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def parts_of_encode(
+    path: Path, model: Tokenizer, size: int | None, duration: float
+) -> dict[str, Callable[[], object]]:
+    """Reading, the model, and both."""
+
+    def read() -> list[np.ndarray]:
+        with open_video(path, size=size, duration=duration) as clip:
+            return [frames for frames, _ in clip.chunks(CHUNK * model.stride[0])]
+
+    def whole() -> Tokens:
+        with open_video(path, size=size, duration=duration) as clip:
+            return encode_clip(clip, model, lambda _: None)
+
+    chunks = [torch.from_numpy(frames).movedim(-1, 0)[None] for frames in read()]
+    return {"read": read, "model": lambda: list(model.encode_stream(chunks)), "whole": whole}
+
+
+def parts_of_decode(
+    tokens: Tokens, model: Tokenizer, folder: Path
+) -> dict[str, Callable[[], object]]:
+    """The model, writing, and both."""
+    indices = torch.from_numpy(tokens.indices.astype(np.int64))[None]
+    frames = np.concatenate(
+        [
+            video[0].movedim(0, -1).mul(255).byte().numpy()
+            for video in (part.cpu() for part in model.decode_stream([indices]))
+        ]
+    )[: tokens.frames, : tokens.height, : tokens.width]
+
+    def write() -> None:
+        shape = {"height": tokens.height, "width": tokens.width}
+        with VideoWriter(
+            folder / "a.mp4", **shape, fps=tokens.fps, time_base=tokens.time_base
+        ) as out:
+            out.write(frames, tokens.timestamps)
+
+    return {
+        "write": write,
+        "model": lambda: list(model.decode_stream([indices])),
+        "whole": lambda: decode_clip(tokens, model, folder / "b.mp4", lambda _: None),
+    }
+
+
+def measure(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each part."""
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, work in parts.items():
+            times[name].append(seconds(work))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main(
+    clips: list[Path],
+    tokenizer: str = DEFAULT,
+    size: int | None = None,
+    duration: float = 5.0,
+    rounds: int = 3,
+    device: str = "auto",
+) -> None:
+    model = load_tokenizer(tokenizer, device, None)
+    print("| clip | | reading or writing | model | whole | whole / slower part |")
+    print("|---|---|---|---|---|---|")
+    for path in clips:
+        with open_video(path, size=size, duration=duration) as clip:
+            tokens = encode_clip(clip, model, lambda _: None)
+        with tempfile.TemporaryDirectory() as folder:
+            kinds = {
+                "encode": parts_of_encode(path, model, size, duration),
+                "decode": parts_of_decode(tokens, model, Path(folder)),
+            }
+            for kind, parts in kinds.items():
+                file, model_alone, whole = measure(parts, rounds).values()
+                speeds = " | ".join(
+                    f"{tokens.frames / t:.0f} frames/s" for t in (file, model_alone, whole)
+                )
+                ratio = whole / max(file, model_alone)
+                name = f"{path.name} {tokens.height}x{tokens.width}"
+                print(f"| {name} | {kind} | {speeds} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,129 @@
+"""Many clips at once: what is to do, several at a time, and what went wrong with which."""
+
+import glob
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import replacing
+
+FAILURES = "failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to read, and the file that is made from it."""
+
+    source: Path
+    target: Path
+
+
+def is_many(sources: Sequence[str], output: str | None) -> bool:
+    """Whether these are many clips and an output folder, not one clip and its file."""
+    several = len(sources) > 1 or Path(sources[0]).is_dir() or _is_pattern(sources[0])
+    return several or (output is not None and Path(output).is_dir())
+
+
+def jobs(
+    sources: Iterable[str], folder: Path, suffixes: Iterable[str], rename: Callable[[str], str]
+) -> list[Job]:
+    """What is to do for files, folders (all in them that ends in `suffixes`) and patterns like **.
+
+    Targets lie in `folder` as the sources lie in the folder, or in that of the pattern, given.
+    rename: the name of a source's target.
+    Raises UsageError when there is nothing to do, or two sources have the same target.
+    """
+    found: dict[Path, Path] = {}
+    for root, path in _files(sources, set(suffixes)):
+        target = folder / path.relative_to(root).with_name(rename(path.name))
+        if found.setdefault(target, path).resolve() != path.resolve():
+            raise UsageError(f"{found[target]} and {path} would both become {target}")
+    if not found:
+        raise UsageError(f"nothing to do in {', '.join(sources)}")
+    return [Job(source, target) for target, source in sorted(found.items())]
+
+
+def _files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Path]]:
+    """Each file, with the folder that its place in the tree counts from."""
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            root, files = path, path.rglob("*")
+        elif _is_pattern(source):
+            fixed = source[: min(source.find(c) for c in "*?[" if c in source)]
+            root = Path(fixed if fixed.endswith("/") else Path(fixed).parent)
+            files = (Path(name) for name in glob.glob(source, recursive=True))
+        elif path.exists():
+            yield path.parent, path
+            continue
+        else:
+            raise UsageError(f"{source}: no such file or folder")
+        yield from (
+            (root, file)
+            for file in sorted(files)
+            if file.is_file() and file.suffix.lower() in suffixes and file.name[0] != "."
+        )
+
+
+def _is_pattern(source: str) -> bool:
+    return glob.has_magic(source) and not Path(source).exists()
+
+
+class Stopped(BaseException):
+    """Raised in the thread of a clip when the whole is interrupted."""
+
+
+def run(
+    todo: Sequence[Job],
+    folder: Path,
+    workers: int,
+    work: Callable[[Job, Callable[[int], None]], None],
+    begin: Callable[[Job], Callable[[int], None]],
+) -> None:
+    """Do the jobs, so many at a time; list those that fail in `folder`/failures.jsonl and go on.
+
+    work: does a job, and tells its second argument how far it is.
+    begin: is told of a job that begins, and gives what is told how far it is.
+    Raises VqtokError at the end when any failed.
+    """
+    failures: list[dict[str, str]] = []
+    stop = False
+
+    def one(job: Job) -> None:
+        advance = begin(job)
+
+        def going(done: int) -> None:
+            if stop:
+                raise Stopped
+            advance(done)
+
+        try:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            work(job, going)
+        except (VqtokError, OSError) as error:
+            failures.append({"source": str(job.source), "reason": str(error)})
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: set[Future[None]] = set()
+        try:
+            for job in todo:
+                if len(waiting) == workers:
+                    finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                waiting.add(pool.submit(one, job))
+            for future in waiting:
+                future.result()
+        finally:
+            stop = True
+    (folder / FAILURES).unlink(missing_ok=True)
+    if failures:
+        with replacing(folder / FAILURES) as temporary:
+            lines = sorted(json.dumps(failure) for failure in failures)
+            temporary.write_text("".join(line + "\n" for line in lines))
+        raise VqtokError(
+            f"{len(failures)} of {len(todo)} failed: {folder / FAILURES} says which and why"
+        )
