@@ -13,6 +13,8 @@ MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
     "files": {"errors"},
+    "batch": {"errors", "files"},
+    "options": {"errors", "files"},
     "metrics": set(),
     "config": BASE,
     "layers": BASE,
@@ -29,7 +31,9 @@ MAY_IMPORT = {
     "report": BASE | {"config", "metrics", "tokens"},
     "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
     "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
-    "cli": BASE | {"metrics", "pipeline", "report", "runs", "terminal", "tokens", "train", "video"},
+    "commands": BASE | {"batch", "metrics", "pipeline", "terminal", "tokenizer", "tokens", "video"},
+    "cli": BASE
+    | {"batch", "commands", "options", "pipeline", "report", "runs", "terminal", "tokens", "train"},
 }
 
 

@@ -3,7 +3,7 @@
 import glob
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,22 +28,27 @@ def is_many(sources: Sequence[str], output: str | None) -> bool:
 
 
 def jobs(
-    sources: Iterable[str], folder: Path, suffixes: Iterable[str], rename: Callable[[str], str]
+    sources: Sequence[str],
+    folder: Path,
+    suffixes: set[str],
+    rename: Callable[[str], str],
+    again: bool,
 ) -> list[Job]:
     """What is to do for files, folders (all in them that ends in `suffixes`) and patterns like **.
 
     Targets lie in `folder` as the sources lie in the folder, or in that of the pattern, given.
-    rename: the name of a source's target.
+    rename: gives the name of a source's target. again: also where the target is there already.
     Raises UsageError when there is nothing to do, or two sources have the same target.
     """
     found: dict[Path, Path] = {}
-    for root, path in _files(sources, set(suffixes)):
+    for root, path in _files(sources, suffixes):
         target = folder / path.relative_to(root).with_name(rename(path.name))
         if found.setdefault(target, path).resolve() != path.resolve():
             raise UsageError(f"{found[target]} and {path} would both become {target}")
     if not found:
         raise UsageError(f"nothing to do in {', '.join(sources)}")
-    return [Job(source, target) for target, source in sorted(found.items())]
+    new = (t for t in sorted(found) if again or not t.exists())
+    return [Job(found[target], target) for target in new]
 
 
 def _files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Path]]:
@@ -53,19 +58,17 @@ def _files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, P
         if path.is_dir():
             root, files = path, path.rglob("*")
         elif _is_pattern(source):
-            fixed = source[: min(source.find(c) for c in "*?[" if c in source)]
-            root = Path(fixed if fixed.endswith("/") else Path(fixed).parent)
-            files = (Path(name) for name in glob.glob(source, recursive=True))
+            fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+            root = Path(*path.parts[:fixed])
+            files = root.glob("/".join(path.parts[fixed:]))
         elif path.exists():
             yield path.parent, path
             continue
         else:
             raise UsageError(f"{source}: no such file or folder")
-        yield from (
-            (root, file)
-            for file in sorted(files)
-            if file.is_file() and file.suffix.lower() in suffixes and file.name[0] != "."
-        )
+        for file in sorted(files):
+            if file.is_file() and file.suffix.lower() in suffixes and file.name[0] != ".":
+                yield root, file
 
 
 def _is_pattern(source: str) -> bool:
@@ -73,49 +76,41 @@ def _is_pattern(source: str) -> bool:
 
 
 class Stopped(BaseException):
-    """Raised in the thread of a clip when the whole is interrupted."""
+    """Raised in a job's thread when the whole is interrupted."""
 
 
 def run(
     todo: Sequence[Job],
     folder: Path,
     workers: int,
-    work: Callable[[Job, Callable[[int], None]], None],
-    begin: Callable[[Job], Callable[[int], None]],
+    work: Callable[[Job, Callable[[], None]], None],
+    done: Callable[[], None],
 ) -> None:
-    """Do the jobs, so many at a time; list those that fail in `folder`/failures.jsonl and go on.
+    """Do the jobs, so many at a time; those that fail are listed in `folder`/failures.jsonl.
 
-    work: does a job, and tells its second argument how far it is.
-    begin: is told of a job that begins, and gives what is told how far it is.
+    work: does a job, and calls its second argument now and then, which ends it if all is to stop.
+    done: is called after each job.
     Raises VqtokError at the end when any failed.
     """
     failures: list[dict[str, str]] = []
     stop = False
 
+    def check() -> None:
+        if stop:
+            raise Stopped
+
     def one(job: Job) -> None:
-        advance = begin(job)
-
-        def going(done: int) -> None:
-            if stop:
-                raise Stopped
-            advance(done)
-
+        check()
+        job.target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            work(job, going)
+            work(job, check)
         except (VqtokError, OSError) as error:
             failures.append({"source": str(job.source), "reason": str(error)})
+        done()
 
     with ThreadPoolExecutor(workers) as pool:
-        waiting: set[Future[None]] = set()
         try:
-            for job in todo:
-                if len(waiting) == workers:
-                    finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        future.result()
-                waiting.add(pool.submit(one, job))
-            for future in waiting:
+            for future in [pool.submit(one, job) for job in todo]:
                 future.result()
         finally:
             stop = True

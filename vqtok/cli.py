@@ -2,19 +2,30 @@
 
 import json
 import sys
-import time
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from vqtok import DEFAULT
+from vqtok import DEFAULT, batch
 from vqtok.errors import UsageError, VqtokError
-
-if TYPE_CHECKING:
-    from vqtok.tokens import Tokens
+from vqtok.files import EXTENSIONS
+from vqtok.options import (
+    DeviceOption,
+    DtypeOption,
+    ForceOption,
+    JobsOption,
+    QuietOption,
+    StrictOption,
+    TokenizerOption,
+    check_dtype,
+    check_folder,
+    check_output,
+    frame_rate,
+    video_name,
+)
 
 # Whatever is slow to import (torch, av, rich) is imported inside the commands: --help stays fast.
 
@@ -54,26 +65,15 @@ app = typer.Typer(
     help="A video tokenizer: any video to a grid of integers, and back.",
 )
 
-TokenizerOption = Annotated[
-    str, typer.Option("--tokenizer", help="A file made by `vqtok train`, or a bundled name.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option(help="float32 or bfloat16 [default: bfloat16 where it is fast]."),
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
-StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Fail if frames are damaged or timestamps broken.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-
 
 @app.command()
 def encode(
-    clip: Annotated[str, typer.Argument(help="A video or an image; - reads a pipe.")],
+    clips: Annotated[
+        list[str], typer.Argument(help="A video or an image, - for a pipe; or many, or folders.")
+    ],
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="Token file [default: stdout].")
+        str | None,
+        typer.Option("-o", "--output", help="Token file, a folder for many [default: stdout]."),
     ] = None,
     tokenizer: TokenizerOption = DEFAULT,
     size: Annotated[
@@ -83,47 +83,45 @@ def encode(
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
     strict: StrictOption = False,
+    jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn a video into tokens: vqtok encode clip.mp4 > tokens.safetensors"""
+    """Turn videos into tokens: vqtok encode clip.mp4 > tokens.safetensors"""
     rate = frame_rate(fps)
-    check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
     check_dtype(dtype)
-
-    from vqtok import pipeline, tokens
-    from vqtok.terminal import progress, say
-    from vqtok.video import open_video
-
-    model = pipeline.load_tokenizer(tokenizer, device, dtype)
-    begin = time.perf_counter()
-    source = sys.stdin.buffer if clip == "-" else clip
-    with open_video(source, size=size, fps=rate, start=start, duration=duration) as video:
-        left = max(0.0, (video.duration or 0) - start)
-        total = round(min(left, duration or left) * float(video.fps)) or None
-        with progress(quiet, "encoding", total) as advance:
-            result = pipeline.encode_clip(video, model, advance)
-    if strict and video.damage:
-        raise VqtokError(f"{clip}: {', '.join(video.damage)} (without --strict it goes on)")
-    if output in (None, "-"):
-        sys.stdout.buffer.write(tokens.to_bytes(result))
-        sys.stdout.buffer.flush()
+    many = batch.is_many(clips, output)
+    if many:
+        folder = check_folder(output)
+        todo = batch.jobs(clips, folder, EXTENSIONS, "{}.safetensors".format, force)
     else:
-        tokens.write(output, result)
-    say(quiet, *video.notes, encode_summary(clip, result, time.perf_counter() - begin))
+        check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
+
+    from vqtok.commands import Reading, encode_many, encode_one
+    from vqtok.pipeline import load_tokenizer
+
+    model = load_tokenizer(tokenizer, device, dtype)
+    how = Reading(size, rate, start, duration, strict)
+    if many:
+        encode_many(todo, folder, model, how, jobs, quiet)
+    else:
+        encode_one(clips[0], output, model, how, quiet)
 
 
 @app.command()
 def decode(
-    tokens: Annotated[str, typer.Argument(help="A token file; - reads a pipe.")],
+    tokens: Annotated[
+        list[str], typer.Argument(help="A token file, - for a pipe; or many, or folders.")
+    ],
     output: Annotated[
         str,
         typer.Option(
             "-o",
             "--output",
-            help=".mp4 .mkv .webm .mov or .gif, .png or .jpg of one frame; - for a stream (mkv).",
+            help=".mp4 .mkv .webm .mov or .gif, .png or .jpg of one frame; - for a stream (mkv); "
+            "a folder for many.",
         ),
     ],
     tokenizer: TokenizerOption = DEFAULT,
@@ -134,33 +132,32 @@ def decode(
     audio_from: Annotated[
         Path | None, typer.Option(help="Copy the sound of this video over.")
     ] = None,
+    jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Turn tokens back into a video: vqtok decode tokens.safetensors -o clip.mp4"""
-    check_output(output, force, "redirect it or give -o FILE")
+    """Turn tokens back into videos: vqtok decode tokens.safetensors -o clip.mp4"""
     check_dtype(dtype)
+    many = batch.is_many(tokens, output)
+    if many:
+        folder = check_folder(output)
+        if audio_from is not None:
+            raise UsageError("--audio-from is for one clip: decode the files one by one")
+        todo = batch.jobs(tokens, folder, {".safetensors"}, video_name, force)
+    else:
+        check_output(output, force, "redirect it or give -o FILE")
 
-    from vqtok import pipeline
-    from vqtok import tokens as token_file
-    from vqtok.terminal import progress, say
+    from vqtok.commands import Writing, decode_many, decode_one
+    from vqtok.pipeline import load_tokenizer
 
-    source = sys.stdin.buffer if tokens == "-" else tokens
-    content = token_file.read(source)
-    model = pipeline.load_tokenizer(tokenizer, device, dtype)
-    begin = time.perf_counter()
-    target = sys.stdout.buffer if output == "-" else Path(output)
-    with progress(quiet, "decoding", content.frames) as advance:
-        notes = pipeline.decode_clip(content, model, target, advance, codec, crf, audio_from)
-    speed = content.frames / (time.perf_counter() - begin)
-    say(
-        quiet,
-        *notes,
-        f"{output}: {content.frames} frames of {content.height}x{content.width} "
-        f"at {float(content.fps):.6g} frames/s, decoded at {speed:.1f} frames/s",
-    )
+    load = partial(load_tokenizer, tokenizer, device, dtype)
+    how = Writing(codec, crf, audio_from)
+    if many:
+        decode_many(todo, folder, load(), how, jobs, quiet)
+    else:
+        decode_one(tokens[0], output, load, how, quiet)
 
 
 @app.command()
@@ -238,48 +235,6 @@ def stats(
         from rich.console import Console
 
         Console().print(summary.tables())
-
-
-def frame_rate(text: str | None) -> Fraction | None:
-    """What --fps says; UsageError if it is no positive number."""
-    try:
-        rate = None if text is None else Fraction(text).limit_denominator(1_000_000)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate is not None and not 0 < rate <= 1000:
-        raise UsageError(f"--fps {text}: write a number up to 1000, such as 24 or 30000/1001")
-    return rate
-
-
-def check_dtype(name: str | None) -> None:
-    """UsageError if --dtype names another type than the two there are."""
-    if name not in (None, "float32", "bfloat16"):
-        raise UsageError(f"--dtype {name}: must be float32 or bfloat16")
-
-
-def check_output(output: str | None, force: bool, instead: str) -> None:
-    """UsageError if data would go to a terminal or over a file that is already there."""
-    if output in (None, "-"):
-        if sys.stdout.isatty():
-            raise UsageError(f"this would print binary data to your terminal: {instead}")
-    elif Path(output).exists() and not force:
-        raise UsageError(f"{output} exists: --force overwrites it")
-    elif not Path(output).parent.is_dir():
-        raise UsageError(f"{Path(output).parent}: no such folder")
-
-
-def encode_summary(clip: str, tokens: "Tokens", elapsed: float) -> str:
-    """One line on what went in and what came out."""
-    from vqtok.metrics import bits_per_pixel
-
-    pixels = tokens.frames * tokens.height * tokens.width
-    bits = bits_per_pixel(tokens.indices.size, tokens.codebook_size, pixels)
-    return (
-        f"{clip}: {tokens.frames} frames of {tokens.height}x{tokens.width} at "
-        f"{float(tokens.fps):.6g} frames/s -> {'x'.join(map(str, tokens.indices.shape))} tokens of "
-        f"{tokens.codebook_size:,}, {bits:.4f} bits per pixel, encoded at "
-        f"{tokens.frames / elapsed:.1f} frames/s"
-    )
 
 
 def main() -> None:

@@ -11,12 +11,9 @@ from torch import Tensor
 
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
+from vqtok.files import EXTENSIONS
 from vqtok.video import open_video, read_window
 
-EXTENSIONS = {
-    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ts", ".flv", ".mpg", ".ogv"),
-    *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
-}
 FASTEST_PAN = 3  # pixels per frame over a still
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Which files are videos, and files that appear whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vqtok.errors import UsageError
+
+# What is taken for a video or a still in a folder; a file that is named may end in anything.
+EXTENSIONS = {
+    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ts", ".flv", ".mpg", ".ogv"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+}
+
+WRITABLE = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
 
 
 @contextmanager

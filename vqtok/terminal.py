@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,3 +28,44 @@ def progress(quiet: bool, what: str, frames: int | None) -> Iterator[Callable[[i
     with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=frames)
         yield lambda done: bar.advance(task, done)
+
+
+class Bars:
+    """A bar for many clips, and one for each that is being worked on, on a terminal's stderr."""
+
+    def __init__(self, quiet: bool, what: str, clips: int) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        self._screen = console(quiet)
+        self._bar = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=self._screen,
+            disable=not self._screen.is_terminal,
+            transient=True,
+        )
+        self._whole = self._bar.add_task(what, total=clips)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    @contextmanager
+    def clip(self, name: str, frames: int | None) -> Iterator[Callable[[int], None]]:
+        """A clip's own bar; gives the function that moves it on by so many frames."""
+        task = self._bar.add_task(name, total=frames)
+        try:
+            yield lambda done: self._bar.advance(task, done)
+        finally:
+            self._bar.remove_task(task)
+
+    def done(self) -> None:
+        """Move the bar of the whole on by a clip."""
+        self._bar.advance(self._whole)
+
+    def say(self, *lines: str) -> None:
+        """Print lines above the bars."""
+        for line in lines:
+            self._screen.print(line, soft_wrap=True, markup=False)
