@@ -52,6 +52,7 @@ UNEVENLY_TIMED = (
 )
 ALONE = ["turned_90.mov", "turned_180.mov", "turned_-90.mov", "uneven.mkv", "uneven.mp4"]
 TAGS = ("range", "space", "transfer", "primaries")
+FINE = 4  # crf: at the usual one, x264 moves the mean of so small a picture by up to 2
 FIRST = 6  # frames that are looked at; all are counted
 
 
@@ -116,12 +117,13 @@ def test_every_frame_is_read(source):
 
 @every_clip
 def test_what_comes_back_is_what_went_in(source, tmp_path):
-    tokens, said = through(source, tmp_path / "back.mp4", crf=10, duration=0.15)
+    crf = None if source.parent.name == "dev" else FINE
+    tokens, said = through(source, tmp_path / "back.mp4", crf=crf, duration=0.15)
     before, after = ffmpeg_frames(source, tokens.frames), ffmpeg_frames(tmp_path / "back.mp4", 99)
     assert after.shape == before.shape
     assert mean_difference(before, after) < 1
-    assert seconds(tmp_path / "back.mp4") == played(tokens)
-    stream, _ = ffprobe(tmp_path / "back.mp4")
+    stream, times = ffprobe(tmp_path / "back.mp4")
+    assert seconds(stream, times) == played(tokens)
     assert [stream[f"color_{tag}"] for tag in TAGS] == ["tv", "bt709", "bt709", "bt709"]
     shape = ffprobe(source, 1)[0].get("sample_aspect_ratio", "1:1")
     assert stream["sample_aspect_ratio"] == shape.replace("0:1", "1:1")
@@ -132,7 +134,7 @@ def test_what_comes_back_is_what_went_in(source, tmp_path):
 @pytest.mark.parametrize("path", clip_files("dev", *UNEVENLY_TIMED))
 def test_every_time_of_a_whole_clip_comes_back(path, suffix, tmp_path):
     tokens, _ = through(path, tmp_path / f"back{suffix}", size=16)
-    found = seconds(tmp_path / f"back{suffix}")
+    found = seconds(*ffprobe(tmp_path / f"back{suffix}"))
     tick = 0 if suffix == ".mp4" else Fraction(1, 1000)
     assert max(abs(a - b) for a, b in zip(found, played(tokens), strict=True)) <= tick / 2
 
@@ -144,12 +146,12 @@ def test_every_time_of_a_whole_clip_comes_back(path, suffix, tmp_path):
 def test_in_every_container(source, target, tmp_path):
     target = tmp_path / target
     codec = "ffv1" if target.stem == "ffv1" else None
-    crf = None if codec or target.suffix == ".gif" else 10
+    crf = None if codec or target.suffix == ".gif" else FINE
     tokens, said = through(source, target, codec=codec, crf=crf)
     tick = {".mov": 0, ".gif": Fraction(1, 100)}.get(target.suffix, Fraction(1, 1000))
-    errors = [abs(a - b) for a, b in zip(seconds(target), played(tokens), strict=True)]
+    stream, times = ffprobe(target)
+    errors = [abs(a - b) for a, b in zip(seconds(stream, times), played(tokens), strict=True)]
     assert max(errors) <= tick / 2
-    stream, _ = ffprobe(target)
     aspect = Fraction(stream.get("sample_aspect_ratio", "1:1").replace(":", "/"))
     assert stream["width"] * aspect / stream["height"] == pytest.approx(
         tokens.width * float(tokens.pixel_aspect) / tokens.height, rel=0.01
@@ -167,7 +169,7 @@ def test_in_every_container(source, target, tmp_path):
 def test_an_excerpt_begins_at_once(folder, tmp_path, suffix, fps):
     source = make(folder / "plain.mkv", X264)
     tokens, _ = through(source, tmp_path / f"part{suffix}", start=0.16, fps=fps)
-    found = seconds(tmp_path / f"part{suffix}")
+    found = seconds(*ffprobe(tmp_path / f"part{suffix}"))
     assert found[0] == 0 and len(found) == tokens.frames == (6 if fps is None else 8)
     tick = Fraction(1, 100 if suffix == ".gif" else 1000)
     assert max(abs(a - b) for a, b in zip(found, played(tokens), strict=True)) <= tick / 2
@@ -178,7 +180,7 @@ def test_what_begins_late_begins_at_zero_and_tokens_keep_its_times(folder, tmp_p
     tokens, _ = through(source, tmp_path / "back.mp4")
     assert list(tokens.timestamps) == ffprobe(source)[1]
     assert tokens.timestamps[0] == tokens.origin > 36000 * 90000
-    assert seconds(tmp_path / "back.mp4") == [Fraction(t, 25) for t in range(10)]
+    assert seconds(*ffprobe(tmp_path / "back.mp4")) == [Fraction(t, 25) for t in range(10)]
 
 
 def test_times_before_zero_keep_their_distances(tmp_path):
@@ -186,7 +188,7 @@ def test_times_before_zero_keep_their_distances(tmp_path):
     source = write_clip(tmp_path / "early.webm", smooth(), times=times, codec="libvpx-vp9")
     assert read(source)[1] == ffprobe(source)[1] == times
     tokens, _ = through(source, tmp_path / "back.mp4")
-    assert seconds(tmp_path / "back.mp4") == [Fraction(time + 2, 1000) for time in times]
+    assert seconds(*ffprobe(tmp_path / "back.mp4")) == [Fraction(time + 2, 1000) for time in times]
     assert list(tokens.timestamps) == times
 
 
@@ -194,7 +196,7 @@ def test_tokens_without_an_origin_begin_at_tick_zero(tmp_path):
     shape = {"height": 64, "width": 96, "fps": 25, "time_base": Fraction(1, 25)}
     with VideoWriter(tmp_path / "out.mp4", **shape) as out:
         out.write(smooth(), range(50, 60))
-    assert seconds(tmp_path / "out.mp4") == [Fraction(t, 25) for t in range(50, 60)]
+    assert seconds(*ffprobe(tmp_path / "out.mp4")) == [Fraction(t, 25) for t in range(50, 60)]
 
 
 # What cannot be kept is said
@@ -249,7 +251,7 @@ def test_a_gif_shows_no_frame_for_less_than_two_centiseconds(tmp_path):
     shape = {"height": 64, "width": 96, "fps": 60, "time_base": Fraction(1, 60)}
     with VideoWriter(tmp_path / "out.gif", **shape) as out:
         out.write(pattern(60), range(60))
-    shown = seconds(tmp_path / "out.gif")
+    shown = seconds(*ffprobe(tmp_path / "out.gif"))
     assert min(np.diff(shown)) >= Fraction(2, 100) and max(shown) > Fraction(95, 100)
     assert out.notes == [f"{60 - len(shown)} frames left out: gif shows each for 0.02 s or more"]
     with pytest.raises(VqtokError, match="655 s"), VideoWriter(tmp_path / "b.gif", **shape) as out:
@@ -260,4 +262,4 @@ def test_the_last_frame_is_not_lost_where_a_tick_is_longer_than_a_frame(tmp_path
     shape = {"height": 64, "width": 96, "fps": 240, "time_base": Fraction(1, 25)}
     with VideoWriter(tmp_path / "out.mp4", **shape) as out:
         out.write(smooth(), range(10))
-    assert seconds(tmp_path / "out.mp4") == [Fraction(t, 25) for t in range(10)]
+    assert seconds(*ffprobe(tmp_path / "out.mp4")) == [Fraction(t, 25) for t in range(10)]

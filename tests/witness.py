@@ -59,9 +59,8 @@ def ffprobe(path, limit=None):
     return found["streams"][0], times[:limit]
 
 
-def seconds(path):
-    """When each frame of a file is shown, as ffprobe tells."""
-    stream, times = ffprobe(path)
+def seconds(stream, times):
+    """When each frame is shown, from what ffprobe gave."""
     return [time * Fraction(stream["time_base"]) for time in times]
 
 
