@@ -71,7 +71,7 @@ def encode_many(
 
     with Bars(quiet, "encoding", len(todo)) as bars:
         batch.run(todo, folder, workers, work, bars.done)
-    say(quiet, f"{folder}: {len(todo)} clips encoded")
+    say(quiet, f"{folder}: {len(todo)} clips encoded" if todo else "nothing left to do")
 
 
 def decode_one(
@@ -105,7 +105,7 @@ def decode_many(
 
     with Bars(quiet, "decoding", len(todo)) as bars:
         batch.run(todo, folder, workers, work, bars.done)
-    say(quiet, f"{folder}: {len(todo)} clips decoded")
+    say(quiet, f"{folder}: {len(todo)} clips decoded" if todo else "nothing left to do")
 
 
 def _encode(
