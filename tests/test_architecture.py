@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "report": BASE | {"config", "metrics", "tokens"},
     "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
     "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
-    "commands": BASE | {"batch", "metrics", "pipeline", "terminal", "tokenizer", "tokens", "video"},
+    "commands": BASE
+    | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
     "cli": BASE
     | {"batch", "commands", "options", "pipeline", "report", "runs", "terminal", "tokens", "train"},
 }

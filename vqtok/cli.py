@@ -83,6 +83,9 @@ def encode(
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
     strict: StrictOption = False,
+    keep_partial: Annotated[
+        bool, typer.Option("--keep-partial", help="On Ctrl-C, keep what is encoded of a clip.")
+    ] = False,
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
@@ -103,7 +106,7 @@ def encode(
     from vqtok.pipeline import load_tokenizer
 
     model = load_tokenizer(tokenizer, device, dtype)
-    how = Reading(size, rate, start, duration, strict)
+    how = Reading(size, rate, start, duration, strict, keep_partial)
     if many:
         encode_many(todo, folder, model, how, jobs, quiet)
     else:

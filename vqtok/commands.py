@@ -3,10 +3,11 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from vqtok.batch import Job
 from vqtok.errors import VqtokError
 from vqtok.metrics import bits_per_pixel
 from vqtok.terminal import Bars, progress, say
+from vqtok.threads import stopping
 from vqtok.tokenizer import Tokenizer
 from vqtok.tokens import Tokens
 from vqtok.video import open_video
@@ -32,6 +34,7 @@ class Reading:
     start: float
     duration: float | None
     strict: bool
+    keep_partial: bool  # on Ctrl-C, of one clip
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ def encode_one(clip: str, output: str | None, model: Tokenizer, how: Reading, qu
     """Encode a clip (- is stdin) to a token file or stdout, and say so."""
     begin = time.perf_counter()
     source = sys.stdin.buffer if clip == "-" else clip
-    result, notes = _encode(source, clip, model, how, lambda n: progress(quiet, "encoding", n))
-    if output in (None, "-"):
-        sys.stdout.buffer.write(tokens.to_bytes(result))
-        sys.stdout.buffer.flush()
-    else:
-        tokens.write(output, result)
+    with stopping() if how.keep_partial else nullcontext(lambda: False) as stopped:
+        bar = partial(progress, quiet, "encoding")
+        result, notes = _encode(source, clip, model, how, bar, stopped)
+        tokens.write(sys.stdout.buffer if output in (None, "-") else output, result)
     say(quiet, *notes, f"{clip}: {_encoded(result, time.perf_counter() - begin)}")
+    if stopped():
+        raise KeyboardInterrupt
 
 
 def encode_many(
@@ -81,7 +84,7 @@ def decode_one(
     content = tokens.read(sys.stdin.buffer if name == "-" else name)
     model, begin = load(), time.perf_counter()
     target = sys.stdout.buffer if output == "-" else Path(output)
-    notes = _decode(content, target, model, how, lambda n: progress(quiet, "decoding", n))
+    notes = _decode(content, target, model, how, partial(progress, quiet, "decoding"))
     speed = content.frames / (time.perf_counter() - begin)
     say(
         quiet,
@@ -109,7 +112,12 @@ def decode_many(
 
 
 def _encode(
-    source: str | BinaryIO, name: str, model: Tokenizer, how: Reading, bar: Bar
+    source: str | BinaryIO,
+    name: str,
+    model: Tokenizer,
+    how: Reading,
+    bar: Bar,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Tokens, list[str]]:
     """The tokens of a clip, and what a person should hear about it."""
     window = {"start": how.start, "duration": how.duration}
@@ -117,7 +125,7 @@ def _encode(
         left = max(0.0, (video.duration or 0) - how.start)
         total = round(min(left, how.duration or left) * float(video.fps)) or None
         with bar(total) as advance:
-            result = pipeline.encode_clip(video, model, advance)
+            result = pipeline.encode_clip(video, model, advance, stopped)
     if how.strict and video.damage:
         raise VqtokError(f"{name}: {', '.join(video.damage)} (without --strict it goes on)")
     return result, video.notes

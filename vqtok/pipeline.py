@@ -14,7 +14,7 @@ from vqtok import checkpoint
 from vqtok.errors import UsageError, VqtokError
 from vqtok.threads import ahead, behind
 from vqtok.tokenizer import CHUNK, Tokenizer
-from vqtok.tokens import Tokens, index_dtype
+from vqtok.tokens import Spool, Tokens
 from vqtok.video import Clip, VideoWriter
 
 Progress = Callable[[int], None]  # told how many more frames are done
@@ -55,8 +55,16 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def encode_clip(clip: Clip, tokenizer: Tokenizer, progress: Progress) -> Tokens:
-    """Tokenize an open video in constant memory (but for the tokens themselves)."""
+def encode_clip(
+    clip: Clip,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Tokens:
+    """Tokenize an open video in constant memory: reading runs ahead, tokens wait on disk.
+
+    stopped: asked now and then; once it says so, what is encoded so far is given.
+    """
     times: list[int] = []
 
     def chunks() -> Iterator[Tensor]:
@@ -65,11 +73,15 @@ def encode_clip(clip: Clip, tokenizer: Tokenizer, progress: Progress) -> Tokens:
             yield torch.from_numpy(frames).movedim(-1, 0)[None]  # (1 c t h w)
             progress(len(stamps))
 
-    small = index_dtype(tokenizer.codebook_size)
+    spool = Spool(tokenizer.codebook_size)
     with ahead(clip.chunks(CHUNK * tokenizer.stride[0])) as read:
-        parts = [part[0].cpu().numpy().astype(small) for part in tokenizer.encode_stream(chunks())]
+        for part in tokenizer.encode_stream(chunks()):
+            spool.append(part[0].cpu().numpy())
+            if stopped():
+                del times[1 + (spool.frames - 1) * tokenizer.stride[0] :]
+                break
     return Tokens(
-        indices=np.concatenate(parts),
+        indices=spool.indices(),
         frames=len(times),
         height=clip.height,
         width=clip.width,

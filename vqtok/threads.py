@@ -1,5 +1,6 @@
-"""Work done in a thread while the caller does something else, in order and a few steps apart."""
+"""Work done in a thread while the caller does something else, and a loop that Ctrl-C may end."""
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,3 +52,19 @@ def behind(work: Callable[..., object]) -> Iterator[Callable[..., None]]:
                 left.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C only makes the function given return True; the second interrupts."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,20 +9,22 @@ at which playing begins.
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
+from safetensors import SafetensorError, safe_open
 
 from vqtok.errors import VqtokError
 from vqtok.files import replacing
 
 FORMAT = {"format": "vqtok-tokens", "version": "1"}
+PIECE = 64  # latent frames written at a time
 MAX_STRIDE = 256  # bounds what a forged file can make a reader allocate
 
 _DTYPES = tuple(np.dtype(name) for name in ("<u1", "<u2", "<i4"))
@@ -58,43 +60,79 @@ class Tokens:
     origin: int = 0
 
 
+class Spool:
+    """Indices on disk while a clip is being encoded: memory does not grow with its length."""
+
+    def __init__(self, codebook_size: int) -> None:
+        self._file, self._dtype = TemporaryFile(), index_dtype(codebook_size)  # noqa: SIM115
+        self._rest: tuple[int, ...] = ()
+        self.frames = 0  # latent frames so far
+
+    def append(self, part: np.ndarray) -> None:
+        """Add the next integers (t h w) or (t h w codebooks)."""
+        self._file.write(part.astype(self._dtype).tobytes())
+        self.frames, self._rest = self.frames + len(part), part.shape[1:]
+
+    def indices(self) -> np.ndarray:
+        """All that was added; it stays on disk."""
+        self._file.flush()
+        return np.memmap(self._file, self._dtype, "r", shape=(self.frames, *self._rest))
+
+
 def to_bytes(tokens: Tokens) -> bytes:
     """The content of a token file; the same tokens give the same bytes.
 
     Raises VqtokError if the tokens contradict themselves.
     """
-    _check(tokens, "tokens")
-    metadata, tensors = _metadata(tokens), {}
-    times = np.asarray(tokens.timestamps, "<i8")
-    steps = np.diff(times)
-    if (steps == steps[:1]).all():
-        metadata |= {"start": str(times[0]), "step": str(steps[0] if len(steps) else 1)}
-    else:
-        tensors["timestamps"] = times
-    tensors["indices"] = tokens.indices.astype(index_dtype(tokens.codebook_size))
-    return _safetensors(tensors, metadata)
+    return b"".join(_pieces(tokens))
 
 
-def write(path: str | os.PathLike[str], tokens: Tokens) -> None:
-    """Write a token file, whole or not at all."""
-    data = to_bytes(tokens)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+def write(target: str | os.PathLike[str] | BinaryIO, tokens: Tokens) -> None:
+    """Write a token file, whole or not at all, or write it to a binary file, a pipe too."""
+    pieces = _pieces(tokens)
+    if hasattr(target, "write"):
+        target.writelines(pieces)
+        target.flush()
+        return
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        file.writelines(pieces)
 
 
 def read(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
-    """Read a token file from a path or a binary file; a pipe will do.
+    """Read a token file from a path or a binary file; a pipe will do. The indices stay on disk.
 
     Raises VqtokError, naming the file, for anything but a whole and consistent one.
     """
-    stream = hasattr(source, "read")
-    name = "the input stream" if stream else str(source)
+    if not hasattr(source, "read"):
+        if Path(source).is_file():
+            return _read(source, str(source))
+        try:
+            with Path(source).open("rb") as pipe:
+                return _read_copy(pipe, str(source))
+        except OSError as error:
+            raise VqtokError(f"{source}: {error.strerror.lower()}") from error
+    return _read_copy(source, "the input stream")
+
+
+def _read_copy(pipe: BinaryIO, name: str) -> Tokens:
+    with NamedTemporaryFile() as copy:
+        shutil.copyfileobj(pipe, copy)
+        copy.flush()
+        return _read(copy.name, name)
+
+
+def _read(path: str | os.PathLike[str], name: str) -> Tokens:
+    tensors: dict[str, np.ndarray] = {}
     try:
-        data = source.read() if stream else Path(source).read_bytes()
-        tensors = load(data)
-        metadata = _header(data).get("__metadata__", {})
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            present = set(file.keys())
+            if "timestamps" in present:
+                tensors["timestamps"] = file.get_tensor("timestamps")
+        if "indices" in present:
+            tensors["indices"] = _on_disk(path, "indices")
     except OSError as error:
-        raise VqtokError(f"{name}: {error.strerror.lower()}") from error
+        raise VqtokError(f"{name}: {(error.strerror or str(error)).lower()}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         raise VqtokError(f"{name} is cut short or no token file; encode the video again") from error
     if metadata.get("format") != FORMAT["format"]:
@@ -210,21 +248,40 @@ def _metadata(tokens: Tokens) -> dict[str, str]:
     )
 
 
-def _safetensors(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    # The library's own writer puts the metadata in another order on every run.
+def _pieces(tokens: Tokens) -> Iterator[bytes]:
+    """The file, a part at a time. The library's own writer orders metadata anew on every run."""
+    _check(tokens, "tokens")
+    metadata, tensors = _metadata(tokens), {}
+    times = np.asarray(tokens.timestamps, "<i8")
+    steps = np.diff(times)
+    if (steps == steps[:1]).all():
+        metadata |= {"start": str(times[0]), "step": str(steps[0] if len(steps) else 1)}
+    else:
+        tensors["timestamps"] = times
+    tensors["indices"] = tokens.indices
+    dtypes = {"timestamps": times.dtype, "indices": index_dtype(tokens.codebook_size)}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, array in tensors.items():
-        begin, end = end, end + array.nbytes
+        begin, end = end, end + array.size * dtypes[name].itemsize
         header[name] = {
-            "dtype": _NAMES[array.dtype],
+            "dtype": _NAMES[dtypes[name]],
             "shape": array.shape,
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in tensors.values())
+    yield len(text).to_bytes(8, "little") + text
+    for name, array in tensors.items():
+        for i in range(0, len(array), PIECE):
+            yield array[i : i + PIECE].astype(dtypes[name]).tobytes()
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+def _on_disk(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """A tensor of a file that the library has found whole."""
+    with Path(path).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+    dtype = next(d for d, n in _NAMES.items() if n == entry["dtype"])
+    shape, begin = tuple(entry["shape"]), 8 + size + entry["data_offsets"][0]
+    return np.memmap(path, dtype, "r", begin, shape) if all(shape) else np.empty(shape, dtype)

@@ -2,10 +2,8 @@
 
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -24,7 +22,7 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
 from vqtok.metrics import codebook_use, psnr
 from vqtok.runs import STATE, Run
-from vqtok.threads import ahead
+from vqtok.threads import ahead, stopping
 from vqtok.tokenizer import Tokenizer
 
 LOG_EVERY = 10  # steps
@@ -179,19 +177,3 @@ def restore(run: Run, tokenizer: Tokenizer, optimizer: Optimizer) -> int:
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     return step
-
-
-@contextmanager
-def stopping() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C only makes the function given return True; the second interrupts."""
-    pressed: list[int] = []
-
-    def press(number: int, frame: Any) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
