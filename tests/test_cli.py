@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -196,12 +197,31 @@ def test_wrong_usage_is_exit_2(sentence, args, clip, tmp_path, monkeypatch):
 def test_every_bad_clip_is_told_in_a_sentence_or_decoded(path, tmp_path):
     output = tmp_path / "t.safetensors"
     if path.name in BROKEN:
-        said = fails(1, path.name, "encode", path, "-o", output, "--size", 32)
+        wrong_use = path.is_dir()  # a folder is many clips, and there are none
+        said = fails(1 + wrong_use, path.name, "encode", path, "-o", output, "--size", 32)
         assert said.count("\n") == 1
         assert left(tmp_path) == []
     else:
         works("encode", path, "-o", output, "--size", 32)
         assert tokens.read(output).frames >= 1
+
+
+def test_ctrl_c_can_leave_a_shorter_token_file(make_clip, tmp_path, monkeypatch):
+    @contextmanager
+    def pressing(quiet, what, frames):
+        yield lambda done: signal.raise_signal(signal.SIGINT)  # once the first frames are read
+
+    clip, output, whole = make_clip(frames=60), tmp_path / "t.safetensors", tmp_path / "whole"
+    works("encode", clip, "-o", whole)
+    monkeypatch.setattr("vqtok.commands.progress", pressing)
+    said = fails(130, "interrupted", "encode", clip, "-o", output, "--keep-partial")
+    assert "frames" in said
+    kept = tokens.read(output)
+    assert 1 <= kept.frames < 60 and len(kept.timestamps) == kept.frames
+    assert np.array_equal(tokens.read(whole).indices[: len(kept.indices)], kept.indices)
+    output.unlink()
+    fails(130, "interrupted", "encode", clip, "-o", output)
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "edited", "other"])

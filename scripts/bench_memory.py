@@ -1,0 +1,66 @@
+"""Peak memory of `encode` and `decode` on a short and on a long made-up clip.
+
+    python scripts/bench_memory.py [--height 360] [--width 640] [--fps 10] [--seconds 10 600]
+
+Linux only: it reads the high-water mark (VmHWM) of the command's own process. Prints a table.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import av
+import numpy as np
+import typer
+
+
+def make(path: Path, frames: int, height: int, width: int, fps: int) -> None:
+    """Write waves that move over a gradient."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", Fraction(fps), options={"preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for t in range(frames):
+            wave = 128 + 60 * np.sin(x / 23 + t / 5) + 60 * np.cos(y / 17 - t / 7)
+            rgb = np.stack([wave, 255 - wave, 255 * x / width], -1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def peak(*arguments: object) -> tuple[float, float]:
+    """MiB at the peak, and seconds, of a vqtok command."""
+    start = time.perf_counter()
+    command = subprocess.Popen([sys.executable, "-m", "vqtok", *map(str, arguments), "--quiet"])
+    status, most = Path(f"/proc/{command.pid}/status"), 0
+    while command.poll() is None:
+        marks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        most = max([most, *(int(line.split()[1]) for line in marks)])
+        time.sleep(0.02)
+    if command.returncode:
+        raise SystemExit(f"vqtok {arguments[0]} failed")
+    return most / 1024, time.perf_counter() - start
+
+
+def main(
+    height: int = 360,
+    width: int = 640,
+    fps: int = 10,
+    seconds: Annotated[tuple[int, int], typer.Option()] = (10, 600),
+) -> None:
+    print(f"| {width}x{height}, {fps} frames/s | encode | decode |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        clip, tokens, back = (Path(name) / n for n in ("a.mp4", "a.safetensors", "b.mp4"))
+        for length in seconds:
+            make(clip, length * fps, height, width, fps)
+            encode, took = peak("encode", clip, "-o", tokens, "--force")
+            decode, took_back = peak("decode", tokens, "-o", back, "--force")
+            cells = f"{encode:.0f} MiB ({took:.0f} s) | {decode:.0f} MiB ({took_back:.0f} s)"
+            print(f"| {length * fps:,} frames | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
