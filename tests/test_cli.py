@@ -305,3 +305,11 @@ def test_tokens_are_not_printed_on_a_terminal(clip):
     os.close(master)
     assert result.returncode == 2
     assert b"binary data to your terminal" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command, default", [("encode", "stdout"), ("train", "fsq"), ("decode", "bfloat16 where")]
+)
+def test_help_shows_what_happens_without_an_option(command, default):
+    said = inside(command, "--help").stdout.decode()
+    assert f"(default: {default}" in " ".join(said.replace("│", " ").split())

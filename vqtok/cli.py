@@ -73,7 +73,7 @@ def encode(
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Token file, a folder for many [default: stdout]."),
+        typer.Option("-o", "--output", help="Token file, a folder for many (default: stdout)."),
     ] = None,
     tokenizer: TokenizerOption = DEFAULT,
     size: Annotated[
@@ -169,21 +169,21 @@ def train(
         list[Path] | None, typer.Argument(help="More training data, as with --data.")
     ] = None,
     quantizer: Annotated[
-        str | None, typer.Option(help="vq2, ema, gumbel, lfq or fsq [default: fsq].")
+        str | None, typer.Option(help="vq2, ema, gumbel, lfq or fsq (default: fsq).")
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Videos, stills or folders of them [default: clips made from nothing]."),
+        typer.Option(help="Videos, stills or folders of them (default: clips made from nothing)."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file [default: configs/QUANTIZER.toml].")
+        Path | None, typer.Option(help="A TOML file (default: configs/QUANTIZER.toml).")
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, such as train.batch_size=4."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run [default: a new one in runs/].")
+        Path | None, typer.Option(help="Folder of the run (default: a new one in runs/).")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Stop here; the schedule's length is train.steps.")

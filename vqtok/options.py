@@ -16,7 +16,7 @@ TokenizerOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[
     str | None,
-    typer.Option(help="float32 or bfloat16 [default: bfloat16 where it is fast]."),
+    typer.Option(help="float32 or bfloat16 (default: bfloat16 where it is fast)."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
 StrictOption = Annotated[
