@@ -38,8 +38,8 @@ def measure(path: Path, tokenizer: Tokenizer, size: int, frames: int) -> tuple[f
     with open_video(path, size=size) as clip:
         pixels = next(clip.chunks(frames))[0]
     video = torch.from_numpy(pixels).movedim(-1, 0)[None]  # (1 3 t h w) uint8
-    decoded = to_frames(tokenizer.decode(tokenizer.encode(video), *video.shape[2:]))
-    reconstruction = torch.from_numpy(decoded).movedim(-1, 0)[None]
+    decoded = to_frames(tokenizer.decode(tokenizer.encode(video), *video.shape[2:])[0]).cpu()
+    reconstruction = decoded.movedim(-1, 0)[None]
     averages = block_averages(video.float(), tokenizer.stride).round()
     return tuple(psnr(video / 255, x / 255).item() for x in (reconstruction, averages))
 

@@ -32,7 +32,7 @@ def main(
         with open_video(path, size=size) as clip:
             pixels = next(clip.chunks(frame + 1))[0]  # (t h w c)
         video = torch.from_numpy(pixels).movedim(-1, 0)[None]
-        decoded = to_frames(model.decode(model.encode(video), *video.shape[2:]))
+        decoded = to_frames(model.decode(model.encode(video), *video.shape[2:])[0]).cpu().numpy()
         left = (pixels.shape[2] - size) // 2
         pair = [f[-1, -size:, max(left, 0) :][:size, :size] for f in (pixels, decoded)]
         columns.append(np.concatenate(pair, axis=0))

@@ -13,6 +13,7 @@ class Lossless:
     """Stands in for a Tokenizer: an index is the colour of a pixel."""
 
     stride, codebook_size, kind, fingerprint = (1, 1, 1), 2**24, "lossless", "0" * 64
+    device = torch.device("cpu")
 
     def encode_stream(self, chunks):
         for chunk in chunks:  # (1 c t h w) uint8

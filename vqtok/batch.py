@@ -32,12 +32,11 @@ def jobs(
     folder: Path,
     suffixes: set[str],
     rename: Callable[[str], str],
-    again: bool,
 ) -> list[Job]:
     """What is to do for files, folders (all in them that ends in `suffixes`) and patterns like **.
 
     Targets lie in `folder` as the sources lie in the folder, or in that of the pattern, given.
-    rename: gives the name of a source's target. again: also where the target is there already.
+    rename: gives the name of a source's target.
     Raises UsageError when there is nothing to do, or two sources have the same target.
     """
     found: dict[Path, Path] = {}
@@ -47,8 +46,13 @@ def jobs(
             raise UsageError(f"{found[target]} and {path} would both become {target}")
     if not found:
         raise UsageError(f"nothing to do in {', '.join(sources)}")
-    new = (t for t in sorted(found) if again or not t.exists())
-    return [Job(found[target], target) for target in new]
+    return [Job(found[target], target) for target in sorted(found)]
+
+
+def missing(todo: Sequence[Job]) -> tuple[list[Job], list[Path]]:
+    """The jobs whose targets are not there, and the targets that are."""
+    there = {job.target for job in todo if job.target.exists()}
+    return [job for job in todo if job.target not in there], sorted(there)
 
 
 def _files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Path]]:

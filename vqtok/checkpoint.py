@@ -39,12 +39,7 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     Raises VqtokError when there is no such file or name, or when it is not a whole tokenizer.
     """
     path = _found(source)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError) as error:
-        raise VqtokError(f"{path} is damaged or no tokenizer: {error}") from None
+    metadata, weights = _read(path)
     if {key: metadata.get(key) for key in FORMAT} != FORMAT:
         raise VqtokError(f"{path} is not a vqtok tokenizer of version {FORMAT['version']}")
     settings = config.from_json(metadata.get("config", ""), str(path))
@@ -60,6 +55,21 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
         raise VqtokError(f"{path} does not fit its own configuration: {error}") from None
     tokenizer.fingerprint = fingerprint(weights)
     return tokenizer.eval()
+
+
+def identify(source: str | Path) -> str:
+    """The fingerprint that `load` gives a tokenizer; raises VqtokError for what is none."""
+    return fingerprint(_read(_found(source))[1])
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and weights."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            return metadata, {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise VqtokError(f"{path} is damaged or no tokenizer: {error}") from None
 
 
 def fingerprint(weights: dict[str, Tensor]) -> str:

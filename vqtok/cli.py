@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from vqtok import DEFAULT, batch
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import EXTENSIONS
 from vqtok.options import (
+    CompileOption,
     DeviceOption,
     DtypeOption,
     ForceOption,
@@ -20,9 +20,11 @@ from vqtok.options import (
     QuietOption,
     StrictOption,
     TokenizerOption,
+    VerboseOption,
     check_dtype,
     check_folder,
     check_output,
+    check_talk,
     frame_rate,
     video_name,
 )
@@ -46,6 +48,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             fail("interrupted", 130)
         except (MemoryError, RuntimeError) as error:  # torch says so with a RuntimeError
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                fail("--compile found no working C++ compiler (on CUDA: Triton): leave it out", 2)
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             fail("out of memory: try a smaller --size, or --device cpu", 1)
@@ -89,28 +93,30 @@ def encode(
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
+    compile: CompileOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Turn videos into tokens: vqtok encode clip.mp4 > tokens.safetensors"""
     rate = frame_rate(fps)
     check_dtype(dtype)
+    check_talk(quiet, verbose)
     many = batch.is_many(clips, output)
     if many:
         folder = check_folder(output)
-        todo = batch.jobs(clips, folder, EXTENSIONS, "{}.safetensors".format, force)
+        todo = batch.jobs(clips, folder, EXTENSIONS, "{}.safetensors".format)
     else:
         check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
 
-    from vqtok.commands import Reading, encode_many, encode_one
-    from vqtok.pipeline import load_tokenizer
+    from vqtok.commands import Reading, Running, encode_many, encode_one
 
-    model = load_tokenizer(tokenizer, device, dtype)
+    running = Running(tokenizer, device, dtype, compile, jobs, quiet, verbose)
     how = Reading(size, rate, start, duration, strict, keep_partial)
     if many:
-        encode_many(todo, folder, model, how, jobs, quiet)
+        encode_many(todo, folder, running, how, force)
     else:
-        encode_one(clips[0], output, model, how, quiet)
+        encode_one(clips[0], output, running, how)
 
 
 @app.command()
@@ -138,29 +144,31 @@ def decode(
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
+    compile: CompileOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Turn tokens back into videos: vqtok decode tokens.safetensors -o clip.mp4"""
     check_dtype(dtype)
+    check_talk(quiet, verbose)
     many = batch.is_many(tokens, output)
     if many:
         folder = check_folder(output)
         if audio_from is not None:
             raise UsageError("--audio-from is for one clip: decode the files one by one")
-        todo = batch.jobs(tokens, folder, {".safetensors"}, video_name, force)
+        todo = batch.jobs(tokens, folder, {".safetensors"}, video_name)
     else:
         check_output(output, force, "redirect it or give -o FILE")
 
-    from vqtok.commands import Writing, decode_many, decode_one
-    from vqtok.pipeline import load_tokenizer
+    from vqtok.commands import Running, Writing, decode_many, decode_one
 
-    load = partial(load_tokenizer, tokenizer, device, dtype)
+    running = Running(tokenizer, device, dtype, compile, jobs, quiet, verbose)
     how = Writing(codec, crf, audio_from)
     if many:
-        decode_many(todo, folder, load(), how, jobs, quiet)
+        decode_many(todo, folder, running, how, force)
     else:
-        decode_one(tokens[0], output, load, how, quiet)
+        decode_one(tokens[0], output, running, how)
 
 
 @app.command()
@@ -197,7 +205,7 @@ def train(
         raise UsageError("--resume goes on with the run's own settings; leave the others out")
 
     from vqtok import runs
-    from vqtok.pipeline import find_device
+    from vqtok.device import find_device
     from vqtok.report import TrainingView
     from vqtok.terminal import console, say
     from vqtok.train import train as run_training

@@ -12,10 +12,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
-from vqtok import batch, pipeline, tokens
+from vqtok import batch, checkpoint, pipeline, tokens
 from vqtok.batch import Job
-from vqtok.errors import VqtokError
+from vqtok.device import device_name
+from vqtok.errors import UsageError, VqtokError
+from vqtok.layers import compile_blocks
 from vqtok.metrics import bits_per_pixel
+from vqtok.stopwatch import Stopwatch
 from vqtok.terminal import Bars, progress, say
 from vqtok.threads import stopping
 from vqtok.tokenizer import Tokenizer
@@ -46,69 +49,151 @@ class Writing:
     audio_from: Path | None
 
 
-def encode_one(clip: str, output: str | None, model: Tokenizer, how: Reading, quiet: bool) -> None:
+@dataclass(frozen=True)
+class Running:
+    """What a command runs, where, how many at once, and how much it says."""
+
+    tokenizer: str
+    device: str
+    dtype: str | None
+    compile: bool
+    workers: int
+    quiet: bool
+    verbose: bool
+
+    def load(self, copies: int = 1) -> list[Tokenizer]:
+        """The tokenizer, ready to run, so many times: each walks one clip at a time. The copies
+        share their weights.
+        """
+        model = pipeline.load_tokenizer(self.tokenizer, self.device, self.dtype)
+        weights = {id(w): w for w in (*model.parameters(), *model.buffers())}
+        models = [model, *(deepcopy(model, dict(weights)) for _ in range(copies - 1))]
+        for each in models if self.compile else ():
+            compile_blocks(each)
+        dtype = str(model.dtype).removeprefix("torch.") + ", compiled" * self.compile
+        self.detail(
+            f"{self.tokenizer}: {model.kind}, weights {model.fingerprint[:12]}, in {dtype} "
+            f"on {device_name(model.device)}"
+        )
+        return models
+
+    def say(self, *lines: str) -> None:
+        """Lines for people, unless they want silence."""
+        say(self.quiet, *lines)
+
+    def detail(self, *lines: str) -> None:
+        """Lines for people who want to know all."""
+        say(not self.verbose, *lines)
+
+
+def encode_one(clip: str, output: str | None, running: Running, how: Reading) -> None:
     """Encode a clip (- is stdin) to a token file or stdout, and say so."""
-    begin = time.perf_counter()
+    [model] = running.load()
+    begin, watch = time.perf_counter(), Stopwatch()
     source = sys.stdin.buffer if clip == "-" else clip
     with stopping() if how.keep_partial else nullcontext(lambda: False) as stopped:
-        bar = partial(progress, quiet, "encoding")
-        result, notes = _encode(source, clip, model, how, bar, stopped)
-        tokens.write(sys.stdout.buffer if output in (None, "-") else output, result)
-    say(quiet, *notes, f"{clip}: {_encoded(result, time.perf_counter() - begin)}")
+        bar = partial(progress, running.quiet, "encoding")
+        result, notes, decoder = _encode(source, clip, model, how, bar, watch, stopped)
+        with watch.on("writing"):
+            tokens.write(sys.stdout.buffer if output in (None, "-") else output, result)
+    running.say(*notes, f"{clip}: {_encoded(result, time.perf_counter() - begin)}")
+    running.detail(f"{clip}: {decoder}; {watch.shares('the model')}")
     if stopped():
         raise KeyboardInterrupt
 
 
 def encode_many(
-    todo: Sequence[Job], folder: Path, model: Tokenizer, how: Reading, workers: int, quiet: bool
+    todo: Sequence[Job], folder: Path, running: Running, how: Reading, force: bool
 ) -> None:
-    """Encode clips into a folder. Raises VqtokError at the end if any could not be."""
-    models = _copies(model, workers)
+    """Encode clips into a folder, those that are not there yet or, with `force`, all.
 
-    def work(job: Job, check: Callable[[], None]) -> None:
-        with _one_of(models) as own:
-            bar = _checked(bars, job, check)
-            result, notes = _encode(str(job.source), str(job.source), own, how, bar)
-        tokens.write(job.target, result)
-        bars.say(*(f"{job.source}: {note}" for note in notes))
+    Raises UsageError if one that is there was made by another tokenizer, or in another size or
+    frame rate than is asked for; VqtokError at the end if any could not be encoded.
+    """
+    if not force:
+        todo, kept = batch.missing(todo)
+        _check_alike(kept, checkpoint.identify(running.tokenizer) if kept else "", how)
 
-    with Bars(quiet, "encoding", len(todo)) as bars:
-        batch.run(todo, folder, workers, work, bars.done)
-    say(quiet, f"{folder}: {len(todo)} clips encoded" if todo else "nothing left to do")
+    def work(job: Job, model: Tokenizer, bar: Bar) -> list[str]:
+        name, watch = str(job.source), Stopwatch()
+        result, notes, decoder = _encode(name, name, model, how, bar, watch)
+        with watch.on("writing"):
+            tokens.write(job.target, result)
+        return [*notes, *[f"{decoder}; {watch.shares('the model')}"] * running.verbose]
+
+    _many("encoding", todo, folder, running, work)
 
 
-def decode_one(
-    name: str, output: str, load: Callable[[], Tokenizer], how: Writing, quiet: bool
-) -> None:
+def decode_one(name: str, output: str, running: Running, how: Writing) -> None:
     """Decode a token file (- is stdin) to a video, and say so; the model is loaded last."""
     content = tokens.read(sys.stdin.buffer if name == "-" else name)
-    model, begin = load(), time.perf_counter()
+    [model] = running.load()
+    begin, watch = time.perf_counter(), Stopwatch()
     target = sys.stdout.buffer if output == "-" else Path(output)
-    notes = _decode(content, target, model, how, partial(progress, quiet, "decoding"))
+    notes = _decode(
+        content, target, model, how, partial(progress, running.quiet, "decoding"), watch
+    )
     speed = content.frames / (time.perf_counter() - begin)
-    say(
-        quiet,
+    running.say(
         *notes,
         f"{output}: {content.frames} frames of {content.height}x{content.width} "
         f"at {float(content.fps):.6g} frames/s, decoded at {speed:.1f} frames/s",
     )
+    running.detail(f"{output}: {watch.shares('writing')}")
 
 
 def decode_many(
-    todo: Sequence[Job], folder: Path, model: Tokenizer, how: Writing, workers: int, quiet: bool
+    todo: Sequence[Job], folder: Path, running: Running, how: Writing, force: bool
 ) -> None:
-    """Decode token files into a folder. Raises VqtokError at the end if any could not be."""
-    models = _copies(model, workers)
+    """Decode token files into a folder, those that are not there yet or, with `force`, all.
 
-    def work(job: Job, check: Callable[[], None]) -> None:
-        content = tokens.read(job.source)
-        with _one_of(models) as own:
-            notes = _decode(content, job.target, own, how, _checked(bars, job, check))
-        bars.say(*(f"{job.target}: {note}" for note in notes))
+    Raises VqtokError at the end if any could not be.
+    """
 
-    with Bars(quiet, "decoding", len(todo)) as bars:
-        batch.run(todo, folder, workers, work, bars.done)
-    say(quiet, f"{folder}: {len(todo)} clips decoded" if todo else "nothing left to do")
+    def work(job: Job, model: Tokenizer, bar: Bar) -> list[str]:
+        watch = Stopwatch()
+        notes = _decode(tokens.read(job.source), job.target, model, how, bar, watch)
+        return [*notes, *[watch.shares("writing")] * running.verbose]
+
+    _many("decoding", todo if force else batch.missing(todo)[0], folder, running, work)
+
+
+def _many(
+    what: str,
+    todo: Sequence[Job],
+    folder: Path,
+    running: Running,
+    work: Callable[[Job, Tokenizer, Bar], list[str]],
+) -> None:
+    """Do the jobs; `work` gives what a person should hear of one. No model is loaded for none."""
+    models: SimpleQueue[Tokenizer] = SimpleQueue()
+    for model in running.load(running.workers) if todo else ():
+        models.put(model)
+
+    def one(job: Job, check: Callable[[], None]) -> None:
+        with _one_of(models) as model:
+            notes = work(job, model, _checked(bars, job, check))
+        bars.say(*(f"{job.source}: {note}" for note in notes))
+
+    with Bars(running.quiet, what, len(todo)) as bars:
+        batch.run(todo, folder, running.workers, one, bars.done)
+    running.say(f"{folder}: {len(todo)} clips written" if todo else "nothing left to do")
+
+
+def _check_alike(targets: Sequence[Path], model: str, how: Reading) -> None:
+    """UsageError if a token file is of another tokenizer, size or frame rate than asked for."""
+    for target in targets:
+        label = tokens.labels(target)
+        alike = label.get("model") == model
+        if alike and how.size is not None:
+            alike = min(int(label["height"]), int(label["width"])) == how.size
+        if alike and how.fps is not None:
+            alike = Fraction(label["fps"]) == how.fps
+        if not alike:
+            raise UsageError(
+                f"{target} is there, of another tokenizer, --size or --fps: choose another folder, "
+                "or --force to make all again"
+            )
 
 
 def _encode(
@@ -117,36 +202,36 @@ def _encode(
     model: Tokenizer,
     how: Reading,
     bar: Bar,
+    watch: Stopwatch,
     stopped: Callable[[], bool] = lambda: False,
-) -> tuple[Tokens, list[str]]:
-    """The tokens of a clip, and what a person should hear about it."""
+) -> tuple[Tokens, list[str], str]:
+    """The tokens of a clip, what a person should hear about it, and who decoded the video."""
     window = {"start": how.start, "duration": how.duration}
-    with open_video(source, size=how.size, fps=how.fps, **window) as video:
+    # NVDEC does not tell of damage.
+    hardware = str(model.device) if model.device.type == "cuda" and not how.strict else None
+    with open_video(source, size=how.size, fps=how.fps, **window, hardware=hardware) as video:
         left = max(0.0, (video.duration or 0) - how.start)
         total = round(min(left, how.duration or left) * float(video.fps)) or None
         with bar(total) as advance:
-            result = pipeline.encode_clip(video, model, advance, stopped)
+            result = pipeline.encode_clip(video, model, advance, stopped, watch)
     if how.strict and video.damage:
         raise VqtokError(f"{name}: {', '.join(video.damage)} (without --strict it goes on)")
-    return result, video.notes
+    return result, video.notes, video.decoder
 
 
 def _decode(
-    content: Tokens, target: Path | BinaryIO, model: Tokenizer, how: Writing, bar: Bar
+    content: Tokens,
+    target: Path | BinaryIO,
+    model: Tokenizer,
+    how: Writing,
+    bar: Bar,
+    watch: Stopwatch,
 ) -> list[str]:
     """Write the video of tokens; what a person should hear about it."""
     with bar(content.frames) as advance:
         return pipeline.decode_clip(
-            content, model, target, advance, how.codec, how.crf, how.audio_from
+            content, model, target, advance, how.codec, how.crf, how.audio_from, watch
         )
-
-
-def _copies(model: Tokenizer, workers: int) -> "SimpleQueue[Tokenizer]":
-    """A model for each worker: while it walks a clip, a model belongs to that clip."""
-    models: SimpleQueue[Tokenizer] = SimpleQueue()
-    for i in range(workers):
-        models.put(deepcopy(model) if i else model)
-    return models
 
 
 @contextmanager

@@ -114,6 +114,20 @@ class Unfold(nn.Module):
         self.conv.weight[:, : len(basis), 0, middle, middle] = basis.T
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Have torch.compile make the kernels of the blocks, whenever a new shape comes.
+
+    Each kernel is for one shape, and no shape goes back to eager kernels: else what a clip gives
+    would depend on the clips before it. The past of a stream stays outside of the kernels.
+    """
+    limits = torch.compiler.config
+    limits.recompile_limit = limits.accumulated_recompile_limit = 2**20
+    CausalConv3d._with_past = torch.compiler.disable(CausalConv3d._with_past)
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=False)
+
+
 def principal_components(samples: Tensor) -> Tensor:
     """Orthonormal rows (k k), those that carry most of the samples' (n k) energy first."""
     _, vectors = torch.linalg.eigh(samples.T @ samples / len(samples))  # in ascending order

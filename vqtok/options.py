@@ -25,7 +25,18 @@ StrictOption = Annotated[
 JobsOption = Annotated[
     int, typer.Option("--jobs", min=1, max=256, help="Clips worked on at once, of many.")
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the model for this clip's size first: half a minute on a CPU, for a few "
+        "percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Say what runs where, and what takes the time.")
+]
 
 
 def frame_rate(text: str | None) -> Fraction | None:
@@ -37,6 +48,12 @@ def frame_rate(text: str | None) -> Fraction | None:
     if rate is not None and not 0 < rate <= 1000:
         raise UsageError(f"--fps {text}: write a number up to 1000, such as 24 or 30000/1001")
     return rate
+
+
+def check_talk(quiet: bool, verbose: bool) -> None:
+    """UsageError if both --quiet and --verbose are given."""
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose: give one of them")
 
 
 def check_dtype(name: str | None) -> None:

@@ -98,6 +98,15 @@ def write(target: str | os.PathLike[str] | BinaryIO, tokens: Tokens) -> None:
         file.writelines(pieces)
 
 
+def labels(path: Path) -> dict[str, str]:
+    """The metadata of a token file, as it stands there; nothing if the file is none."""
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def read(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
     """Read a token file from a path or a binary file; a pipe will do. The indices stay on disk.
 

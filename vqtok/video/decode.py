@@ -19,6 +19,8 @@ SKIPPED = "{n} damaged frame{s} skipped"
 SHOWN = "{n} frame{s} shown damaged"
 BREAKS_OFF = "the file breaks off"
 
+_DOWNLOADED = {"nv12", "p010le"}  # formats that frames of hardware come in
+
 # Packets; more than a decoder holds back: one for each thread, and those of frames to reorder.
 _TAIL = 64
 
@@ -30,6 +32,7 @@ class Decoder:
     stream: the video in it.
     avi: whether timestamps may be missing though nothing is wrong.
     damage: how often each of SKIPPED, SHOWN and BREAKS_OFF happened so far.
+    where: frames are decoded, in words; known from the first on.
     """
 
     def __init__(self, source: Source, container: InputContainer) -> None:
@@ -39,8 +42,9 @@ class Decoder:
         self.avi = container.format.name == "avi"
         self._seekable = seekable(source) and not self.avi
         self.stream = _video(container, file_name(source))
+        self.where, self._hardware = "in software", self.stream.codec_context.is_hwaccel
         # A thread for each frame is fast, but hides errors at the end: see _rest.
-        self._ahead = self._seekable and not hasattr(source, "read")
+        self._ahead = self._seekable and not hasattr(source, "read") and not self._hardware
         self.stream.thread_type = "AUTO" if self._ahead else "SLICE"
         if self.stream.codec_context.name == "hevc":
             # Else every frame that refers to a lost one would be left out without a word.
@@ -98,6 +102,9 @@ class Decoder:
                         yield self._shown(frame)
 
     def _shown(self, frame: VideoFrame) -> VideoFrame:
+        # Where hardware cannot decode a stream after all, frames come in the stream's own format.
+        if self._hardware and frame.format.name in _DOWNLOADED:
+            self.where = "in hardware"
         self.damage[SHOWN] += frame.is_corrupt
         return frame
 

@@ -29,6 +29,7 @@ def open_video(
     fps: Fraction | None = None,
     start: float = 0.0,
     duration: float | None = None,
+    hardware: str | None = None,
 ) -> Iterator["Clip"]:
     """Open a video or an image (a clip of one frame) from a path or a binary file, a pipe included.
 
@@ -36,10 +37,12 @@ def open_video(
     fps: resample to this constant rate, by the frame that is shown at each instant.
     start, duration: in seconds after the file begins to play. The frames whose own time lies in
         `start <= time < start + duration` are given, with the timestamps they have in the file.
+    hardware: what may decode a file instead of the processor, such as cuda or cuda:1; where it is
+        not there or cannot, the processor does.
 
     Raises VqtokError, naming the file and the reason, if there is no frame to give.
     """
-    with open_container(source) as container:
+    with open_container(source, hardware) as container:
         yield Clip(source, container, size, fps, start, duration)
 
 
@@ -118,6 +121,11 @@ class Clip:
         self._frames = _resample(self._frames, self.fps, fps, self.time_base)
         self.origin = round(self.origin * self.time_base * fps)
         self.fps, self.time_base = fps, 1 / fps
+
+    @property
+    def decoder(self) -> str:
+        """What decodes the video, in words; known from the first frame on."""
+        return f"{self._decoder.stream.codec_context.name} decoded {self._decoder.where}"
 
     @property
     def damage(self) -> list[str]:

@@ -9,6 +9,7 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import av
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 
 from vqtok.errors import VqtokError
@@ -16,9 +17,16 @@ from vqtok.errors import VqtokError
 Source = str | os.PathLike[str] | BinaryIO
 
 
+# Decoders of FFmpeg that NVDEC can help, and formats that it gives with the same pixels.
+_HARDWARE = {"h264", "hevc", "vp9"}, {"yuv420p", "yuv420p10le"}
+
+
 @contextmanager
-def open_container(source: Source) -> Iterator[InputContainer]:
-    """Open a file for reading; VqtokError says why it cannot be."""
+def open_container(source: Source, hardware: str | None = None) -> Iterator[InputContainer]:
+    """Open a file for reading; VqtokError says why it cannot be.
+
+    hardware: what decodes the video of a file if it is there and can, such as cuda or cuda:1.
+    """
     name = file_name(source)
     try:
         # "file:" keeps a colon in a name from being read as a network protocol.
@@ -30,8 +38,27 @@ def open_container(source: Source) -> Iterator[InputContainer]:
         empty = not hasattr(source, "read") and Path(source).stat().st_size == 0
         reason = "is empty" if empty else "is not a video that FFmpeg can read"
         raise VqtokError(f"{name} {reason}") from error
+    if hardware is not None and not stream:
+        container = _accelerated(container, hardware)
     with container:
         yield container
+
+
+def _accelerated(container: InputContainer, hardware: str) -> InputContainer:
+    """The same file, open for decoding by hardware; as it is where that does not go."""
+    kind, _, number = hardware.partition(":")
+    video = container.streams.best("video")
+    codecs, formats = _HARDWARE
+    if kind not in hwdevices_available() or video is None or video.codec_context is None:
+        return container
+    if video.codec_context.name not in codecs or video.codec_context.pix_fmt not in formats:
+        return container
+    try:
+        faster = av.open(container.name, hwaccel=HWAccel(kind, number or None))
+    except av.FFmpegError:  # no such device, or no driver
+        return container
+    container.close()
+    return faster
 
 
 def _whole(stream: BinaryIO) -> BinaryIO:
