@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "batch": {"errors", "files"},
     "options": {"errors", "files"},
     "metrics": set(),
+    "device": {"errors"},
+    "stopwatch": set(),
     "config": BASE,
     "layers": BASE,
     "terminal": set(),
@@ -29,12 +31,14 @@ MAY_IMPORT = {
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
     "report": BASE | {"config", "metrics", "tokens"},
-    "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
+    "pipeline": BASE
+    | {"checkpoint", "device", "stopwatch", "threads", "tokenizer", "tokens", "video"},
     "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
     "commands": BASE
-    | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
+    | {"batch", "checkpoint", "device", "layers", "metrics", "pipeline", "stopwatch", "terminal"}
+    | {"threads", "tokenizer", "tokens", "video"},
     "cli": BASE
-    | {"batch", "commands", "options", "pipeline", "report", "runs", "terminal", "tokens", "train"},
+    | {"batch", "commands", "device", "options", "report", "runs", "terminal", "tokens", "train"},
 }
 
 

@@ -10,12 +10,16 @@ import pytest
 from conftest import pattern, write_clip
 from typer.testing import CliRunner
 
-from vqtok import batch
+from vqtok import DEFAULT, batch, checkpoint, config, tokens
 from vqtok.cli import app
+from vqtok.commands import Running
 from vqtok.errors import UsageError
 from vqtok.files import WRITABLE
 from vqtok.options import video_name
+from vqtok.tokenizer import Tokenizer
 from vqtok.video.write import _CONTAINERS
+
+SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
 
 
 def run(*args):
@@ -69,16 +73,54 @@ def test_tokens_do_not_depend_on_jobs_or_on_what_else_is_encoded(tree, tmp_path)
 
 def test_what_is_done_is_skipped_unless_forced(tree, tmp_path):
     out, done = tmp_path / "out", tmp_path / "out" / "a.mp4.safetensors"
-    out.mkdir()
-    done.write_text("done before")
+    run("encode", tree / "a.mp4", "-o", done.parent, "--duration", 0.1)
+    run("encode", tree / "*.mp4", "-o", out)
+    before = done.read_bytes()
     run("encode", tree, "-o", out)
-    assert done.read_text() == "done before" and len(files(out)) == 5
+    assert done.read_bytes() == before and len(files(out)) == 5
     run("encode", tree, "-o", out, "--force")
-    assert done.read_bytes() != b"done before"
+    assert done.read_bytes() != before
+
+
+@pytest.mark.parametrize("command", ["encode", "decode"])
+def test_no_model_is_loaded_when_nothing_is_left_to_do(tree, tmp_path, command, monkeypatch):
+    tokens, videos = tmp_path / "tokens", tmp_path / "videos"
+    run("encode", tree, "-o", tokens)
+    run("decode", tokens, "-o", videos)
     (tree / "sub" / "bad.mp4").unlink()
-    code, said = run("encode", tree, "-o", out)
+    monkeypatch.setattr(checkpoint, "load", None)
+    source, target = {"encode": (tree, tokens), "decode": (tokens, videos)}[command]
+    code, said = run(command, source, "-o", target)
     assert code == 0 and "nothing left to do" in said
-    assert not (out / "failures.jsonl").exists()
+    assert not (target / "failures.jsonl").exists()
+
+
+def test_a_folder_never_mixes_tokenizers_sizes_or_rates(tree, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other.safetensors"
+    run("encode", tree / "a.mp4", "-o", tmp_path / "a.mp4.safetensors", "--size", 24, "--fps", 5)
+    out.mkdir()
+    (tmp_path / "a.mp4.safetensors").rename(out / "a.mp4.safetensors")
+    before = files(out)
+    settings = config.load(config.folder() / "fsq.toml", SMALL)
+    checkpoint.save(other, Tokenizer(settings.model, settings.quantizer), settings, 0)
+    for option in (("--tokenizer", other), ("--size", 32), ("--fps", "10")):
+        code, said = run("encode", tree, "-o", out, *option)
+        assert code == 2 and f"{out}/a.mp4.safetensors is there" in said and "--force" in said
+        assert files(out) == before
+    run("encode", tree, "-o", out, "--size", 24, "--fps", "5")
+    assert files(out).items() > before.items()
+    (out / "a.mp4.safetensors").write_text("no tokens")
+    assert run("encode", tree, "-o", out)[0] == 2
+    run("encode", tree, "-o", out, "--tokenizer", other, "--force")
+    assert tokens.read(out / "a.mp4.safetensors").model == checkpoint.identify(other)
+
+
+def test_workers_share_weights_and_nothing_else():
+    one, two = Running(DEFAULT, "cpu", None, False, 2, True, False).load(2)
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
+    assert not set(one.modules()) & set(two.modules())
+    assert two.fingerprint == one.fingerprint
 
 
 def test_a_killed_run_goes_on(tree, tmp_path):
@@ -115,7 +157,7 @@ def test_ctrl_c_ends_all_jobs_and_leaves_only_whole_files(tree, tmp_path):
 
 def test_patterns_and_names(tree, tmp_path):
     def targets(*sources):
-        jobs = batch.jobs([str(s) for s in sources], tmp_path, {".mp4", ".mkv"}, str.upper, True)
+        jobs = batch.jobs([str(s) for s in sources], tmp_path, {".mp4", ".mkv"}, str.upper)
         return [str(job.target.relative_to(tmp_path)) for job in jobs]
 
     assert targets(tree / "**" / "*.mp4") == ["A.MP4", "sub/BAD.MP4", "sub/C.MP4", "sub/deep/A.MP4"]

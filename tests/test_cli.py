@@ -3,12 +3,14 @@
 import json
 import os
 import pty
+import re
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,10 @@ import pytest
 from conftest import clip_files
 from typer.testing import CliRunner
 
+import vqtok
 from vqtok import tokens
 from vqtok.cli import app
+from vqtok.pipeline import encode_clip
 from vqtok.video import open_video
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.mp4"
@@ -120,6 +124,31 @@ def test_the_same_clip_gives_the_same_bytes(clip):
     assert works("encode", clip).stdout == works("encode", clip).stdout
 
 
+def test_verbose_says_what_runs_where_and_what_takes_the_time(clip, tmp_path):
+    path, back = tmp_path / "t.safetensors", tmp_path / "back.mkv"
+    said = works("encode", clip, "-o", path, "--verbose", "--device", "cpu").stderr.decode()
+    assert "fsq, weights" in said and "on cpu" in said
+    assert "h264 decoded in software; reading" in said and "the model" in said
+    assert re.search(r"writing \d+%.* of \d+\.\d s", said)
+    said = works("decode", path, "-o", back, "--verbose").stderr.decode()
+    assert re.search(r"back.mkv: the model \d+%, writing \d+% of \d+\.\d s", said)
+    several = works("encode", clip, "-o", tmp_path, "--verbose").stderr.decode()
+    assert f"{clip}: h264 decoded in software" in several
+
+
+def test_compile_without_a_compiler_is_told_in_a_sentence(clip, tmp_path):
+    nothing = os.environ | {"CXX": "none", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    said = fails(
+        2,
+        "no working C++ compiler",
+        *("encode", clip, "-o", tmp_path / "t.safetensors", "--compile", "--device", "cpu"),
+        run=process,
+        env=nothing,
+    )
+    assert said.count("\n") == 1
+    assert not (tmp_path / "t.safetensors").exists()
+
+
 def test_stats_say_the_same_to_people_and_machines(clip, tmp_path):
     path = tmp_path / "t.safetensors"
     works("encode", clip, "-o", path)
@@ -179,6 +208,11 @@ def test_train_on_files_given_after_data(make_clip, tmp_path):
         ("no such folder", ["encode", "CLIP", "-o", "none/t.safetensors"]),
         ("must end in one of .mp4", ["decode", "TOKENS", "-o", "clip.txt"]),
         ("no codec 'h266'", ["decode", "TOKENS", "-o", "clip.mp4", "--codec", "h266"]),
+        ("--quiet and --verbose: give one", ["encode", "CLIP", "--quiet", "--verbose"]),
+        (
+            "--quiet and --verbose: give",
+            ["decode", "TOKENS", "-o", "c.mp4", "--quiet", "--verbose"],
+        ),
         ("No such option", ["encode", "CLIP", "--speed", "9"]),
         ("Missing argument", ["encode"]),
     ],
@@ -222,6 +256,45 @@ def test_ctrl_c_can_leave_a_shorter_token_file(make_clip, tmp_path, monkeypatch)
     output.unlink()
     fails(130, "interrupted", "encode", clip, "-o", output)
     assert not output.exists()
+
+
+def test_a_live_source_is_encoded_while_it_is_written(make_clip, tmp_path):
+    """The rest of the stream is written only once there is progress on what came before."""
+    data = make_clip("live.mkv", frames=400).read_bytes()
+    reading, writing = os.pipe()
+    moved, before_the_end = threading.Event(), []
+
+    def camera():
+        with os.fdopen(writing, "wb", buffering=0) as pipe:
+            pipe.write(data[: len(data) // 2])
+            before_the_end.append(moved.wait(60))
+            pipe.write(data[len(data) // 2 :])
+
+    threading.Thread(target=camera, daemon=True).start()
+    with os.fdopen(reading, "rb") as pipe, open_video(pipe) as video:
+        live = encode_clip(video, vqtok.load(), lambda done: moved.set())
+    assert before_the_end == [True]
+    assert live.frames == 400
+
+
+def test_ctrl_c_on_a_live_source_can_leave_what_has_come(make_clip, tmp_path):
+    data, output = make_clip("live.mkv", frames=2000).read_bytes(), tmp_path / "t.safetensors"
+    command = [sys.executable, "-m", "vqtok", "encode", "-", "-o", str(output)]
+    options = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
+    running = subprocess.Popen([*command, "--keep-partial", "--verbose"], **options)
+    running.stderr.readline()  # the model is there
+    half, step = len(data) // 2, len(data) // 200
+    running.stdin.write(data[:half])  # the pipe takes only what is read
+    running.send_signal(signal.SIGINT)
+    for i in range(half, len(data), step):
+        if running.poll() is not None:
+            break
+        with suppress(BrokenPipeError):
+            running.stdin.write(data[i : i + step])
+        time.sleep(0.05)
+    assert running.wait(60) == 130, running.stderr.read()
+    assert i < len(data) - step  # it did not wait for the end
+    assert 1 <= tokens.read(output).frames < 2000
 
 
 @pytest.mark.parametrize("damage", ["cut", "edited", "other"])

@@ -3,11 +3,12 @@
 import av
 import numpy as np
 import pytest
-from conftest import pattern, write_clip
+from conftest import clip_files, pattern, write_clip
 from typer.testing import CliRunner
 from witness import read
 
 from vqtok.cli import app
+from vqtok.video.source import cut_short
 
 FRAMES = 12
 FILES = {
@@ -68,6 +69,25 @@ def test_a_pipe_has_no_second_reading_and_loses_nothing_either(tmp_path, clip):
         _, times, piped = read(file)
     assert len(times) == FRAMES - 1
     assert piped.damage == ["1 damaged frame skipped"]
+
+
+@pytest.mark.parametrize("name", ["ffv1.mkv", "vp8.webm", "moving.gif"])
+def test_a_file_that_was_cut_short_breaks_off(tmp_path, name):
+    options = FILES.get(name, {"codec": "gif", "pix_fmt": "rgb8"})
+    whole = write_clip(tmp_path / f"whole-{name}", pattern(FRAMES), **options)
+    assert read(whole)[2].damage == []
+    cut = tmp_path / name
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    assert "the file breaks off" in read(cut)[2].damage
+    assert "the file breaks off" not in read(cut, duration=0.08)[2].damage
+    result = encode(cut, "-o", tmp_path / "t.safetensors", "--strict")
+    assert result.exit_code == 1 and "the file breaks off" in result.stderr
+
+
+@pytest.mark.parametrize("path", clip_files("dev"))
+def test_no_whole_clip_breaks_off(path):
+    with av.open(str(path)) as container:
+        assert not cut_short(path, container.format.name)
 
 
 def encode(*arguments):

@@ -1,12 +1,14 @@
 """The tokenizer's promises: shapes, exact streaming, the same tokens however a clip is cut."""
 
+import shutil
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from vqtok import config
 from vqtok.errors import VqtokError
-from vqtok.layers import CausalConv3d, streaming
+from vqtok.layers import CausalConv3d, compile_blocks, streaming
 from vqtok.tokenizer import CHUNK, Tokenizer
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
@@ -96,6 +98,25 @@ def test_tokens_do_not_depend_on_how_the_clip_was_cut(frames, length):
     assert torch.equal(cut, whole)
     parts = torch.cat(list(tokenizer.decode_stream(whole.split(1, dim=1))), dim=2)
     torch.testing.assert_close(parts[:, :, :frames], tokenizer.decode(whole, frames))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_tokenizer_keeps_every_promise():
+    """Streams, a short first and last chunk, padding; and the kernels do not depend on the past."""
+    eager, compiled, again = small(), small(), small()
+    compile_blocks(compiled)
+    compile_blocks(again)
+    again.encode(video(6, 16, 16))
+    for frames, height, width in ((1, 32, 48), (14, 33, 47)):
+        clip = video(frames, height, width)
+        expected, indices = eager.encode(clip), compiled.encode(clip)
+        assert indices.shape == expected.shape
+        assert (indices == expected).float().mean() > 0.99
+        assert torch.equal(again.encode(clip), indices)
+        cut = torch.cat(list(compiled.encode_stream(clip.split(3, dim=2))), dim=1)
+        assert torch.equal(cut, indices)
+        decoded = compiled.decode(expected, frames, height, width)
+        torch.testing.assert_close(decoded, eager.decode(expected, frames, height, width))
 
 
 def test_streams_take_turns_on_one_model():

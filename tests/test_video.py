@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from conftest import CLIPS, clip_files, needs_ffmpeg, pattern, write_clip
 from witness import ffmpeg_frames, mean_difference, read
 
@@ -372,3 +373,35 @@ def test_a_binary_file_can_be_read_and_written():
     assert not file.closed
     file.seek(0)
     assert read(file)[1] == VARYING
+
+
+@pytest.mark.parametrize("hardware", ["cuda", "cuda:7", "videotoolbox", "none"])
+@pytest.mark.parametrize("path", clip_files("dev", "phone_rotated_portrait.mov", "talk_vfr.mkv"))
+def test_hardware_that_is_not_there_changes_nothing(path, hardware):
+    if hardware == "cuda" and torch.cuda.is_available():
+        pytest.skip("it is there")
+    with (
+        open_video(path, duration=0.5) as one,
+        open_video(path, None, None, 0, 0.5, hardware) as two,
+    ):
+        for (frames, times), (others, their_times) in zip(
+            one.chunks(8), two.chunks(8), strict=True
+        ):
+            assert np.array_equal(frames, others) and times == their_times
+        assert two.decoder == one.decoder == "h264 decoded in software"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("path", clip_files("dev"))
+def test_frames_decoded_by_cuda_are_those_of_software(path):
+    with (
+        open_video(path, duration=0.5) as one,
+        open_video(path, duration=0.5, hardware="cuda") as two,
+    ):
+        assert (one.height, one.width, one.fps, one.origin) == (
+            *(two.height, two.width, two.fps, two.origin),
+        )
+        for (frames, times), (others, their_times) in zip(
+            one.chunks(8), two.chunks(8), strict=True
+        ):
+            assert np.array_equal(frames, others) and times == their_times

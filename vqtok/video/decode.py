@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
-from vqtok.video.source import Source, file_name, open_container, seekable
+from vqtok.video.source import Source, cut_short, file_name, open_container, seekable
 
 SKIPPED = "{n} damaged frame{s} skipped"
 SHOWN = "{n} frame{s} shown damaged"
@@ -43,8 +43,9 @@ class Decoder:
         self._seekable = seekable(source) and not self.avi
         self.stream = _video(container, file_name(source))
         self.where, self._hardware = "in software", self.stream.codec_context.is_hwaccel
+        self._on_disk = self._seekable and not hasattr(source, "read")
         # A thread for each frame is fast, but hides errors at the end: see _rest.
-        self._ahead = self._seekable and not hasattr(source, "read") and not self._hardware
+        self._ahead = self._on_disk and not self._hardware
         self.stream.thread_type = "AUTO" if self._ahead else "SLICE"
         if self.stream.codec_context.name == "hevc":
             # Else every frame that refers to a lost one would be left out without a word.
@@ -79,6 +80,8 @@ class Decoder:
             for frame in frames or ():
                 last, refused = last if frame.pts is None else frame.pts, 0
                 yield self._shown(frame)
+        if self._on_disk and cut_short(self._source, self._container.format.name):
+            self.damage[BREAKS_OFF] = 1
         if self._ahead and tail and (last is None or last < max(tail)):
             yield from self._rest(last, max(tail), refused)
 

@@ -61,6 +61,26 @@ def _accelerated(container: InputContainer, hardware: str) -> InputContainer:
     return faster
 
 
+def cut_short(path: Source, format: str) -> bool:
+    """Whether a file lacks its end: a GIF its last byte, a Matroska file what its header counts.
+
+    A Matroska file that was written as a stream does not say how long it is.
+    """
+    with Path(path).open("rb") as file:
+        head, size = file.read(4096), file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))
+        tail = file.read()
+    if format == "gif":
+        return not tail.rstrip(b"\0\r\n").endswith(b";")
+    begin = head.find(b"\x18\x53\x80\x67") + 4  # the segment: its number, its length, its content
+    if not format.startswith("matroska") or begin < 4 or len(head) < begin + 8:
+        return False
+    width = 9 - head[begin].bit_length()  # of the length in bytes: one more than leading zero bits
+    unknown = (1 << 7 * width) - 1
+    length = int.from_bytes(head[begin : begin + width], "big") & unknown
+    return length != unknown and begin + width + length > size
+
+
 def _whole(stream: BinaryIO) -> BinaryIO:
     """The stream; a copy on disk if it is a pipe with MP4, whose index may come last."""
     if stream.seekable() or stream.peek(8)[4:8] != b"ftyp":
