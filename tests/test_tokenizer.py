@@ -102,21 +102,17 @@ def test_tokens_do_not_depend_on_how_the_clip_was_cut(frames, length):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_a_compiled_tokenizer_keeps_every_promise():
-    """Streams, a short first and last chunk, padding; and the kernels do not depend on the past."""
-    eager, compiled, again = small(), small(), small()
+    """Padding, a first and a last chunk that are shorter, and the same tokens however it is cut."""
+    one_width = "model.widths=[16, 16]"  # a kernel for each width takes its time
+    eager, compiled = small("fsq", one_width), small("fsq", one_width)
     compile_blocks(compiled)
-    compile_blocks(again)
-    again.encode(video(6, 16, 16))
-    for frames, height, width in ((1, 32, 48), (14, 33, 47)):
-        clip = video(frames, height, width)
-        expected, indices = eager.encode(clip), compiled.encode(clip)
-        assert indices.shape == expected.shape
-        assert (indices == expected).float().mean() > 0.99
-        assert torch.equal(again.encode(clip), indices)
-        cut = torch.cat(list(compiled.encode_stream(clip.split(3, dim=2))), dim=1)
-        assert torch.equal(cut, indices)
-        decoded = compiled.decode(expected, frames, height, width)
-        torch.testing.assert_close(decoded, eager.decode(expected, frames, height, width))
+    clip = video(14, 33, 47)
+    expected, indices = eager.encode(clip), compiled.encode(clip)
+    assert indices.shape == expected.shape
+    assert (indices == expected).float().mean() > 0.99
+    cut = torch.cat(list(compiled.encode_stream(clip.split(3, dim=2))), dim=1)
+    assert torch.equal(cut, indices)
+    torch.testing.assert_close(compiled.decode(indices, 14), eager.decode(indices, 14))
 
 
 def test_streams_take_turns_on_one_model():

@@ -82,7 +82,8 @@ class Decoder:
                 yield self._shown(frame)
         if self._on_disk and cut_short(self._source, self._container.format.name):
             self.damage[BREAKS_OFF] = 1
-        if self._ahead and tail and (last is None or last < max(tail)):
+        threads = self.stream.codec_context.thread_count  # known by now: one on one processor
+        if self._ahead and threads > 1 and tail and (last is None or last < max(tail)):
             yield from self._rest(last, max(tail), refused)
 
     def _rest(self, last: int | None, end: int, refused: int) -> Iterator[VideoFrame]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import av
@@ -81,10 +82,12 @@ def cut_short(path: Source, format: str) -> bool:
     return length != unknown and begin + width + length > size
 
 
-def _whole(stream: BinaryIO) -> BinaryIO:
+def _whole(stream: BinaryIO) -> BinaryIO | SimpleNamespace:
     """The stream; a copy on disk if it is a pipe with MP4, whose index may come last."""
-    if stream.seekable() or stream.peek(8)[4:8] != b"ftyp":
+    if stream.seekable():
         return stream
+    if stream.peek(8)[4:8] != b"ftyp":
+        return SimpleNamespace(read=stream.read1)  # `read` would wait for all it was asked for
     copy = TemporaryFile()  # noqa: SIM115 - it lives as long as the container that reads it
     shutil.copyfileobj(stream, copy)
     copy.seek(0)
