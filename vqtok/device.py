@@ -37,7 +37,7 @@ def device_name(device: torch.device) -> str:
     """What to call a device in a message."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)"
+    return f"{device}, threads: {torch.get_num_threads()}"
 
 
 class Ferry:
