@@ -140,7 +140,7 @@ def test_compile_without_a_compiler_is_told_in_a_sentence(clip, tmp_path):
     nothing = os.environ | {"CXX": "none", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     said = fails(
         2,
-        "no working C++ compiler",
+        "--compile failed: it needs a working C++ compiler",
         *("encode", clip, "-o", tmp_path / "t.safetensors", "--compile", "--device", "cpu"),
         run=process,
         env=nothing,

@@ -13,7 +13,7 @@ from conftest import CLIPS, clip_files, needs_ffmpeg, pattern, write_clip
 from witness import ffmpeg_frames, mean_difference, read
 
 from vqtok.errors import UsageError, VqtokError
-from vqtok.video import VideoWriter, open_video, read_window
+from vqtok.video import VideoWriter, open_video, read_window, source
 
 TICK = Fraction(1, 1000)
 
@@ -389,6 +389,15 @@ def test_hardware_that_is_not_there_changes_nothing(path, hardware):
         ):
             assert np.array_equal(frames, others) and times == their_times
         assert two.decoder == one.decoder == "h264 decoded in software"
+
+
+def test_a_file_opened_again_for_hardware_gives_the_same_frames(make_clip, monkeypatch):
+    path, opened = make_clip(), []
+    monkeypatch.setattr(source, "hwdevices_available", lambda: ["made-up"])
+    monkeypatch.setattr(source, "HWAccel", lambda *device: opened.append(device))
+    with open_video(path) as one, open_video(path, hardware="made-up:1") as two:
+        assert np.array_equal(next(one.chunks(20))[0], next(two.chunks(20))[0])
+    assert opened == [("made-up", "1")]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -49,7 +49,7 @@ class Commands(TyperGroup):
             fail("interrupted", 130)
         except (MemoryError, RuntimeError) as error:  # torch says so with a RuntimeError
             if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                fail("--compile found no working C++ compiler (on CUDA: Triton): leave it out", 2)
+                fail("--compile failed: it needs a working C++ compiler (on CUDA: Triton)", 2)
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             fail("out of memory: try a smaller --size, or --device cpu", 1)
