@@ -25,16 +25,22 @@ MAY_IMPORT = {
     "quantizers": BASE | {"config"},
     "tokenizer": BASE | {"config", "layers", "quantizers"},
     "checkpoint": BASE | {"config", "tokenizer"},
-    "data": BASE | {"config", "video"},
+    "cache": BASE | {"video"},
+    "data": BASE | {"cache", "config", "video"},
+    "ranks": set(),
+    "evaluate": BASE | {"metrics", "tokenizer"},
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
     "report": BASE | {"config", "metrics", "tokens"},
     "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
-    "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
+    "training": BASE
+    | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "runs"}
+    | {"threads", "tokenizer", "video"},
     "commands": BASE
     | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
     "cli": BASE
-    | {"batch", "commands", "options", "pipeline", "report", "runs", "terminal", "tokens", "train"},
+    | {"batch", "commands", "options", "pipeline", "ranks", "report", "runs", "terminal", "tokens"}
+    | {"training"},
 }
 
 

@@ -175,6 +175,14 @@ def train(
         list[Path] | None,
         typer.Option(help="Videos, stills or folders of them (default: clips made from nothing)."),
     ] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Videos to measure on (default: every 20th file of --data)."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for decoded clips, for all runs (default: memory)."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file (default: configs/QUANTIZER.toml).")
     ] = None,
@@ -196,18 +204,18 @@ def train(
     if resume is not None and (quantizer or config or set_ or out):
         raise UsageError("--resume goes on with the run's own settings; leave the others out")
 
-    from vqtok import runs
+    from vqtok import ranks, runs
     from vqtok.pipeline import find_device
     from vqtok.report import TrainingView
     from vqtok.terminal import console, say
-    from vqtok.train import train as run_training
+    from vqtok.training import train as run_training
 
-    where = find_device(device)
-    sources = [*(data or []), *(files or [])]
+    where, quiet = ranks.own_device(find_device(device)), quiet or ranks.number() > 0
+    places = [*(data or []), *(files or [])], validation or [], cache
     if resume is not None:
-        run = runs.reopen(resume, sources)
+        run = runs.reopen(resume, *places)
     else:
-        run = runs.create(out, quantizer, config, set_ or [], sources)
+        run = runs.create(out, quantizer, config, set_ or [], *places)
     if not run.sources:
         say(
             quiet,
@@ -219,7 +227,7 @@ def train(
             run_training(run, clips, where, view.show, steps)
     finally:
         say(quiet, *(f"left out: {reason}" for reason in clips.broken.values()))
-    say(quiet, f"{run.folder / 'tokenizer.safetensors'} is ready: use it with --tokenizer")
+    say(quiet, f"{run.folder / runs.TOKENIZER} is ready: use it with --tokenizer")
 
 
 @app.command()
