@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 
 def number() -> int:
@@ -40,11 +39,23 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the others may be waiting for this one
 
 
-def parallel(model: nn.Module) -> nn.Module:
-    """The model, with gradients that are means over all processes."""
+def alike(model: nn.Module) -> None:
+    """Give every process the weights and buffers of rank 0."""
+    if count() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Replace each gradient by its mean over all processes, in one exchange."""
     if count() == 1:
-        return model
-    return DistributedDataParallel(model, broadcast_buffers=False)
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    parts = flat.div_(count()).split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def gathered(x: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ def train(
     if state.step == 0:  # before the ranks join: each does the same, with no word from the others
         state.start(torch.cat([clips.batch(step) for step in range(START_BATCHES)]))
     with ranks.joined(device), stopping() as stopped:
+        ranks.alike(state.tokenizer)
         write = opened(run, state.step, show) if ranks.number() == 0 else None
         walk(run, clips, state, steps, write, stopped)
 
@@ -68,14 +69,16 @@ def walk(
 ) -> None:
     """Go on to step `steps`, or until stopped; `write` is None in all ranks but the first."""
     settings, device = run.settings.train, state.tokenizer.device
-    model, recent = ranks.parallel(state.tokenizer), log.Recent(state.tokenizer.codebook_size)
+    recent = log.Recent(state.tokenizer.codebook_size)
     batch = partial(clips.batch, rank=ranks.number(), ranks=ranks.count())
     with ahead(map(batch, count(state.step))) as batches:
         while state.step < steps:
             before = time.perf_counter()
             video = next(batches).to(device)
             waited = time.perf_counter() - before
-            values, indices = train_step(model, state.optimizer, video, settings, state.step)
+            values, indices = train_step(
+                state.tokenizer, state.optimizer, video, settings, state.step
+            )
             state.stepped(settings.ema_decay)
             recent.add(values, ranks.gathered(indices.flatten()), waited)
             stop = ranks.any_of(stopped())  # a Ctrl-C after this waits for the next step's save

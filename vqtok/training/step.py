@@ -1,11 +1,9 @@
 """One update of the weights: the optimizer, its learning rate, the loss."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 
 from vqtok import ranks
@@ -34,7 +32,7 @@ def total_loss(
 
 
 def train_step(
-    model: Tokenizer | DistributedDataParallel,
+    tokenizer: Tokenizer,
     optimizer: Optimizer,
     video: Tensor,
     settings: TrainSettings,
@@ -52,33 +50,28 @@ def train_step(
     values, indices = [], []
     parts = video.chunk(settings.accumulate)
     for part in parts:
-        with _alone(model) if part is not parts[-1] else nullcontext():
-            figures, used = _gradients(model, part, settings, 1 / len(parts))
+        figures, used = _gradients(tokenizer, part, settings, 1 / len(parts))
         values.append(figures)
         indices.append(used)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    ranks.average_gradients(tokenizer)
+    torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), settings.clip_norm)
     optimizer.step()
     means = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
     return means, torch.cat(indices)
 
 
 def _gradients(
-    model: Tokenizer | DistributedDataParallel, video: Tensor, settings: TrainSettings, share: float
+    tokenizer: Tokenizer, video: Tensor, settings: TrainSettings, share: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add this share of the loss's gradients to those that are there."""
     with torch.autocast(video.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-        reconstruction, quantized = model(video)
+        reconstruction, quantized = tokenizer(video)
     target = video.float() / 255
     loss = total_loss(reconstruction, target, quantized, settings)
     (share * loss).backward()
     quality = psnr(target, reconstruction.detach().clamp(0, 1)).mean()
     loss, quality = mean_over_ranks(torch.stack([loss.detach(), quality]))
     return {"loss": loss, "psnr": quality} | quantized.terms, quantized.indices
-
-
-def _alone(model: Tokenizer | DistributedDataParallel) -> AbstractContextManager[None]:
-    """Inside, gradients wait for the last part of the batch before the ranks share them."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
