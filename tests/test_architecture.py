@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "report": BASE | {"config", "metrics", "tokens"},
     "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
+    "scores": BASE | {"batch", "evaluate", "metrics", "terminal", "tokenizer", "video"},
     "training": BASE
     | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "runs"}
     | {"threads", "tokenizer", "video"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
     "cli": BASE
     | {"batch", "commands", "options", "pipeline", "ranks", "report", "runs", "terminal", "tokens"}
-    | {"training"},
+    | {"scores", "training"},
 }
 
 

@@ -230,6 +230,47 @@ def train(
     say(quiet, f"{run.folder / runs.TOKENIZER} is ready: use it with --tokenizer")
 
 
+@app.command("eval")
+def evaluate(
+    clips: Annotated[list[str], typer.Argument(help="Videos or images, or folders of them.")],
+    tokenizer: TokenizerOption = DEFAULT,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Measure the first so many of a clip.")] = 33,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for videos: a clip on the left, what came back on the right."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same numbers for machines.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a tokenizer, beside averages of blocks of its stride: vqtok eval clips/"""
+    check_dtype(dtype)
+    todo = batch.jobs(clips, save or Path(), EXTENSIONS, "{}.mp4".format, again=True)
+    for job in todo if save is not None and not force else ():
+        if job.target.exists():
+            raise UsageError(f"{job.target} exists: --force overwrites it")
+
+    from vqtok import scores
+    from vqtok.pipeline import load_tokenizer
+
+    model = load_tokenizer(tokenizer, device, dtype)
+    found, broken = scores.score(todo, model, size, frames, save is not None, quiet)
+    if found and as_json:
+        typer.echo(json.dumps(scores.numbers(found), indent=2))
+    elif found:
+        from rich.console import Console
+
+        wide = {} if sys.stdout.isatty() else {"width": 200}
+        Console(**wide).print(scores.table(scores.numbers(found)))
+    if broken:
+        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be measured: {'; '.join(broken)}")
+
+
 @app.command()
 def stats(
     files: Annotated[list[str], typer.Argument(help="Token files; - reads a pipe.")],
