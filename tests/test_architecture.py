@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "cache": BASE | {"video"},
     "data": BASE | {"cache", "config", "video"},
     "ranks": set(),
-    "evaluate": BASE | {"metrics", "tokenizer"},
+    "evaluate": BASE | {"metrics", "tokenizer", "video"},
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
     "report": BASE | {"config", "metrics", "tokens"},
@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "scores": BASE | {"batch", "evaluate", "metrics", "terminal", "tokenizer", "video"},
     "training": BASE
     | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "runs"}
-    | {"threads", "tokenizer", "video"},
+    | {"threads", "tokenizer"},
     "commands": BASE
     | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
     "cli": BASE

@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from vqtok.metrics import bits_per_pixel, ssim
 from vqtok.tokenizer import Tokenizer
+from vqtok.video import VideoWriter
 
 Pair = tuple[np.ndarray, np.ndarray]  # uint8 (t h w c): frames, and what came back of them
 
@@ -122,11 +125,14 @@ def block_averages(video: Tensor, stride: tuple[int, int, int], first: bool) -> 
     return x[:, :, front : front + frames, :height, :width].to(torch.uint8)
 
 
-def strip(pairs: Sequence[Pair]) -> np.ndarray:
-    """A picture (h w c): a square of the last frame of each, above what came back of it."""
+def write_strip(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write a picture: a square of the last frame of each, above what came back of it."""
     side = min(min(frames.shape[1:3]) for frames, _ in pairs)
     columns = [np.concatenate([_middle(x[-1], side) for x in pair]) for pair in pairs]
-    return np.concatenate(columns, axis=1)
+    picture, once = np.concatenate(columns, axis=1), Fraction(1)
+    height, width, _ = picture.shape
+    with VideoWriter(path, height=height, width=width, fps=once, time_base=once) as out:
+        out.write(picture[None], [0])
 
 
 def _middle(frame: np.ndarray, side: int) -> np.ndarray:

@@ -122,9 +122,9 @@ def check_loss(loss: Tensor, step: int) -> None:
 def opened(run: Run, first: int, show: log.Write) -> log.Write:
     """Make the folder of a run that has done `first` steps; what writes a row wherever it goes."""
     board = run.settings.train.tensorboard
+    writers = [log.tensorboard(run.folder / "tensorboard", first)] if board else []
     run.write()
-    writers = [log.lines(run.folder / "metrics.jsonl", first), show]
-    writers += [log.tensorboard(run.folder / "tensorboard", first)] if board else []
+    writers += [log.lines(run.folder / "metrics.jsonl", first), show]
 
     def write(row: log.Row) -> None:
         for writer in writers:

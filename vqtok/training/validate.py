@@ -1,6 +1,5 @@
 """Validation: the tokenizer that would be shipped, on clips that training never sees."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,9 @@ import torch
 
 from vqtok.config import TrainSettings
 from vqtok.data import Clips, Procedural
-from vqtok.evaluate import Pair, Quality, measure, strip
+from vqtok.evaluate import Pair, Quality, measure, write_strip
 from vqtok.metrics import codebook_use
 from vqtok.tokenizer import Tokenizer
-from vqtok.video import VideoWriter
 
 FRAMES = 17  # of each clip, its first
 SHOWN = 4  # clips in the picture
@@ -36,7 +34,8 @@ def validate(
             found.append(measure(video, tokenizer, see if len(found) < SHOWN else lambda _: None))
     if not found:
         return {}
-    write_picture(picture, strip(pairs))
+    picture.parent.mkdir(exist_ok=True)
+    write_strip(picture, pairs)
     use = codebook_use(sum(quality.counts for quality in found))
     return {
         "val_psnr": float(np.mean([quality.tokenizer.psnr for quality in found])),
@@ -45,11 +44,3 @@ def validate(
         "val_usage_by_chance": use.usage_by_chance,
         "val_perplexity": use.perplexity,
     }
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write (h w c) uint8 as PNG."""
-    path.parent.mkdir(exist_ok=True)
-    shape, once = dict(zip(("height", "width"), picture.shape, strict=False)), Fraction(1)
-    with VideoWriter(path, **shape, fps=once, time_base=once) as out:
-        out.write(picture[None], [0])
