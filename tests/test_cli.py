@@ -291,7 +291,7 @@ def test_ctrl_c_while_training_saves_first(tmp_path):
     assert (run / "tokenizer.safetensors").exists()
 
 
-@pytest.mark.parametrize("command", ["", "encode", "decode", "train", "stats"])
+@pytest.mark.parametrize("command", ["", "encode", "decode", "train", "eval", "stats"])
 def test_help_is_there(command):
     said = works(*command.split(), "--help", run=process).stdout.decode()
     assert "Usage" in said

@@ -13,7 +13,7 @@ from vqtok.cache import Cache, Kept
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import EXTENSIONS
-from vqtok.video import open_video, read_window
+from vqtok.video import Clip, open_video, read_window
 
 FASTEST_PAN = 3  # pixels per frame over a still
 UNSEEN = 4  # made-up clips to validate on
@@ -76,14 +76,16 @@ class Clips:
         Raises VqtokError when no file is left that can be read.
         """
         clips = [self._clip(step, i) for i in range(rank, self.settings.batch_size, ranks)]
-        return torch.from_numpy(np.stack(clips)).movedim(-1, 1)
+        return torch.stack(clips).movedim(-1, 1)
 
     def held_out(self, frames: int) -> Iterator[Tensor]:
         """The beginning of each file held out, uint8 (1 3 t h w), as large as it is trained on."""
         for path in self._held_out:
             try:
                 if path not in self.broken:
-                    pixels = read_window(path, 0, frames, self._open(path).size)
+                    with open_video(path) as clip:
+                        size = self._size(clip)
+                    pixels = read_window(path, 0, frames, size)
                     yield torch.from_numpy(pixels).movedim(-1, 0)[None]
             except VqtokError as error:
                 self.broken[path] = str(error)
@@ -93,7 +95,7 @@ class Clips:
         """For the log: the share of clips so far for which nothing had to be decoded."""
         return {"cache_hits": self._hits / max(1, self._taken)}
 
-    def _clip(self, step: int, i: int) -> np.ndarray:
+    def _clip(self, step: int, i: int) -> Tensor:
         rng = np.random.default_rng((self.settings.seed, step, i))
         while self._lost < len(self.paths):
             path, where = self.paths[rng.integers(len(self.paths))], rng.random()
@@ -137,26 +139,29 @@ class Clips:
 
     def _open(self, path: Path) -> Source:
         with open_video(path) as clip:
-            short, seconds, rate = min(clip.height, clip.width), clip.duration or 0, float(clip.fps)
-            size = min(max(short, self.settings.crop), max(self.settings.size, self.settings.crop))
-            need = 3 * clip.height * clip.width * (size / short) ** 2 * max(1, seconds * rate)
+            size, seconds, rate = self._size(clip), clip.duration or 0, float(clip.fps)
+            scale = size / min(clip.height, clip.width)
+            need = 3 * clip.height * clip.width * scale**2 * max(1, seconds * rate)
             known, origin, time_base = clip.duration is not None, clip.origin or 0, clip.time_base
         kept = self._cache.get(path, size, need) if known else None
         return Source(size, seconds, rate, origin, time_base, kept)
 
-    def _crop(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _size(self, clip: Clip) -> int:
+        """The short side to read a clip at."""
+        crop, size = self.settings.crop, self.settings.size
+        return min(max(min(clip.height, clip.width), crop), max(size, crop))
+
+    def _crop(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         """(t crop crop c): a fixed place of a video, a moving one of a still."""
         t, side = self.settings.frames, self.settings.crop
-        still = len(frames) == 1
-        frames = frames[np.minimum(np.arange(t), len(frames) - 1)]
         room = np.array(frames.shape[1:3]) - side
-        pan = rng.integers(-FASTEST_PAN, FASTEST_PAN + 1, 2) if still else 0
-        corners = rng.integers(room + 1) + np.arange(t)[:, None] * pan
-        corners = np.clip(corners, 0, room)
-        crop = np.stack(
-            [f[y : y + side, x : x + side] for f, (y, x) in zip(frames, corners, strict=True)]
-        )
-        return crop[:, :, ::-1] if rng.random() < 0.5 else crop
+        pan = rng.integers(-FASTEST_PAN, FASTEST_PAN + 1, 2) if len(frames) == 1 else 0
+        corners = np.clip(rng.integers(room + 1) + np.arange(t)[:, None] * pan, 0, room)
+        crop = np.empty((t, side, side, 3), np.uint8)
+        for i, (y, x) in enumerate(corners):
+            crop[i] = frames[min(i, len(frames) - 1), y : y + side, x : x + side]
+        clip = torch.from_numpy(crop)
+        return clip.flip(2) if rng.random() < 0.5 else clip  # four times as fast as NumPy's
 
 
 class Procedural:
