@@ -35,13 +35,22 @@ MAY_IMPORT = {
     "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
     "scores": BASE | {"batch", "evaluate", "metrics", "terminal", "tokenizer", "video"},
     "training": BASE
-    | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "runs"}
-    | {"threads", "tokenizer"},
+    | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "report"}
+    | {"runs", "terminal", "threads", "tokenizer"},
     "commands": BASE
     | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
     "cli": BASE
-    | {"batch", "commands", "options", "pipeline", "ranks", "report", "runs", "terminal", "tokens"}
-    | {"scores", "training"},
+    | {
+        "batch",
+        "commands",
+        "options",
+        "pipeline",
+        "report",
+        "runs",
+        "scores",
+        "tokens",
+        "training",
+    },
 }
 
 

@@ -204,30 +204,17 @@ def train(
     if resume is not None and (quantizer or config or set_ or out):
         raise UsageError("--resume goes on with the run's own settings; leave the others out")
 
-    from vqtok import ranks, runs
+    from vqtok import runs
     from vqtok.pipeline import find_device
-    from vqtok.report import TrainingView
-    from vqtok.terminal import console, say
-    from vqtok.training import train as run_training
+    from vqtok.training.command import train_and_show
 
-    where, quiet = ranks.own_device(find_device(device)), quiet or ranks.number() > 0
+    where = find_device(device)
     places = [*(data or []), *(files or [])], validation or [], cache
     if resume is not None:
         run = runs.reopen(resume, *places)
     else:
         run = runs.create(out, quantizer, config, set_ or [], *places)
-    if not run.sources:
-        say(
-            quiet,
-            "no --data: training on moving patterns made up on the spot, good for a trial only",
-        )
-    clips, view = run.clips(), TrainingView(console(quiet), run.settings.train)
-    try:
-        with view.open(steps or run.settings.train.steps):
-            run_training(run, clips, where, view.show, steps)
-    finally:
-        say(quiet, *(f"left out: {reason}" for reason in clips.broken.values()))
-    say(quiet, f"{run.folder / runs.TOKENIZER} is ready: use it with --tokenizer")
+    train_and_show(run, where, steps, quiet)
 
 
 @app.command("eval")
