@@ -239,6 +239,12 @@ def test_a_batch_that_does_not_split_is_explained(tmp_path):
     assert not run.folder.exists()
 
 
+def test_steps_beyond_the_schedule_are_refused(tmp_path):
+    run = runs.Run(tmp_path / "run", settings("fsq", "train.steps=10"), [])
+    with pytest.raises(UsageError, match=r"beyond train\.steps=10"):
+        train(run, run.clips(), CPU, [].append, 11)
+
+
 def test_accumulated_parts_are_the_batch(tmp_path):
     rows = []
     for parts in (1, 2):
@@ -291,6 +297,8 @@ def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_s
         assert batch.shape == (2, 3, 5, 32, 32)
         assert batch.dtype == torch.uint8
         assert torch.equal(batch, streamed.batch(step))
+        shares = [kept.batch(step, rank, 2) for rank in (0, 1)]
+        assert torch.equal(torch.cat(shares), batch)
     assert [p.name for p in kept.broken] == ["broken.mp4"]
 
 

@@ -42,6 +42,11 @@ def train(
     """
     settings = run.settings.train
     steps = until or settings.steps
+    if steps > settings.steps:
+        raise UsageError(
+            f"--steps {steps} lies beyond train.steps={settings.steps}, where the learning rate is "
+            "zero: make a run of more steps"
+        )
     check_batch(settings)
     torch.set_flush_denormal(True)  # subnormal numbers make a step on a CPU several times slower
     state = State.new(run.settings, device)
