@@ -20,7 +20,7 @@ from vqtok.training.step import train_step
 from vqtok.training.validate import validate
 
 LOG_EVERY = 10  # steps
-START_BATCHES = 8  # that the first weights are taken from
+START_CLIPS = 32  # at least, that the first weights are taken from
 
 
 def train(
@@ -57,7 +57,8 @@ def train(
             f"{run.folder} has done {state.step} steps already: ask for more with --steps"
         )
     if state.step == 0:  # before the ranks join: each does the same, with no word from the others
-        state.start(torch.cat([clips.batch(step) for step in range(START_BATCHES)]))
+        batches = range(-(-START_CLIPS // settings.batch_size))
+        state.start(torch.cat([clips.batch(step) for step in batches]))
     with ranks.joined(device), stopping() as stopped:
         ranks.alike(state.tokenizer)
         write = opened(run, state.step, show) if ranks.number() == 0 else None
