@@ -153,7 +153,7 @@ def test_a_run_killed_at_any_moment_loses_the_steps_since_the_last_save(tmp_path
     clips = [make_clip(f"{i}.mp4", frames=12, height=40, width=48) for i in range(2)]
     more = ["train.save_every=3", "train.validate_every=7", "quantizer.codebook_size=64"]
     options = [f"--set={o}" for o in [*TINY, *more]]
-    base = [sys.executable, "-m", "vqtok", "train", "--steps", "60", "--device", "cpu"]
+    base = [sys.executable, "-m", "vqtok", "train", "--steps", "80", "--device", "cpu"]
     new = ["--quantizer", "gumbel", "--data", *clips, "--validation", clips[0], *options, "--out"]
     subprocess.run([*base, *new, tmp_path / "straight"], check=True, capture_output=True)
     killed = tmp_path / "killed"
@@ -303,6 +303,14 @@ def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
     second = runs.create(None, "lfq", None, TINY, [])
     assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
     assert runs.reopen(first.folder, []).settings == first.settings
+    places = [tmp_path / "data"], [tmp_path / "held_out"], tmp_path / "cache"
+    third = runs.create(tmp_path / "third", "vq2", None, TINY, *places)
+    third.write()
+    assert runs.reopen(third.folder, []) == third
+    assert runs.reopen(third.folder, [], [], tmp_path / "other").cache == tmp_path / "other"
+    (third.folder / "data.json").write_text("{}")
+    with pytest.raises(VqtokError, match=r"data\.json is damaged"):
+        runs.reopen(third.folder, [])
     with pytest.raises(UsageError, match="holds a run already"):
         runs.create(first.folder, "lfq", None, TINY, [])
     with pytest.raises(UsageError, match="holds no run"):
