@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import typer
-from torch.optim import AdamW
 
 from vqtok import config
 from vqtok.config import Config
 from vqtok.data import Clips, find
 from vqtok.metrics import codebook_use, psnr
 from vqtok.tokenizer import Tokenizer
-from vqtok.train import START_BATCHES, train_step
+from vqtok.training.loop import START_CLIPS
+from vqtok.training.state import State
+from vqtok.training.step import train_step
 from vqtok.video import open_video
 
 VARIANTS = {
@@ -49,21 +50,19 @@ def held_out(paths: list[Path]) -> list[torch.Tensor]:
 
 def train(settings: Config, clips: Clips, device: torch.device) -> tuple[Tokenizer, float]:
     """A tokenizer trained for `train.steps`, and the median seconds of a step."""
-    torch.manual_seed(settings.train.seed)
-    tokenizer = Tokenizer(settings.model, settings.quantizer).to(device).train()
-    learned = [p for p in tokenizer.parameters() if p.requires_grad]
-    optimizer = AdamW(learned, betas=(0.9, 0.99), weight_decay=settings.train.weight_decay)
-    tokenizer.start(torch.cat([clips.batch(i) for i in range(START_BATCHES)]).to(device))
+    state = State.new(settings, device)
+    batches = range(-(-START_CLIPS // settings.train.batch_size))
+    state.start(torch.cat([clips.batch(i) for i in batches]))
     times = []
     for step in range(settings.train.steps):
         video = clips.batch(step).to(device)
         before = time.perf_counter()
-        values, _ = train_step(tokenizer, optimizer, video, settings.train, step)
+        values, _ = train_step(state.tokenizer, state.optimizer, video, settings.train, step)
         loss = values["loss"].item()
         times.append(time.perf_counter() - before)
         if step % 50 == 0:
             print(f"  step {step}: loss {loss:.4f}", file=sys.stderr, flush=True)
-    return tokenizer.eval(), float(np.median(times))
+    return state.tokenizer.eval(), float(np.median(times))
 
 
 def main(

@@ -27,18 +27,25 @@ MAY_IMPORT = {
     "quantizers": BASE | {"config"},
     "tokenizer": BASE | {"config", "layers", "quantizers"},
     "checkpoint": BASE | {"config", "tokenizer"},
-    "data": BASE | {"config", "video"},
+    "cache": BASE | {"video"},
+    "data": BASE | {"cache", "config", "video"},
+    "ranks": set(),
+    "evaluate": BASE | {"metrics", "tokenizer", "video"},
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
     "report": BASE | {"config", "metrics", "tokens"},
     "pipeline": BASE
     | {"checkpoint", "device", "stopwatch", "threads", "tokenizer", "tokens", "video"},
-    "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
+    "scores": BASE | {"batch", "evaluate", "metrics", "terminal", "tokenizer", "video"},
+    "training": BASE
+    | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "report"}
+    | {"runs", "terminal", "threads", "tokenizer"},
     "commands": BASE
     | {"batch", "checkpoint", "device", "layers", "metrics", "pipeline", "stopwatch", "terminal"}
     | {"threads", "tokenizer", "tokens", "video"},
     "cli": BASE
-    | {"batch", "commands", "device", "options", "report", "runs", "terminal", "tokens", "train"},
+    | {"batch", "commands", "device", "options", "pipeline", "report", "runs", "scores", "tokens"}
+    | {"training"},
 }
 
 

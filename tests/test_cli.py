@@ -170,7 +170,7 @@ def test_train_then_use_what_was_trained(clip, tmp_path):
     assert "no --data" in said
     assert "step 10: loss" in said
     assert left(run) == [
-        *("config.json", "data.txt", "metrics.jsonl", "resume.safetensors"),
+        *("config.json", "data.json", "metrics.jsonl", "resume.safetensors"),
         "tokenizer.safetensors",
     ]
     works("train", "--resume", run, "--steps", 20, "--quiet")
@@ -189,7 +189,7 @@ def test_train_then_use_what_was_trained(clip, tmp_path):
 def test_train_on_files_given_after_data(make_clip, tmp_path):
     clips = [make_clip(f"{i}.mp4", frames=8, height=40, width=48) for i in range(3)]
     works("train", "--data", *clips, *TINY, "--out", tmp_path / "run", "--steps", 2, "--quiet")
-    assert len((tmp_path / "run" / "data.txt").read_text().splitlines()) == 3
+    assert len(json.loads((tmp_path / "run" / "data.json").read_text())["sources"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_ctrl_c_while_training_saves_first(tmp_path):
     assert (run / "tokenizer.safetensors").exists()
 
 
-@pytest.mark.parametrize("command", ["", "encode", "decode", "train", "stats"])
+@pytest.mark.parametrize("command", ["", "encode", "decode", "train", "eval", "stats"])
 def test_help_is_there(command):
     said = works(*command.split(), "--help", run=process).stdout.decode()
     assert "Usage" in said

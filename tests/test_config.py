@@ -1,5 +1,9 @@
 """Settings are checked once, and every mistake is named with what would have been right."""
 
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
 from vqtok import config
@@ -56,3 +60,11 @@ def test_files_that_are_no_config_are_explained(tmp_path):
         config.load(tmp_path / "empty.toml")
     with pytest.raises(VqtokError, match="holds no configuration"):
         config.from_json('{"quantizer": 3}', "x.safetensors")
+
+
+def test_every_setting_is_in_the_manual():
+    text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    kinds = get_args(get_args(config.QuantizerSettings)[0])
+    for section in (config.TrainSettings, config.ModelSettings, *kinds):
+        for field in fields(section):
+            assert f"`{field.name}`" in text, f"{section.__name__}.{field.name}"

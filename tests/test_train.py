@@ -1,22 +1,33 @@
 """Training: every quantizer runs, a resumed run is the run, and what it leaves can be used."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
+import av
 import numpy as np
 import pytest
 import torch
+from conftest import write_clip
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from vqtok import checkpoint, config, runs
 from vqtok.data import Clips, Procedural, find
 from vqtok.errors import UsageError, VqtokError
-from vqtok.train import learning_rate, train
+from vqtok.training import train
+from vqtok.training.adversary import Adversary
+from vqtok.training.state import State
+from vqtok.training.step import learning_rate
 
 TINY = [
     "model.widths=[8, 16]",
     "model.encoder_blocks=[1, 1]",
     "model.decoder_blocks=[1, 1]",
     "train.batch_size=2",
+    "train.accumulate=2",
     "train.frames=5",
     "train.crop=32",
     "train.warmup=5",
@@ -100,6 +111,190 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
+def test_wsd_stays_up_and_falls_at_the_end():
+    wsd = settings("fsq", "train.steps=100", "train.schedule=wsd", "train.decay_share=0.25").train
+    rates = [learning_rate(step, wsd) / wsd.learning_rate for step in range(121)]
+    assert rates[0] == pytest.approx(1 / 5)
+    assert rates[5:76] == [1] * 71
+    assert rates[80] == pytest.approx(20 / 25)
+    assert rates[100:] == [0] * 21
+
+
+def test_the_average_follows_weights_and_takes_buffers_as_they_are():
+    state = State.new(settings("ema"), CPU)
+    mean = state.tokenizer.encoder[0].weight.detach().clone()
+    for step in range(30):
+        with torch.no_grad():
+            state.tokenizer.encoder[0].weight.add_(0.1)
+            state.tokenizer.quantizer.embedding.weight.add_(0.1)
+        state.stepped(0.8)
+        share = 1 - min(0.8, (1 + step) / (10 + step))
+        mean += share * (state.tokenizer.encoder[0].weight.detach() - mean)
+    torch.testing.assert_close(state.average.encoder[0].weight, mean)
+    codes = [t.quantizer.embedding.weight for t in (state.average, state.tokenizer)]
+    assert torch.equal(*codes)
+    state.stepped(0.0)
+    assert torch.equal(state.average.encoder[0].weight, state.tokenizer.encoder[0].weight)
+
+
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_the_average_is_what_is_shipped(kind, tmp_path):
+    run_to(tmp_path / "run", 10, kind)
+    state = load_file(tmp_path / "run" / "resume.safetensors")
+    name = "encoder.0.weight"
+    assert not torch.equal(state[f"weights {name}"], state[f"average {name}"])
+    shipped = load_file(tmp_path / "run" / "tokenizer.safetensors")
+    for name, weight in shipped.items():
+        assert torch.equal(weight, state[f"average {name}"].to(weight.dtype))
+
+
+def test_a_run_killed_at_any_moment_loses_the_steps_since_the_last_save(tmp_path, make_clip):
+    """SIGKILL, twice, while it trains; what comes out is a run that was never stopped."""
+    clips = [make_clip(f"{i}.mp4", frames=12, height=40, width=48) for i in range(2)]
+    more = ["train.save_every=3", "train.validate_every=7", "quantizer.codebook_size=64"]
+    options = [f"--set={o}" for o in [*TINY, *more]]
+    base = [sys.executable, "-m", "vqtok", "train", "--steps", "80", "--device", "cpu"]
+    new = ["--quantizer", "gumbel", "--data", *clips, "--validation", clips[0], *options, "--out"]
+    subprocess.run([*base, *new, tmp_path / "straight"], check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    for done, command in ((5, [*base, *new, killed]), (25, [*base, "--resume", killed])):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and last_step(killed) < done:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    saved = load_steps(killed)
+    assert saved >= 25 - 3
+    subprocess.run([*base, "--resume", killed], check=True, capture_output=True)
+    for name in ("resume.safetensors", "tokenizer.safetensors"):
+        once, twice = (load_file(tmp_path / run / name) for run in ("straight", "killed"))
+        assert all(torch.equal(once[key], twice[key]) for key in once)
+    rows, again = (metrics(tmp_path / run) for run in ("straight", "killed"))
+    assert [row["step"] for row in rows] == [row["step"] for row in again]
+    assert [row["loss"] for row in rows] == [row["loss"] for row in again]
+    assert [row.get("val_psnr") for row in rows] == [row.get("val_psnr") for row in again]
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_step(folder):
+    try:
+        return metrics(folder)[-1]["step"]
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def load_steps(folder):
+    with safe_open(folder / "resume.safetensors", "pt") as file:
+        return int(file.metadata()["step"])
+
+
+def test_an_adversary_takes_part_at_the_end_and_is_resumed(tmp_path):
+    rival = ["train.steps=20", "train.adversarial_weight=0.5", "train.adversarial_share=0.7"]
+    for name, stops in (("straight", [20]), ("stopped", [3, 10, 20])):
+        run = runs.Run(tmp_path / name, settings("fsq", *rival), [])
+        for until in stops:
+            train(run, run.clips(), CPU, [].append, until)
+    once, twice = (load_file(tmp_path / n / "resume.safetensors") for n in ("straight", "stopped"))
+    assert once.keys() == twice.keys() and any(key.startswith("adversary") for key in once)
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+    rows = metrics(tmp_path / "stopped")
+    assert ["adversary" in row for row in rows] == [False, True, True]
+    assert 0 < rows[-1]["adversary"] < 2
+    run_to(tmp_path / "without", 20)
+    without = load_file(tmp_path / "without" / "resume.safetensors")
+    assert not any(key.startswith("adversary") for key in without)
+
+
+def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
+    rival = settings("fsq", "train.adversarial_weight=0.3").train
+    adversary = Adversary(rival)
+    made = torch.rand(2, 3, 5, 32, 32, requires_grad=True)
+    loss = (made - 0.5).abs().mean()
+    pull = torch.autograd.grad(adversary.pull(made, loss), made)[0]
+    other = torch.autograd.grad(loss, made)[0]
+    assert (pull.norm() / other.norm()).item() == pytest.approx(0.3, rel=1e-3)
+    assert all(p.grad is None and p.requires_grad for p in adversary.parameters())
+
+
+def test_validation_measures_files_held_out(tmp_path, make_clip):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(8):
+        make_clip(data / f"{i}.mp4", frames=20, height=40 + 2 * i, width=48)
+    (data / "8.mp4").write_bytes(b"no video")
+    every = settings("vq2", "train.validate_every=10", "train.validation_share=0.25")
+    run = runs.Run(tmp_path / "run", every, [data])
+    clips = run.clips()
+    assert [p.name for p in clips.paths] == [f"{i}.mp4" for i in (0, 1, 2, 4, 5, 6, 8)]
+    train(run, clips, CPU, [].append, 20)
+    rows = metrics(run.folder)
+    keys = {"val_psnr", "val_ssim", "val_usage", "val_usage_by_chance", "val_perplexity"}
+    assert all(keys <= row.keys() for row in rows)
+    assert 5 < rows[1]["val_psnr"] < 50 and 0 < rows[1]["val_ssim"] < 1
+    assert rows[1]["data_wait"] < rows[1]["seconds_per_step"]
+    assert rows[1]["cache_hits"] > 0.5
+    with av.open(str(run.folder / "samples" / "step-20.png")) as container:
+        (picture,) = container.decode(video=0)
+    assert (picture.height, picture.width) == (2 * 46, 2 * 46)  # two clips, the smaller side
+    named = runs.Run(tmp_path / "named", every, [data], [data / "1.mp4"]).clips()
+    assert len(named.paths) == 8 and data / "1.mp4" not in named.paths
+    with pytest.raises(UsageError, match="nothing is left to train on"):
+        runs.Run(tmp_path / "none", every, [data], [data]).clips()
+
+
+def test_frames_can_be_taken_with_strides(tmp_path):
+    brighter = np.arange(30)[:, None, None, None] * np.full((1, 32, 32, 3), 8)
+    write_clip(tmp_path / "long.mp4", brighter.astype(np.uint8))
+    write_clip(tmp_path / "short.mp4", brighter[:6].astype(np.uint8))
+    batches = Clips(find([tmp_path]), settings("fsq", "train.strides=[1, 2]").train)
+    seen = set()
+    for step in range(20):
+        levels = batches.batch(step).float().mean((1, 3, 4))  # (b t)
+        steps = (levels[:, 1:] - levels[:, :-1]) / 8
+        assert (steps - steps.mean(1, keepdim=True)).abs().max() < 0.3
+        seen.update(steps.mean(1).round().int().tolist())
+    assert seen == {1, 2}
+
+
+def test_a_batch_that_does_not_split_is_explained(tmp_path):
+    run = runs.Run(tmp_path / "run", settings("fsq", "train.accumulate=3"), [])
+    with pytest.raises(
+        UsageError, match=r"batch_size=2 does not split evenly .*accumulate=3 parts"
+    ):
+        train(run, run.clips(), CPU, [].append)
+    assert not run.folder.exists()
+
+
+def test_steps_beyond_the_schedule_are_refused(tmp_path):
+    run = runs.Run(tmp_path / "run", settings("fsq", "train.steps=10"), [])
+    with pytest.raises(UsageError, match=r"beyond train\.steps=10"):
+        train(run, run.clips(), CPU, [].append, 11)
+
+
+def test_accumulated_parts_are_the_batch(tmp_path):
+    rows = []
+    for parts in (1, 2):
+        run = runs.Run(tmp_path / f"{parts}", settings("fsq", f"train.accumulate={parts}"), [])
+        train(run, run.clips(), CPU, rows.append, 10)
+    assert rows[0]["psnr"] == pytest.approx(rows[1]["psnr"], abs=0.02)
+
+
+def test_tensorboard_writes_or_says_what_to_install(tmp_path):
+    run = runs.Run(tmp_path / "run", settings("fsq", "train.tensorboard=true"), [])
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        with pytest.raises(UsageError, match=r"pip install 'vqtok\[tensorboard\]'"):
+            train(run, run.clips(), CPU, [].append, 10)
+        assert not (run.folder / "tokenizer.safetensors").exists()
+    else:
+        train(run, run.clips(), CPU, [].append, 10)
+        assert list((run.folder / "tensorboard").glob("events.*"))
+
+
 def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = runs.create(None, "lfq", None, TINY, [])
@@ -108,6 +303,14 @@ def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
     second = runs.create(None, "lfq", None, TINY, [])
     assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
     assert runs.reopen(first.folder, []).settings == first.settings
+    places = [tmp_path / "data"], [tmp_path / "held_out"], tmp_path / "cache"
+    third = runs.create(tmp_path / "third", "vq2", None, TINY, *places)
+    third.write()
+    assert runs.reopen(third.folder, []) == third
+    assert runs.reopen(third.folder, [], [], tmp_path / "other").cache == tmp_path / "other"
+    (third.folder / "data.json").write_text("{}")
+    with pytest.raises(VqtokError, match=r"data\.json is damaged"):
+        runs.reopen(third.folder, [])
     with pytest.raises(UsageError, match="holds a run already"):
         runs.create(first.folder, "lfq", None, TINY, [])
     with pytest.raises(UsageError, match="holds no run"):
@@ -131,6 +334,8 @@ def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_s
         assert batch.shape == (2, 3, 5, 32, 32)
         assert batch.dtype == torch.uint8
         assert torch.equal(batch, streamed.batch(step))
+        shares = [kept.batch(step, rank, 2) for rank in (0, 1)]
+        assert torch.equal(torch.cat(shares), batch)
     assert [p.name for p in kept.broken] == ["broken.mp4"]
 
 
@@ -162,8 +367,8 @@ def test_resuming_on_files_is_exact_with_a_broken_one_and_little_memory(tmp_path
     straight, resumed = Clips(find([data]), little), Clips(find([data]), little)
     batches = [straight.batch(step) for step in range(20)]
     assert straight.broken
-    assert any(source.frames is None for source in straight._sources.values())
-    assert any(source.frames is not None for source in straight._sources.values())
+    kept = {source.kept is not None for source in straight._sources.values()}
+    assert kept == {True, False}
     assert all(torch.equal(resumed.batch(step), batches[step]) for step in range(19, 9, -1))
 
 

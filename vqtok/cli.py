@@ -183,6 +183,14 @@ def train(
         list[Path] | None,
         typer.Option(help="Videos, stills or folders of them (default: clips made from nothing)."),
     ] = None,
+    validation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Videos to measure on (default: every 20th file of --data)."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for decoded clips, for all runs (default: memory)."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A TOML file (default: configs/QUANTIZER.toml).")
     ] = None,
@@ -206,28 +214,56 @@ def train(
 
     from vqtok import runs
     from vqtok.device import find_device
-    from vqtok.report import TrainingView
-    from vqtok.terminal import console, say
-    from vqtok.train import train as run_training
+    from vqtok.training.command import train_and_show
 
     where = find_device(device)
-    sources = [*(data or []), *(files or [])]
+    places = [*(data or []), *(files or [])], validation or [], cache
     if resume is not None:
-        run = runs.reopen(resume, sources)
+        run = runs.reopen(resume, *places)
     else:
-        run = runs.create(out, quantizer, config, set_ or [], sources)
-    if not run.sources:
-        say(
-            quiet,
-            "no --data: training on moving patterns made up on the spot, good for a trial only",
-        )
-    clips, view = run.clips(), TrainingView(console(quiet), run.settings.train)
-    try:
-        with view.open(steps or run.settings.train.steps):
-            run_training(run, clips, where, view.show, steps)
-    finally:
-        say(quiet, *(f"left out: {reason}" for reason in clips.broken.values()))
-    say(quiet, f"{run.folder / 'tokenizer.safetensors'} is ready: use it with --tokenizer")
+        run = runs.create(out, quantizer, config, set_ or [], *places)
+    train_and_show(run, where, steps, quiet)
+
+
+@app.command("eval")
+def evaluate(
+    clips: Annotated[list[str], typer.Argument(help="Videos or images, or folders of them.")],
+    tokenizer: TokenizerOption = DEFAULT,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Measure the first so many of a clip.")] = 33,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder for videos: a clip on the left, what came back on the right."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same numbers for machines.")] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a tokenizer, beside averages of blocks of its stride: vqtok eval clips/"""
+    check_dtype(dtype)
+    todo = batch.jobs(clips, save or Path(), EXTENSIONS, "{}.mp4".format)
+    for job in todo if save is not None and not force else ():
+        if job.target.exists():
+            raise UsageError(f"{job.target} exists: --force overwrites it")
+
+    from vqtok import scores
+    from vqtok.pipeline import load_tokenizer
+
+    model = load_tokenizer(tokenizer, device, dtype)
+    found, broken = scores.score(todo, model, size, frames, save is not None, quiet)
+    if found and as_json:
+        typer.echo(json.dumps(scores.numbers(found), indent=2))
+    elif found:
+        from rich.console import Console
+
+        wide = {} if sys.stdout.isatty() else {"width": 200}
+        Console(**wide).print(scores.table(scores.numbers(found)))
+    if broken:
+        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be measured: {'; '.join(broken)}")
 
 
 @app.command()

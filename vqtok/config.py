@@ -109,24 +109,34 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One training run."""
+    """One training run; docs/training.md says more of each."""
 
     __pydantic_config__ = strict
     steps: Positive = 5000
-    batch_size: Positive = 4
+    batch_size: Positive = 4  # clips of one step, over all processes
+    accumulate: Positive = 1  # parts that a batch is worked through in, to save memory
     frames: Positive = 13  # of each training clip; 1 + s*n wastes none
     crop: Positive = 112  # height and width of each training clip
     size: Positive = 256  # short side that larger clips are scaled to before cropping
+    strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # every n-th frame, drawn
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    warmup: Count = 100  # steps; afterwards the rate falls to zero along a cosine
+    schedule: Literal["cosine", "wsd"] = "cosine"  # after the warm-up
+    warmup: Count = 100  # steps
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps, at the end of wsd
     weight_decay: Weight = 0.01
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Share = 0.999  # of the weights' moving average, which is what is shipped; 0: none
     l1_weight: Weight = 1.0
     l2_weight: Weight = 1.0
+    adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
+    adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
     seed: Count = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
     save_every: Positive = 100
-    cache_gib: Weight = 6.0  # decoded clips kept in memory
+    validate_every: Count = 500  # steps; 0: never
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of the files, held out
+    cache_gib: Weight = 6.0  # decoded clips kept in memory, or added to the folder of --cache
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Run folders: what a training run is made of, and where it is kept."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -8,30 +9,57 @@ from pathlib import Path
 from vqtok import config
 from vqtok.config import Config
 from vqtok.data import Clips, Procedural, find
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import replacing
 
-SETTINGS, SOURCES, STATE = "config.json", "data.txt", "resume.safetensors"
+SETTINGS, DATA, STATE = "config.json", "data.json", "resume.safetensors"
+TOKENIZER = "tokenizer.safetensors"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder, the settings in it, and where its training data comes from (nothing: made up)."""
+    """A folder, the settings in it, and where its data comes from.
+
+    sources: files and folders to train on; none: clips made up.
+    validation: files and folders held out; none: every so many-th of the sources' files.
+    cache: a folder for decoded clips; None: memory.
+    """
 
     folder: Path
     settings: Config
     sources: Sequence[Path]
+    validation: Sequence[Path] = ()
+    cache: Path | None = None
 
     def clips(self) -> Clips | Procedural:
         """The training data. Raises UsageError when a source is gone or empty."""
+        settings = self.settings.train
         if not self.sources:
-            return Procedural(self.settings.train)
-        return Clips(find(self.sources), self.settings.train)
+            return Procedural(settings)
+        files = find(self.sources)
+        if self.validation:
+            held_out = find(self.validation)
+        elif settings.validation_share:
+            every = round(1 / settings.validation_share)
+            held_out = files[every - 1 :: every]
+        else:
+            held_out = []
+        paths = sorted(set(files) - set(held_out))
+        if not paths:
+            raise UsageError("--validation takes all files of --data: nothing is left to train on")
+        return Clips(paths, settings, held_out, self.cache)
 
     def write(self) -> None:
-        """Make the folder, with the settings and sources that `reopen` reads."""
+        """Make the folder, with the settings and places that `reopen` reads."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / SOURCES).write_text("".join(f"{s}\n" for s in self.sources))
-        (self.folder / SETTINGS).write_text(self.settings.to_json() + "\n")
+        places = {
+            "sources": [str(path) for path in self.sources],
+            "validation": [str(path) for path in self.validation],
+            "cache": self.cache and str(self.cache),
+        }
+        for name, text in ((DATA, json.dumps(places)), (SETTINGS, self.settings.to_json())):
+            with replacing(self.folder / name) as temporary:
+                temporary.write_text(text + "\n")
 
 
 def create(
@@ -40,6 +68,8 @@ def create(
     file: Path | None,
     overrides: Sequence[str],
     sources: Sequence[Path],
+    validation: Sequence[Path] = (),
+    cache: Path | None = None,
 ) -> Run:
     """A new run, by default in the next free folder in `runs/`; nothing is written yet.
 
@@ -55,19 +85,41 @@ def create(
     folder = folder or _free(Path("runs"), kind)
     if (folder / SETTINGS).exists():
         raise UsageError(f"{folder} holds a run already: --resume it or choose another --out")
-    return Run(folder, settings, [s.resolve() for s in sources])
+    return Run(folder, settings, *_absolute(sources, validation, cache))
 
 
-def reopen(folder: Path, sources: Sequence[Path]) -> Run:
-    """Open a run that was stopped; `sources` replace its own, if given.
+def reopen(
+    folder: Path,
+    sources: Sequence[Path],
+    validation: Sequence[Path] = (),
+    cache: Path | None = None,
+) -> Run:
+    """Open a run that was stopped; `sources`, `validation`, `cache` replace its own, if given.
 
     Raises UsageError when the folder holds no run.
     """
-    if not (folder / SETTINGS).is_file():
+    if not all((folder / name).is_file() for name in (SETTINGS, DATA)):
         raise UsageError(f"{folder} holds no run to resume")
     settings = config.from_json((folder / SETTINGS).read_text(), str(folder / SETTINGS))
-    kept = (folder / SOURCES).read_text().splitlines() if (folder / SOURCES).exists() else []
-    return Run(folder, settings, [s.resolve() for s in sources] or [Path(line) for line in kept])
+    try:
+        kept = json.loads((folder / DATA).read_text())
+        paths = {name: [Path(p) for p in kept[name]] for name in ("sources", "validation")}
+        place = kept["cache"] and Path(kept["cache"])
+    except (ValueError, KeyError, TypeError):
+        raise VqtokError(f"{folder / DATA} is damaged: make a new run with this --data") from None
+    given = sources or paths["sources"], validation or paths["validation"], cache or place
+    return Run(folder, settings, *_absolute(*given))
+
+
+def _absolute(
+    sources: Sequence[Path], validation: Sequence[Path], cache: Path | None
+) -> tuple[list[Path], list[Path], Path | None]:
+    """The same places from any working folder."""
+    return (
+        [s.resolve() for s in sources],
+        [v.resolve() for v in validation],
+        cache and cache.resolve(),
+    )
 
 
 def _free(parent: Path, kind: str) -> Path:

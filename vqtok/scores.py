@@ -1,0 +1,131 @@
+"""What `eval` does: figures of each clip and their mean, and videos to look at."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+
+from vqtok.batch import Job
+from vqtok.errors import VqtokError
+from vqtok.evaluate import Pair, Quality, measure
+from vqtok.metrics import codebook_use
+from vqtok.terminal import progress
+from vqtok.tokenizer import Tokenizer
+from vqtok.video import Clip, VideoWriter, open_video
+
+Scores = list[tuple[str, Quality]]  # of clips, by name
+# key: (heading, format)
+COLUMNS = {
+    "frames": ("frames", "{:.0f}"),
+    "psnr": ("PSNR", "{:.2f}"),
+    "blocks_psnr": ("of blocks", "{:.2f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "blocks_ssim": ("of blocks", "{:.3f}"),
+    "bits_per_pixel": ("bits/pixel", "{:.4f}"),
+    "usage": ("usage", "{:.1%}"),
+    "encode_fps": ("encode", "{:.1f}"),
+    "decode_fps": ("decode", "{:.1f}"),
+}
+
+
+def score(
+    todo: Sequence[Job],
+    tokenizer: Tokenizer,
+    size: int | None,
+    frames: int,
+    save: bool,
+    quiet: bool,
+) -> tuple[Scores, list[str]]:
+    """Measure the first `frames` frames of each clip; the reasons of those that cannot be read.
+
+    size: short side to scale to. save: write each target, the clip beside its reconstruction.
+    """
+    scores: Scores = []
+    broken: list[str] = []
+    with progress(quiet, "measuring", len(todo)) as advance:
+        for job in todo:
+            try:
+                target = job.target if save else None
+                scores.append((job.source.name, _one(job.source, tokenizer, size, frames, target)))
+            except VqtokError as error:
+                broken.append(str(error))
+            advance(1)
+    return scores, broken
+
+
+def _one(
+    path: Path, tokenizer: Tokenizer, size: int | None, frames: int, target: Path | None
+) -> Quality:
+    with open_video(path, size=size) as clip:
+        pixels, times = next(clip.chunks(frames))  # (t h w c)
+    video = torch.from_numpy(pixels).movedim(-1, 0)[None]
+    with _side_by_side(target, clip) if target else nullcontext() as out:
+        done = 0
+
+        def see(pair: Pair) -> None:
+            nonlocal done
+            if out is not None:
+                joined = np.concatenate(pair, axis=2)
+                out.write(joined, times[done : done + len(joined)])
+                done += len(joined)
+
+        return measure(video, tokenizer, see)
+
+
+def _side_by_side(target: Path, clip: Clip) -> VideoWriter:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return VideoWriter(
+        target,
+        height=clip.height,
+        width=2 * clip.width,
+        fps=clip.fps,
+        time_base=clip.time_base,
+        origin=clip.origin,
+        pixel_aspect=clip.pixel_aspect,
+    )
+
+
+def numbers(scores: Scores) -> dict[str, Any]:
+    """Plain figures: `clips`, and `mean`, in which the usage is that of all tokens together."""
+    clips = [{"clip": name} | _figures(quality) for name, quality in scores]
+    means = {key: float(np.mean([c[key] for c in clips])) for key in clips[0] if key != "clip"}
+    together = sum(quality.counts for _, quality in scores)
+    return {"clips": clips, "mean": means | _use(together)}
+
+
+def _figures(quality: Quality) -> dict[str, float]:
+    return {
+        "frames": quality.frames,
+        "height": quality.height,
+        "width": quality.width,
+        "psnr": quality.tokenizer.psnr,
+        "ssim": quality.tokenizer.ssim,
+        "blocks_psnr": quality.blocks.psnr,
+        "blocks_ssim": quality.blocks.ssim,
+        "bits_per_pixel": quality.bits_per_pixel,
+        "encode_fps": quality.encode_fps,
+        "decode_fps": quality.decode_fps,
+    } | _use(quality.counts)
+
+
+def _use(counts: np.ndarray) -> dict[str, float]:
+    use = codebook_use(counts)
+    return {key: getattr(use, key) for key in ("tokens", "usage", "usage_by_chance", "perplexity")}
+
+
+def table(figures: dict[str, Any]) -> Table:
+    """What `numbers` gives, for people, and for a page in Markdown."""
+    table = Table(box=box.MARKDOWN)
+    table.add_column("clip")
+    for heading, _ in COLUMNS.values():
+        table.add_column(heading, justify="right")
+    mean = {"clip": f"mean of {len(figures['clips'])}"} | figures["mean"]
+    for row in [*figures["clips"], mean]:
+        cells = [form.format(row[key]) for key, (_, form) in COLUMNS.items()]
+        table.add_row(row["clip"], *cells)
+    return table

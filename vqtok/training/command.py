@@ -1,0 +1,24 @@
+"""What `train` does beside training: it says how it goes."""
+
+import torch
+
+from vqtok import ranks
+from vqtok.report import TrainingView
+from vqtok.runs import TOKENIZER, Run
+from vqtok.terminal import console, say
+from vqtok.training.loop import train
+
+
+def train_and_show(run: Run, device: torch.device, until: int | None, quiet: bool) -> None:
+    """Train up to step `until` (or `train.steps`), with a live view and words on stderr."""
+    quiet = quiet or ranks.number() > 0
+    if not run.sources:
+        made_up = "moving patterns made up on the spot, good for a trial only"
+        say(quiet, f"no --data: training on {made_up}")
+    clips, view = run.clips(), TrainingView(console(quiet), run.settings.train)
+    try:
+        with view.open(until or run.settings.train.steps):
+            train(run, clips, ranks.own_device(device), view.show, until)
+    finally:
+        say(quiet, *(f"left out: {reason}" for reason in clips.broken.values()))
+    say(quiet, f"{run.folder / TOKENIZER} is ready: use it with --tokenizer")

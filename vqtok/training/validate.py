@@ -1,0 +1,46 @@
+"""Validation: the tokenizer that would be shipped, on clips that training never sees."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vqtok.config import TrainSettings
+from vqtok.data import Clips, Procedural
+from vqtok.evaluate import Pair, Quality, measure, write_strip
+from vqtok.metrics import codebook_use
+from vqtok.tokenizer import Tokenizer
+
+FRAMES = 17  # of each clip, its first
+SHOWN = 4  # clips in the picture
+
+
+def validate(
+    tokenizer: Tokenizer, clips: Clips | Procedural, settings: TrainSettings, picture: Path
+) -> dict[str, float]:
+    """Figures of all clips held out, named val_*; none if there are none.
+
+    Writes `picture`, with frames of some of them above what came back.
+    """
+    found: list[Quality] = []
+    pairs: list[Pair] = []
+
+    def see(pair: Pair) -> None:
+        pairs[len(found) :] = [pair]  # the last frames of the clip
+
+    reduced = settings.dtype == "bfloat16"
+    with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=reduced):
+        for video in clips.held_out(FRAMES):
+            found.append(measure(video, tokenizer, see if len(found) < SHOWN else lambda _: None))
+    if not found:
+        return {}
+    picture.parent.mkdir(exist_ok=True)
+    write_strip(picture, pairs)
+    use = codebook_use(sum(quality.counts for quality in found))
+    return {
+        "val_psnr": float(np.mean([quality.tokenizer.psnr for quality in found])),
+        "val_ssim": float(np.mean([quality.tokenizer.ssim for quality in found])),
+        "val_usage": use.usage,
+        "val_usage_by_chance": use.usage_by_chance,
+        "val_perplexity": use.perplexity,
+    }
