@@ -18,6 +18,7 @@ from vqtok import checkpoint, config, runs
 from vqtok.data import Clips, Procedural, find
 from vqtok.errors import UsageError, VqtokError
 from vqtok.training import train
+from vqtok.training.adversary import Adversary
 from vqtok.training.state import State
 from vqtok.training.step import learning_rate
 
@@ -152,7 +153,7 @@ def test_a_run_killed_at_any_moment_loses_the_steps_since_the_last_save(tmp_path
     clips = [make_clip(f"{i}.mp4", frames=12, height=40, width=48) for i in range(2)]
     more = ["train.save_every=3", "train.validate_every=7", "quantizer.codebook_size=64"]
     options = [f"--set={o}" for o in [*TINY, *more]]
-    base = [sys.executable, "-m", "vqtok", "train", "--steps", "60", "--device", "cpu"]
+    base = [sys.executable, "-m", "vqtok", "train", "--steps", "80", "--device", "cpu"]
     new = ["--quantizer", "gumbel", "--data", *clips, "--validation", clips[0], *options, "--out"]
     subprocess.run([*base, *new, tmp_path / "straight"], check=True, capture_output=True)
     killed = tmp_path / "killed"
@@ -188,6 +189,34 @@ def last_step(folder):
 def load_steps(folder):
     with safe_open(folder / "resume.safetensors", "pt") as file:
         return int(file.metadata()["step"])
+
+
+def test_an_adversary_takes_part_at_the_end_and_is_resumed(tmp_path):
+    rival = ["train.steps=20", "train.adversarial_weight=0.5", "train.adversarial_share=0.7"]
+    for name, stops in (("straight", [20]), ("stopped", [3, 10, 20])):
+        run = runs.Run(tmp_path / name, settings("fsq", *rival), [])
+        for until in stops:
+            train(run, run.clips(), CPU, [].append, until)
+    once, twice = (load_file(tmp_path / n / "resume.safetensors") for n in ("straight", "stopped"))
+    assert once.keys() == twice.keys() and any(key.startswith("adversary") for key in once)
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+    rows = metrics(tmp_path / "stopped")
+    assert ["adversary" in row for row in rows] == [False, True, True]
+    assert 0 < rows[-1]["adversary"] < 2
+    run_to(tmp_path / "without", 20)
+    without = load_file(tmp_path / "without" / "resume.safetensors")
+    assert not any(key.startswith("adversary") for key in without)
+
+
+def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
+    rival = settings("fsq", "train.adversarial_weight=0.3").train
+    adversary = Adversary(rival)
+    made = torch.rand(2, 3, 5, 32, 32, requires_grad=True)
+    loss = (made - 0.5).abs().mean()
+    pull = torch.autograd.grad(adversary.pull(made, loss), made)[0]
+    other = torch.autograd.grad(loss, made)[0]
+    assert (pull.norm() / other.norm()).item() == pytest.approx(0.3, rel=1e-3)
+    assert all(p.grad is None and p.requires_grad for p in adversary.parameters())
 
 
 def test_validation_measures_files_held_out(tmp_path, make_clip):
@@ -274,6 +303,14 @@ def test_a_run_folder_is_made_once(tmp_path, monkeypatch):
     second = runs.create(None, "lfq", None, TINY, [])
     assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
     assert runs.reopen(first.folder, []).settings == first.settings
+    places = [tmp_path / "data"], [tmp_path / "held_out"], tmp_path / "cache"
+    third = runs.create(tmp_path / "third", "vq2", None, TINY, *places)
+    third.write()
+    assert runs.reopen(third.folder, []) == third
+    assert runs.reopen(third.folder, [], [], tmp_path / "other").cache == tmp_path / "other"
+    (third.folder / "data.json").write_text("{}")
+    with pytest.raises(VqtokError, match=r"data\.json is damaged"):
+        runs.reopen(third.folder, [])
     with pytest.raises(UsageError, match="holds a run already"):
         runs.create(first.folder, "lfq", None, TINY, [])
     with pytest.raises(UsageError, match="holds no run"):

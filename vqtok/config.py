@@ -130,6 +130,8 @@ class TrainSettings:
     ema_decay: Share = 0.999  # of the weights' moving average, which is what is shipped; 0: none
     l1_weight: Weight = 1.0
     l2_weight: Weight = 1.0
+    adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
+    adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
     seed: Count = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
     save_every: Positive = 100

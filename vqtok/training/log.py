@@ -46,8 +46,8 @@ class Recent:
             "data_wait": self._waited / steps,
         }
         means = {
-            name: torch.stack([v[name].float() for v in self._values]).mean().item()
-            for name in self._values[0]
+            name: torch.stack([v[name].float() for v in self._values if name in v]).mean().item()
+            for name in self._values[-1]
         }
         indices = torch.cat(self._indices).cpu()
         use = asdict(codebook_use(torch.bincount(indices, minlength=self._size).numpy()))

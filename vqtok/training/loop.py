@@ -82,7 +82,7 @@ def walk(
             video = next(batches).to(device)
             waited = time.perf_counter() - before
             values, indices = train_step(
-                state.tokenizer, state.optimizer, video, settings, state.step
+                *(state.tokenizer, state.optimizer, video, settings, state.step, state.adversary)
             )
             state.stepped(settings.ema_decay)
             recent.add(values, ranks.gathered(indices.flatten()), waited)

@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), with Adam for vectors."""
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) for convolutions."""
 
 import math
 from collections.abc import Iterable
@@ -14,11 +14,11 @@ ADAM_LENGTH = 0.2  # root mean square of a typical step of Adam, in learning rat
 
 
 class Muon(Optimizer):
-    """Steps of a weight matrix are made orthogonal, so that no direction of it is neglected.
+    """Steps of a convolution's weights are made orthogonal, so that no direction is neglected.
 
-    A kernel counts as a matrix (c_out, c_in * its size); biases and the like take Adam's steps. The
-    steps of both are equally long (Liu et al. 2025, arXiv:2502.16982), so they share a learning
-    rate. Weights decay by lr * weight_decay a step, as in AdamW.
+    A kernel counts as a matrix (c_out, c_in * its size). What is none, such as a bias or a codebook,
+    takes Adam's steps; those of both are equally long (Liu et al. 2025, arXiv:2502.16982), so they
+    share a learning rate. Weights decay by lr * weight_decay a step, as in AdamW.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -31,17 +31,17 @@ class Muon(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                direction = self._matrix(p) if p.ndim > 1 else self._vector(p)
+                direction = self._kernel(p) if p.ndim > 2 else self._other(p)
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
 
-    def _matrix(self, p: nn.Parameter) -> Tensor:
+    def _kernel(self, p: nn.Parameter) -> Tensor:
         momentum = self._state(p, "momentum")
         momentum.lerp_(p.grad, 1 - MOMENTUM)
         ahead = p.grad.lerp(momentum, MOMENTUM)  # Nesterov's
         step = orthogonal(ahead.flatten(1))
         return step.mul_(ADAM_LENGTH * math.sqrt(max(step.shape))).view_as(p)
 
-    def _vector(self, p: nn.Parameter) -> Tensor:
+    def _other(self, p: nn.Parameter) -> Tensor:
         mean, square = self._state(p, "mean"), self._state(p, "square")
         steps = self.state[p].setdefault("steps", torch.zeros(()))
         steps += 1

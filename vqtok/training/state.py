@@ -1,5 +1,6 @@
 """What a run has come to: the weights, their moving average, the optimizer; saved and restored."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Self
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vqtok.config import Config
 from vqtok.errors import VqtokError
 from vqtok.files import replacing
 from vqtok.tokenizer import Tokenizer
+from vqtok.training.adversary import Adversary
 from vqtok.training.step import make_optimizer
 
 
@@ -25,6 +27,7 @@ class State:
     tokenizer: Tokenizer
     average: Tokenizer
     optimizer: Optimizer
+    adversary: Adversary | None = None
     step: int = 0
 
     @classmethod
@@ -33,7 +36,9 @@ class State:
         torch.manual_seed(settings.train.seed)
         tokenizer = Tokenizer(settings.model, settings.quantizer).to(device).train()
         average = deepcopy(tokenizer).eval().requires_grad_(False)
-        return cls(tokenizer, average, make_optimizer(tokenizer, settings.train))
+        optimizer = make_optimizer(tokenizer, settings.train)
+        rival = Adversary(settings.train).to(device) if settings.train.adversarial_weight else None
+        return cls(tokenizer, average, optimizer, rival)
 
     def start(self, video: Tensor) -> None:
         """Take the first weights from clips (b 3 t h w); see `Tokenizer.start`."""
@@ -59,30 +64,55 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write all that `restore` needs, whole or not at all."""
-        tensors = {f"weights {name}": w for name, w in self.tokenizer.state_dict().items()}
-        tensors |= {f"average {name}": w for name, w in self.average.state_dict().items()}
-        for i, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer {i} {name}": value for name, value in values.items()}
-        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        tensors = {
+            f"{name} {key}": value.contiguous()
+            for name, module, optimizer in self._parts()
+            for key, value in (module.state_dict() | _moments(optimizer)).items()
+        }
         with replacing(path) as temporary:
             temporary.write_bytes(to_bytes(tensors, {"step": str(self.step)}))
 
     def restore(self, path: Path) -> None:
         """Put back what `save` wrote. Raises VqtokError if it does not fit, or is not whole."""
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}}
         try:
             with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118
-                    part, name = key.split(" ", 1)
-                    parts[part][name] = file.get_tensor(key)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 self.step = int((file.metadata() or {})["step"])
-            self.tokenizer.load_state_dict(parts["weights"])
-            self.average.load_state_dict(parts["average"])
+            for name, module, optimizer in self._parts():
+                of_part = {
+                    key.removeprefix(f"{name} "): value
+                    for key, value in tensors.items()
+                    if key.startswith(f"{name} ")
+                }
+                _restore_moments(optimizer, of_part)
+                module.load_state_dict(of_part)
         except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise VqtokError(f"{path} is damaged or of another configuration: {error}") from None
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in parts["optimizer"].items():
-            i, name = key.split(" ")
-            moments.setdefault(int(i), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _parts(self) -> Iterator[tuple[str, nn.Module, Optimizer | None]]:
+        """What is saved, by name, each with what moves it."""
+        yield "weights", self.tokenizer, self.optimizer
+        yield "average", self.average, None
+        if self.adversary is not None:
+            yield "adversary", self.adversary, self.adversary.optimizer
+
+
+def _moments(optimizer: Optimizer | None) -> dict[str, Tensor]:
+    """What an optimizer remembers of each weight, by number and name."""
+    state = optimizer.state_dict()["state"] if optimizer is not None else {}
+    return {
+        f"optimizer {i} {name}": value
+        for i, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _restore_moments(optimizer: Optimizer | None, tensors: dict[str, Tensor]) -> None:
+    """Take out of the tensors what `_moments` gave, and put it back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key in [key for key in tensors if key.startswith("optimizer ")]:
+        _, i, name = key.split(" ")
+        state.setdefault(int(i), {})[name] = tensors.pop(key)
+    if optimizer is not None:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -12,6 +12,7 @@ from vqtok.metrics import psnr
 from vqtok.quantizers import Quantized
 from vqtok.quantizers.base import mean_over_ranks
 from vqtok.tokenizer import Tokenizer
+from vqtok.training.adversary import Adversary
 from vqtok.training.muon import Muon
 
 SEEDS = 1 << 32  # apart: the seeds of two ranks
@@ -40,6 +41,7 @@ def train_step(
     video: Tensor,
     settings: TrainSettings,
     step: int,
+    adversary: Adversary | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One update on clips (b c t h w) uint8: what to log, over all ranks, and this rank's indices.
 
@@ -50,31 +52,42 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, settings)
     optimizer.zero_grad()
+    rival = adversary if adversary is not None and step >= adversary.first else None
     values, indices = [], []
     parts = video.chunk(settings.accumulate)
     for part in parts:
-        figures, used = _gradients(tokenizer, part, settings, 1 / len(parts))
+        figures, used = _gradients(tokenizer, part, settings, 1 / len(parts), rival)
         values.append(figures)
         indices.append(used)
     ranks.average_gradients(tokenizer)
     torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), settings.clip_norm)
     optimizer.step()
+    if rival is not None:
+        rival.update()
     means = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
     return means, torch.cat(indices)
 
 
 def _gradients(
-    tokenizer: Tokenizer, video: Tensor, settings: TrainSettings, share: float
+    tokenizer: Tokenizer,
+    video: Tensor,
+    settings: TrainSettings,
+    share: float,
+    rival: Adversary | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add this share of the loss's gradients to those that are there."""
     with torch.autocast(video.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
         reconstruction, quantized = tokenizer(video)
     target = video.float() / 255
-    loss = total_loss(reconstruction, target, quantized, settings)
-    (share * loss).backward()
+    loss, terms = total_loss(reconstruction, target, quantized, settings), quantized.terms
+    if rival is not None:
+        terms = terms | {"adversary": rival.learn(target, reconstruction, share)}
+        (share * (loss + rival.pull(reconstruction, loss))).backward()
+    else:
+        (share * loss).backward()
     quality = psnr(target, reconstruction.detach().clamp(0, 1)).mean()
     loss, quality = mean_over_ranks(torch.stack([loss.detach(), quality]))
-    return {"loss": loss, "psnr": quality} | quantized.terms, quantized.indices
+    return {"loss": loss, "psnr": quality} | terms, quantized.indices
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
