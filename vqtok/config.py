@@ -119,7 +119,9 @@ class TrainSettings:
     crop: Positive = 112  # height and width of each training clip
     size: Positive = 256  # short side that larger clips are scaled to before cropping
     strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # every n-th frame, drawn
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    start_clips: Positive = 32  # that the first weights and the first codebook are taken from
+    optimizer: Literal["adamw", "muon"] = "muon"
+    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
     schedule: Literal["cosine", "wsd"] = "cosine"  # after the warm-up
     warmup: Count = 100  # steps
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps, at the end of wsd

@@ -106,7 +106,9 @@ class Tokenizer(nn.Module):
         """Begin as the best linear codec for these clips (b 3 t h w): their principal components.
 
         Blocks begin as identities, so setting the convolutions between them is all it takes. The
-        latents then have unit variance and are free of each other.
+        latents then are free of each other and have unit variance: each channel, if the quantizer
+        rounds channels one by one; else all together, so that a distance between latents is one
+        between pictures.
         """
         x, bases = self._padded(video, first=True), []
         for fold in (m for m in self.encoder if isinstance(m, CausalConv3d)):
@@ -116,6 +118,8 @@ class Tokenizer(nn.Module):
             x = fold(x)
         over = (0, 2, 3, 4)
         std = x.std(over, keepdim=True).clamp(min=1e-3)
+        if not self.quantizer.channelwise:
+            std = std.square().mean().sqrt().expand_as(std)
         fold.weight.div_(std.view(-1, 1, 1, 1, 1))
         z = x / std
         z_q = self.quantizer.quantize(z).z_q

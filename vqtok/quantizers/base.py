@@ -36,10 +36,14 @@ class Quantizer(nn.Module, ABC):
     """Latents to indices and back: `quantize` and `lookup` are all that the rest of vqtok uses.
 
     In eval, `lookup(quantize(z).indices)` is `quantize(z).z_q` bit for bit.
+
+    channelwise: whether each channel of z is rounded by itself, and so best has unit variance; else
+        what counts is the distance between whole latents.
     """
 
     codebook_size: int
     dim: int
+    channelwise = False
 
     def quantize(self, z: Tensor) -> Quantized:
         """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout."""

@@ -19,6 +19,8 @@ class ScalarQuantizer(Quantizer):
     of codebooks where keep_num_codebooks_dim (by default: where there are several).
     """
 
+    channelwise = True
+
     def __init__(
         self,
         codebook_size: int,

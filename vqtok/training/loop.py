@@ -20,7 +20,6 @@ from vqtok.training.step import train_step
 from vqtok.training.validate import validate
 
 LOG_EVERY = 10  # steps
-START_CLIPS = 32  # at least, that the first weights are taken from
 
 
 def train(
@@ -57,7 +56,7 @@ def train(
             f"{run.folder} has done {state.step} steps already: ask for more with --steps"
         )
     if state.step == 0:  # before the ranks join: each does the same, with no word from the others
-        batches = range(-(-START_CLIPS // settings.batch_size))
+        batches = range(-(-settings.start_clips // settings.batch_size))
         state.start(torch.cat([clips.batch(step) for step in batches]))
     with ranks.joined(device), stopping() as stopped:
         ranks.alike(state.tokenizer)

@@ -13,6 +13,7 @@ from vqtok.quantizers import Quantized
 from vqtok.quantizers.base import mean_over_ranks
 from vqtok.tokenizer import Tokenizer
 from vqtok.training.adversary import Adversary
+from vqtok.training.muon import Muon
 
 SEEDS = 1 << 32  # apart: the seeds of two ranks
 
@@ -20,6 +21,8 @@ SEEDS = 1 << 32  # apart: the seeds of two ranks
 def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
     """What moves the weights."""
     learned = [p for p in tokenizer.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        return Muon(learned, settings.learning_rate, settings.weight_decay)
     return AdamW(learned, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
 
 
