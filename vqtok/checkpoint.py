@@ -21,11 +21,14 @@ BUNDLED = Path(__file__).parent / "bundled"
 def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     """Write a tokenizer so that `load` can rebuild it from this file alone.
 
-    The convolutions are kept in float16, which halves the file; the codebook stays as it is.
+    The convolutions are kept in float16, which halves the file; the codebook stays as it is. What
+    loading can make from the rest is left out.
     """
+    derived = {f"quantizer.{name}" for name in tokenizer.quantizer.derived}
     weights = {
         name: (w if name.startswith("quantizer.") else w.half()).contiguous()
         for name, w in tokenizer.state_dict().items()
+        if name not in derived
     }
     metadata = FORMAT | {"config": settings.to_json(), "step": str(step)}
     with replacing(path) as temporary:

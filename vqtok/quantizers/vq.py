@@ -1,7 +1,7 @@
 """Vector quantization (VQ-VAE, van den Oord et al. 2017, arXiv:1711.00937): by gradient or EMA."""
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +92,13 @@ class EmbeddingEMA(nn.Module):
         self.register_buffer("cluster_size", torch.ones(num_tokens))
         self.register_buffer("embed_avg", weight.clone())
 
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        weight, counts = (state.get(f"{prefix}{name}") for name in ("weight", "cluster_size"))
+        if weight is not None and counts is not None:
+            sums = weight * self._smoothed(counts).unsqueeze(-1)
+            state.setdefault(f"{prefix}embed_avg", sums)
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         averages = self.cluster_size, self.embed_avg
         super()._apply(fn, recurse)
@@ -115,9 +122,11 @@ class EmbeddingEMA(nn.Module):
 
     def weight_update(self, num_tokens: int) -> None:
         """Set the codes to sum over count, with counts smoothed so that none is zero."""
-        total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + self.eps) / (total + num_tokens * self.eps) * total
-        self.weight.copy_(self.embed_avg / smoothed.unsqueeze(-1))
+        self.weight.copy_(self.embed_avg / self._smoothed(self.cluster_size).unsqueeze(-1))
+
+    def _smoothed(self, counts: Tensor) -> Tensor:
+        total = counts.sum()
+        return (counts + self.eps) / (total + len(counts) * self.eps) * total
 
     def reset(self, rows: Tensor, codes: Tensor) -> None:
         """Put codes (m d) into those rows (m), each with a count of one."""
@@ -134,6 +143,8 @@ class EMAVectorQuantizer(NearestCode):
     returns. remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after:
     see `NearestCode`.
     """
+
+    derived = ("embedding.embed_avg",)
 
     def __init__(
         self,
