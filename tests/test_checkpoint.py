@@ -33,7 +33,9 @@ def test_a_file_rebuilds_its_model(saved):
     quantizer = again.quantizer.state_dict()
     for name, weight in tokenizer.quantizer.state_dict().items():
         exact = name not in tokenizer.quantizer.derived
-        torch.testing.assert_close(quantizer[name], weight, **{"atol": 0, "rtol": 0} if exact else {})
+        torch.testing.assert_close(
+            quantizer[name], weight, **{"atol": 0, "rtol": 0} if exact else {}
+        )
 
 
 def test_the_fingerprint_is_that_of_the_weights(saved, tmp_path):

@@ -191,6 +191,24 @@ def test_a_started_tokenizer_is_a_linear_codec_with_white_latents(stride):
     assert (reconstruction - clips).square().mean() < 0.5 * clips.var()
 
 
+def test_a_codebook_starts_amid_latents_that_keep_distances():
+    """The start suits a quantizer of whole latents: all channels are scaled by one number."""
+    torch.manual_seed(0)
+    sizes = ["quantizer.codebook_size=256", "quantizer.dim=12"]
+    settings = config.load(config.folder() / "ema.toml", sizes)
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    clips = torch.cat([smooth(seed) for seed in range(4)])
+    tokenizer.start(clips)
+    with torch.no_grad():
+        z = tokenizer.encoder(tokenizer._padded(clips, first=True)).movedim(1, 0).flatten(1)
+        reconstruction, _ = tokenizer(clips)
+    folds = [m.weight.flatten(1) for m in tokenizer.encoder if isinstance(m, CausalConv3d)]
+    lengths = folds[-1].norm(dim=1)
+    assert torch.allclose(lengths, lengths[0].expand_as(lengths), rtol=1e-4)
+    assert z.square().mean().item() == pytest.approx(1, abs=0.3)
+    assert (reconstruction - clips).square().mean() < 0.2 * clips.var()
+
+
 def smooth(seed, frames=17, size=64):
     """(1 3 t h w) in 0..1: noise that changes slowly over time and picture."""
     noise = torch.rand(1, 3, 3, 4, 4, generator=torch.Generator().manual_seed(seed))

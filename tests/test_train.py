@@ -19,6 +19,7 @@ from vqtok.data import Clips, Procedural, find
 from vqtok.errors import UsageError, VqtokError
 from vqtok.training import train
 from vqtok.training.adversary import Adversary
+from vqtok.training.muon import Muon
 from vqtok.training.state import State
 from vqtok.training.step import learning_rate
 
@@ -118,6 +119,19 @@ def test_wsd_stays_up_and_falls_at_the_end():
     assert rates[5:76] == [1] * 71
     assert rates[80] == pytest.approx(20 / 25)
     assert rates[100:] == [0] * 21
+
+
+def test_muon_makes_steps_of_kernels_orthogonal_and_those_of_the_rest_adams():
+    torch.manual_seed(0)
+    kernel, bias = torch.nn.Parameter(torch.randn(8, 4, 1, 3, 3)), torch.nn.Parameter(torch.ones(8))
+    before = kernel.detach().clone()
+    optimizer = Muon([kernel, bias], lr=0.01, weight_decay=0.0)
+    kernel.grad, bias.grad = torch.randn(8, 4, 1, 3, 3), torch.linspace(-1, 1, 8)
+    optimizer.step()
+    step = (before - kernel.detach()).flatten(1) / (0.01 * 0.2 * 36**0.5)
+    values = torch.linalg.svdvals(step)
+    assert 0.6 < values.min() < values.max() < 1.3
+    torch.testing.assert_close(bias.detach(), 1 - 0.01 * bias.grad.sign())  # Adam's first step
 
 
 def test_the_average_follows_weights_and_takes_buffers_as_they_are():
