@@ -16,9 +16,10 @@ ADAM_LENGTH = 0.2  # root mean square of a typical step of Adam, in learning rat
 class Muon(Optimizer):
     """Steps of a convolution's weights are made orthogonal, so that no direction is neglected.
 
-    A kernel counts as a matrix (c_out, c_in * its size). What is none, such as a bias or a codebook,
-    takes Adam's steps; those of both are equally long (Liu et al. 2025, arXiv:2502.16982), so they
-    share a learning rate. Weights decay by lr * weight_decay a step, as in AdamW.
+    A kernel counts as a matrix (c_out, c_in * its size). What is none, such as a bias or a
+    codebook, takes Adam's steps; those of both are equally long (Liu et al. 2025,
+    arXiv:2502.16982), so they share a learning rate. Weights decay by lr * weight_decay a step, as
+    in AdamW.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
