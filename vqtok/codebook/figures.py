@@ -1,0 +1,128 @@
+"""What a tally says of a codebook, as plain numbers: what people, machines and plots are shown."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import log2
+from typing import Any
+
+import numpy as np
+
+from vqtok.codebook.structure import (
+    Bits,
+    Repetition,
+    Slice,
+    bits,
+    histogram,
+    level_shares,
+    over_picture,
+    over_time,
+    repetition,
+)
+from vqtok.codebook.tally import Tally
+from vqtok.codebook.verdict import Verdict, judge
+from vqtok.metrics import CodebookUse, bits_per_pixel, codebook_use
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The codebook report of token files of one tokenizer.
+
+    use: of all tokens; with several codebooks, sums of counts and means of the rest, without `top`.
+    each: of each codebook. bits_per_pixel and kilobits_per_second: as the tokens are, and _ideal
+    with an entropy coder that knows how often each code comes.
+    histogram: (least, most, codes): how many codes were seen so often.
+    over_picture: entropies in bits by rows and columns of the picture.
+    levels: for each dimension of FSQ the share of each level; None where they are not known.
+    """
+
+    name: str
+    model: str
+    quantizer: str
+    stride: tuple[int, int, int]
+    files: int
+    frames: int
+    seconds: float
+    use: CodebookUse
+    each: list[CodebookUse]
+    bits_per_pixel: float
+    bits_per_pixel_ideal: float
+    kilobits_per_second: float
+    kilobits_per_second_ideal: float
+    repetition: Repetition | None
+    histogram: list[tuple[int, int, int]]
+    over_time: list[Slice]
+    over_picture: list[list[float]]
+    levels: list[list[float]] | None
+    bits: Bits | None
+    verdict: Verdict
+    counts: np.ndarray  # (codebooks k)
+
+    def numbers(self) -> dict[str, Any]:
+        """What `vqtok stats --json` prints; docs/stats.md says what each key means."""
+        parts = {key: value for key, value in vars(self).items() if key not in ("use", "counts")}
+        parts |= {key: asdict(parts[key]) for key in ("repetition", "bits") if parts[key]}
+        return (
+            {"files": self.files}
+            | asdict(self.use)
+            | {"perplexity_share": self.use.perplexity / self.use.codebook_size}
+            | {"max_entropy_bits": log2(self.use.codebook_size), "codebooks": len(self.each)}
+            | parts
+            | {"each": [asdict(use) for use in self.each] if len(self.each) > 1 else []}
+            | {"over_time": [asdict(part) for part in self.over_time]}
+            | {"verdict": self.verdict.state, "verdict_reason": self.verdict.reason}
+        )
+
+
+def figures(tally: Tally, name: str = "", levels: Sequence[int] | None = None) -> Figures:
+    """All figures of a tally; `levels` are those of its FSQ, if they are known."""
+    counts = tally.counts
+    each = [codebook_use(row) for row in counts]
+    use = _together(each)
+    fixed = bits_per_pixel(use.tokens, use.codebook_size, tally.pixels)
+    ideal = use.entropy_bits / max(log2(use.codebook_size), 1e-9)
+    rate = fixed * tally.pixels / tally.seconds / 1000
+    return Figures(
+        name=name,
+        model=tally.model,
+        quantizer=tally.quantizer,
+        stride=tally.stride,
+        files=tally.files,
+        frames=tally.frames,
+        seconds=tally.seconds,
+        use=use,
+        each=each,
+        bits_per_pixel=fixed,
+        bits_per_pixel_ideal=fixed * ideal,
+        kilobits_per_second=rate,
+        kilobits_per_second_ideal=rate * ideal,
+        repetition=repetition(tally.pairs),
+        histogram=histogram(counts),
+        over_time=over_time(tally),
+        over_picture=over_picture(tally),
+        levels=None if levels is None else level_shares(counts.sum(0), levels),
+        bits=bits(counts.sum(0)) if tally.quantizer == "lfq" else None,
+        verdict=judge(use, len(each), tally.pairs.equal, tally.files, tally.quantizer),
+        counts=counts,
+    )
+
+
+def _together(each: list[CodebookUse]) -> CodebookUse:
+    """One use of several codebooks of one size, each with as many tokens."""
+    if len(each) == 1:
+        return each[0]
+    entropy, corrected, usage = (
+        float(np.mean([getattr(use, key) for use in each]))
+        for key in ("entropy_bits", "entropy_bits_corrected", "usage")
+    )
+    return CodebookUse(
+        tokens=sum(use.tokens for use in each),
+        codebook_size=each[0].codebook_size,
+        used=sum(use.used for use in each),
+        usage=usage,
+        usage_by_chance=each[0].usage_by_chance,
+        perplexity=2**entropy,
+        entropy_bits=entropy,
+        entropy_bits_corrected=corrected,
+        dead=sum(use.dead for use in each),
+        top=[],
+    )
