@@ -6,7 +6,7 @@ from vqtok.tokens import Tokens
 
 PIECE = 1 << 20  # tokens counted at a time
 PAIRS = 1 << 22  # kept for what a token tells about the next: 32 MiB
-TIMES = (24, 12, 6, 3, 1)  # slices of a clip; the first number whose counts fit in ROOM is taken
+TIMES = (20, 10, 5, 1)  # slices of a clip; the first number whose counts fit in ROOM is taken
 PLACES = ((8, 12), (4, 6), (2, 3), (1, 1))  # rows and columns of the picture, likewise
 ROOM = 1 << 25  # counters of the picture: 128 MiB; those of time take as much at most
 

@@ -40,29 +40,24 @@ def judge(use: CodebookUse, codebooks: int, repeated: int, files: int, quantizer
     Repeats show no new codes, so chance is asked about the others. Clips of one scene use few
     codes however good the codebook: few clips only prove a collapse where little is used at all.
     """
-    fresh = use.tokens - repeated
-    chance = usage_by_chance(fresh // codebooks, use.codebook_size)
+    fresh = (use.tokens - repeated) // codebooks
+    chance = usage_by_chance(fresh, use.codebook_size)
     share = f"{use.usage:.1%} of the codebook is used where chance gives {chance:.1%}"
-    share += " (without repeats)" if use.usage_by_chance - chance > 0.01 else ""
-    enough = fresh // codebooks >= use.codebook_size
+    share += " (repeats left out)" if use.usage_by_chance - chance > 0.01 else ""
+    enough = fresh >= use.codebook_size
     low = use.usage < chance * (HEALTHY if enough else HEALTHY / 5)
-    if fresh // codebooks < min(TOKENS, 10 * use.codebook_size):
-        return Verdict("too few tokens", f"only {fresh:,} tokens that are no repeats: show more")
+    if fresh < min(TOKENS, 10 * use.codebook_size):
+        return Verdict("too few tokens", f"{fresh:,} tokens without repeats say nothing: show more")
     if low and (files >= CLIPS or use.used < ALIVE * codebooks):
         doubt = "" if files >= CLIPS else ", unless the clips show next to nothing"
         remedy = REMEDIES.get(quantizer, "train anew")
-        return Verdict("collapsed", f"{share}: collapsed{doubt}; {remedy}, or with fewer codes")
+        return Verdict("collapsed", f"{share}{doubt}; {remedy}, or with fewer codes")
     if not enough:
-        return Verdict(
-            "too few tokens",
-            f"{share}; to tell dead codes takes {use.codebook_size:,} tokens that are no repeats, "
-            f"and these are {fresh // codebooks:,}",
-        )
+        few = f"{fresh:,} tokens without repeats cannot show {use.codebook_size:,} codes"
+        return Verdict("too few tokens", f"{few}: {share}")
     if low:
         return Verdict("too few clips", f"{share}, but one scene needs few: show {CLIPS} clips")
     if use.perplexity * codebooks < EVEN * use.used:
-        return Verdict(
-            "uneven",
-            f"{share}, but as if there were {use.perplexity:,.0f} codes: a few carry most tokens",
-        )
+        few = f"most tokens fall on few codes, as if there were {use.perplexity:,.0f}"
+        return Verdict("uneven", f"{few}; {share}")
     return Verdict("healthy", share)

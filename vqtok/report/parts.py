@@ -1,0 +1,83 @@
+"""What screens are drawn with: meters, lines and heat maps, in characters the terminal has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+# The sixteen named colours only: every terminal shows them in its own readable shades.
+COLOURS = {
+    "healthy": "green",
+    "uneven": "yellow",
+    "collapsed": "red",
+    "too few tokens": "cyan",
+    "too few clips": "cyan",
+}
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """The characters of a terminal: a meter's two parts and its mark, steps of a line, shades."""
+
+    full: str
+    rest: str
+    mark: str
+    steps: str
+    shades: str
+    better: str
+
+
+UNICODE = Glyphs("█", "·", "│", "▁▂▃▄▅▆▇█", "·░▒▓█", "◀")
+ASCII = Glyphs("#", ".", "|", "_.:-=+*#", ".:+%#", "<")
+
+
+def glyphs(console: Console) -> Glyphs:
+    """Those that the console's encoding can carry."""
+    return ASCII if console.options.ascii_only else UNICODE
+
+
+def meter(g: Glyphs, share: float, width: int, mark: float | None = None) -> Text:
+    """A bar for a share of 0 to 1, anything above zero shows; `mark` stands for another share."""
+    full = min(width, max(round(share * width), int(share > 0)))
+    text = Text(g.full * full, "cyan") + Text(g.rest * (width - full))
+    if mark is not None:
+        at = min(width - 1, round(mark * width))
+        text = text[:at] + Text(g.mark, "bold") + text[at + 1 :]
+    return text
+
+
+def line(g: Glyphs, values: Sequence[float], low: float | None = None) -> Text:
+    """A character for each value, from `low` (by default the lowest value) to the highest."""
+    low = min(values) if low is None else low
+    span = (max(values) - low) or 1
+    top = len(g.steps) - 1
+    return Text("".join(g.steps[round((v - low) / span * top)] for v in values), "cyan")
+
+
+def heat(g: Glyphs, values: Sequence[Sequence[float]]) -> Text:
+    """A shade, three characters wide, for each value; from the lowest to the highest."""
+    flat = [v for row in values for v in row]
+    low, span = min(flat), (max(flat) - min(flat)) or 1
+    top = len(g.shades) - 1
+    rows = ("".join(g.shades[round((v - low) / span * top)] * 3 for v in row) for row in values)
+    return Text("\n".join(rows), "cyan", no_wrap=True)
+
+
+def section(title: str, content: RenderableType) -> Group:
+    """A part of a screen under its title."""
+    return Group(Text(title, "bold"), Padding(content, (0, 0, 1, 1)))
+
+
+def columns(width: int, *parts: RenderableType) -> RenderableType:
+    """Two by two where the screen is wide enough, else one below the other."""
+    if width < 78:
+        return Group(*parts)
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(ratio=1)
+    grid.add_column(ratio=1)
+    for i in range(0, len(parts), 2):
+        grid.add_row(*parts[i : i + 2])
+    return grid
