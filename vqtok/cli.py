@@ -1,6 +1,5 @@
 """The command line: each command checks, calls one function, prints. stdout carries data only."""
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -224,20 +223,46 @@ def train(
 
 @app.command()
 def stats(
-    files: Annotated[list[str], typer.Argument(help="Token files; - reads a pipe.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Token files, folders or patterns, - for a pipe; or clips."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Encodes clips and knows FSQ's levels; alone: its codes themselves."),
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="A column for each FILE, not for each tokenizer.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same numbers for machines.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A line for each column.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a picture, .png or .svg (extra: plot).")
+    ] = None,
+    watch: Annotated[
+        Path | None, typer.Option(help="Follow the training run in this folder.")
+    ] = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
-    from vqtok import report, tokens
+    alone = not (files or watch)
+    if watch and (files or tokenizer or as_json or as_csv or plot):
+        raise UsageError("--watch follows a run's own log; leave the others out")
+    if alone and not tokenizer:
+        raise UsageError("name token files, a --tokenizer, or a run to --watch")
+    if as_json and as_csv or alone and (as_csv or plot):
+        raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
 
-    sources = ((f, tokens.read(sys.stdin.buffer if f == "-" else f)) for f in files)
-    summary = report.summarize(sources)
-    if as_json:
-        typer.echo(json.dumps(summary.numbers(), indent=2))
+    from vqtok import stats as command
+
+    if watch:
+        command.watch(watch)
+    elif alone:
+        command.show_codes(tokenizer, as_json)
     else:
-        from rich.console import Console
-
-        Console().print(summary.tables())
+        how = command.Showing(as_json, as_csv, plot)
+        command.show_tokens(files, tokenizer, device, each, how, quiet)
 
 
 def main() -> None:

@@ -59,21 +59,42 @@ class Figures:
 
     def numbers(self) -> dict[str, Any]:
         """What `vqtok stats --json` prints; docs/stats.md says what each key means."""
-        parts = {key: value for key, value in vars(self).items() if key not in ("use", "counts")}
-        parts |= {key: asdict(parts[key]) for key in ("repetition", "bits") if parts[key]}
-        return (
-            {"files": self.files}
-            | asdict(self.use)
-            | {"perplexity_share": self.use.perplexity / self.use.codebook_size}
-            | {"max_entropy_bits": log2(self.use.codebook_size), "codebooks": len(self.each)}
-            | parts
-            | {"each": [asdict(use) for use in self.each] if len(self.each) > 1 else []}
-            | {"over_time": [asdict(part) for part in self.over_time]}
-            | {"verdict": self.verdict.state, "verdict_reason": self.verdict.reason}
-        )
+        use, found = self.use, self.repetition
+        return {
+            "name": self.name,
+            "model": self.model,
+            "quantizer": self.quantizer,
+            "stride": "x".join(map(str, self.stride)),
+            "files": self.files,
+            "frames": self.frames,
+            "seconds": self.seconds,
+            **{key: value for key, value in asdict(use).items() if key != "top"},
+            "codebooks": len(self.each),
+            "perplexity_share": use.perplexity / use.codebook_size,
+            "max_entropy_bits": log2(use.codebook_size),
+            "bits_per_pixel": self.bits_per_pixel,
+            "bits_per_pixel_ideal": self.bits_per_pixel_ideal,
+            "kilobits_per_second": self.kilobits_per_second,
+            "kilobits_per_second_ideal": self.kilobits_per_second_ideal,
+            "repeats": found and found.repeats,
+            "repeat_model_bits": found and found.repeat_bits,
+            "conditional_entropy_bits": found and found.conditional_bits,
+            "conditional_pairs": found and found.pairs,
+            "conditional_unseen": found and found.unseen,
+            "verdict": self.verdict.state,
+            "verdict_reason": self.verdict.reason,
+            "top": use.top,
+            "histogram": self.histogram,
+            "over_time": [asdict(part) for part in self.over_time],
+            "over_picture": self.over_picture,
+            "levels": self.levels,
+            "bit_ones": self.bits and self.bits.ones,
+            "bit_correlations": self.bits and self.bits.correlations,
+            "each_codebook": [asdict(each) for each in self.each],
+        }
 
 
-def figures(tally: Tally, name: str = "", levels: Sequence[int] | None = None) -> Figures:
+def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Figures:
     """All figures of a tally; `levels` are those of its FSQ, if they are known."""
     counts = tally.counts
     each = [codebook_use(row) for row in counts]

@@ -9,7 +9,6 @@ from rich.text import Text
 
 from vqtok.codebook.figures import Figures
 from vqtok.report.parts import COLOURS, Glyphs, glyphs
-from vqtok.report.screen import describe
 
 NAMES = 16  # characters of the first column
 COLUMN = 16  # characters of each other, at least
@@ -50,7 +49,7 @@ def comparison(runs: list[Figures], console: Console) -> Group:
         parts += [_table(g, runs[start : start + fit], best), Text()]
     for run in runs:
         colour = COLOURS[run.verdict.state]
-        heading = (f"{run.name or describe(run)}: {run.verdict.state}", f"bold {colour}")
+        heading = (f"{run.name}: {run.verdict.state}", f"bold {colour}")
         parts.append(Text.assemble(heading, f"  {run.verdict.reason}"))
     return Group(*parts)
 
@@ -67,7 +66,7 @@ def _table(g: Glyphs, runs: list[Figures], best: list[float | None]) -> Table:
     table = Table(title=f"{g.better} marks the better", title_justify="left", title_style="")
     table.add_column("", no_wrap=True)
     for run in runs:
-        table.add_column(run.name or describe(run), justify="right", overflow="fold")
+        table.add_column(run.name, justify="right", overflow="fold")
     for (name, value, form, _), better in zip(ROWS, best, strict=True):
         cells = [value(run) for run in runs]
         table.add_row(name, *(_cell(g, cell, form, cell == better) for cell in cells))

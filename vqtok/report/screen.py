@@ -15,6 +15,7 @@ from vqtok.report.parts import COLOURS, Glyphs, columns, glyphs, heat, line, met
 
 PAIRS = 5  # of correlated bits that are shown
 TRUSTED = 0.1  # unseen pairs: with more, the conditional entropy is not to be trusted
+UNKNOWN = "not known here: name the tokenizer with --tokenizer"
 
 Row = tuple[str, str, RenderableType, str]
 
@@ -32,19 +33,16 @@ def report(figures: Figures, console: Console) -> Group:
         parts.append(section("along the clip", over_time(g, figures)))
     if sum(map(len, figures.over_picture)) > 1:
         parts.append(section("entropy over the picture", over_picture(g, figures)))
-    if figures.levels:
-        parts.append(section("share of each level, in %", levels(g, figures.levels)))
+    if figures.quantizer == "fsq":
+        content = levels(g, figures.levels) if figures.levels else UNKNOWN
+        parts.append(section("share of each level, in %", content))
     if figures.bits:
         parts.append(section("bits that are 1, in %", balance(g, figures.bits)))
         parts.append(section("bits that go together", correlations(figures.bits)))
-    heading = f"codebook report: {figures.name or describe(figures)}"
-    return Group(verdict(figures.verdict, heading), summary(g, figures, width), columns(width, *parts))
-
-
-def describe(figures: Figures) -> str:
-    """Which tokenizer it is, in a few words."""
     stride = "x".join(map(str, figures.stride))
-    return f"{figures.quantizer} {stride}, model {figures.model[:8]}"
+    heading = f"codebook report: {figures.name} ({figures.quantizer} {stride})"
+    head = verdict(figures.verdict, heading)
+    return Group(head, summary(g, figures, width), columns(width, *parts))
 
 
 def verdict(verdict: Verdict, heading: str) -> Panel:

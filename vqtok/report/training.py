@@ -113,19 +113,19 @@ def follow(run: Path, console: Console) -> None:
     with view.open(train.steps):
         for row in _lines(run / "metrics.jsonl"):
             view.show(row)
-            if row["step"] >= train.steps:
+            if row.get("step", 0) >= train.steps:
                 break
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that grows, forever; a resumed run writes it anew, from the start."""
-    done = 0  # bytes
+    """The lines of a file that grows, forever; from the start if it is written anew."""
+    seen = 0
     while True:
-        data = path.read_bytes() if path.exists() else b""
-        done = 0 if len(data) < done else done
-        whole = data[done : data.rfind(b"\n") + 1]
-        done += len(whole)
-        yield from map(json.loads, whole.splitlines())
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        seen = 0 if len(whole) < seen else seen
+        yield from map(json.loads, whole[seen:])
+        seen = len(whole)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
