@@ -1,6 +1,5 @@
 """The command line: each command checks, calls one function, prints. stdout carries data only."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -251,7 +250,7 @@ def stats(
         raise UsageError("--watch follows a run's own log; leave the others out")
     if alone and not tokenizer:
         raise UsageError("name token files, a --tokenizer, or a run to --watch")
-    if as_json and as_csv or alone and (as_csv or plot):
+    if (as_json and as_csv) or (alone and (as_csv or plot)):
         raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
 
     from vqtok import stats as command

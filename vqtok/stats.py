@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,9 +57,7 @@ def show_tokens(
     else:
         console = Console(highlight=False)
         one = len(runs) == 1
-        console.print(
-            report.report(runs[0], console) if one else report.comparison(runs, console)
-        )
+        console.print(report.report(runs[0], console) if one else report.comparison(runs, console))
 
 
 def show_codes(tokenizer: str, as_json: bool) -> None:
@@ -176,7 +174,11 @@ def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
     for tally, given in zip(tallies, arguments, strict=True):
         shared = sum(given == others for others in arguments) > 1
         tokenizer = f"{tally.quantizer} {tally.model[:8]}"
-        name = Path(next(iter(given))).name if len(given) == 1 else tokenizer
+        name = (
+            Path(next(iter(given))).name.removesuffix(".safetensors")
+            if len(given) == 1
+            else tokenizer
+        )
         names.append(f"{name}, {tokenizer}" if shared and len(given) == 1 else name)
     return names
 
@@ -184,7 +186,7 @@ def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
 def _write_csv(runs: list[Figures]) -> None:
     """A head, and a line of the numbers that are no lists for each run."""
     rows = [run.numbers() for run in runs]
-    keys = [key for key, value in rows[0].items() if not isinstance(value, list)]
+    keys = list(takewhile(lambda key: key != "top", rows[0]))
     lines = csv.DictWriter(sys.stdout, keys, extrasaction="ignore", lineterminator="\n")
     lines.writeheader()
     lines.writerows(rows)

@@ -96,7 +96,7 @@ class Figures:
 
 def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Figures:
     """All figures of a tally; `levels` are those of its FSQ, if they are known."""
-    counts = tally.counts
+    counts = tally.counts.reshape(tally.codebooks, -1)
     each = [codebook_use(row) for row in counts]
     use = _together(each)
     fixed = bits_per_pixel(use.tokens, use.codebook_size, tally.pixels)

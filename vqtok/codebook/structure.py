@@ -36,10 +36,13 @@ class Repetition:
 
 @dataclass(frozen=True)
 class Slice:
-    """The tokens of one slice of the clips' length; see `CodebookUse`."""
+    """A slice of the clips' length: means over its latent frames.
 
-    tokens: int
-    usage: float
+    codes: how many different codes a latent frame has; entropy_bits: of its tokens, plug-in.
+    """
+
+    latent_frames: int
+    codes: float
     entropy_bits: float
 
 
@@ -92,11 +95,11 @@ def histogram(counts: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def over_time(tally: Tally) -> list[Slice]:
-    """Each slice of the clips' length that holds tokens, from the first to the last."""
-    tables = [row for row in tally.over_time if row.any()]
+    """Each slice of the clips' length that has latent frames, from the first to the last."""
     return [
-        Slice(int(row.sum()), int(np.count_nonzero(row)) / tally.ids, _entropy(row, tally))
-        for row in tables
+        Slice(int(frames), float(codes / frames), _per_index(float(entropy / frames), tally))
+        for frames, codes, entropy in tally.over_time
+        if frames
     ]
 
 
@@ -105,12 +108,12 @@ def over_picture(tally: Tally) -> list[list[float]]:
     tables = tally.over_picture
     filled = tables.any(2)
     rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
-    return [[_entropy(tables[y, x], tally) for x in columns] for y in rows]
+    return [[_per_index(entropy_bits(tables[y, x]), tally) for x in columns] for y in rows]
 
 
-def _entropy(row: np.ndarray, tally: Tally) -> float:
-    """Of an index, where row (ids) counts as many tokens of each codebook."""
-    return max(0.0, entropy_bits(row) - log2(tally.codebooks))
+def _per_index(entropy: float, tally: Tally) -> float:
+    """The mean entropy of an index, from that of ids, of which each codebook has as many."""
+    return max(0.0, entropy - log2(tally.codebooks))
 
 
 def level_shares(counts: np.ndarray, levels: Sequence[int]) -> list[list[float]]:

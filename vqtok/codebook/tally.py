@@ -6,9 +6,9 @@ from vqtok.tokens import Tokens
 
 PIECE = 1 << 20  # tokens counted at a time
 PAIRS = 1 << 22  # kept for what a token tells about the next: 32 MiB
-TIMES = (20, 10, 5, 1)  # slices of a clip; the first number whose counts fit in ROOM is taken
-PLACES = ((8, 12), (4, 6), (2, 3), (1, 1))  # rows and columns of the picture, likewise
-ROOM = 1 << 25  # counters of the picture: 128 MiB; those of time take as much at most
+SLICES = 20  # of a clip's length
+PLACES = ((8, 12), (4, 6), (2, 3), (1, 1))  # rows and columns of the picture: the first that fit
+ROOM = 1 << 25  # counters of the picture: 128 MiB
 
 
 class Tally:
@@ -16,8 +16,10 @@ class Tally:
 
     Every codebook has its own ids: index + codebook * codebook_size, `ids` in all.
     files, frames, pixels (of all frames), seconds (at each clip's frame rate): sums.
-    over_time: (slices ids) int64, how often each id was seen in each slice of the clips' length.
+    counts: (ids) int64, how often each was seen.
     over_picture: (rows columns ids) uint32, likewise; a cell overflows at 4e9 tokens of one code.
+    over_time: (slices 3), of each slice of the clips' length the number of latent frames, and the
+        sums over them of distinct ids and of the entropy of a latent frame's ids in bits.
     pairs: an even sample of tokens and what follows them in time at the same place.
     """
 
@@ -28,16 +30,11 @@ class Tally:
         self.ids = self.codebooks * self.codebook_size
         self.files = self.frames = self.pixels = 0
         self.seconds = 0.0
-        slices = next(n for n in TIMES if 2 * n * self.ids <= ROOM or n == 1)
         places = next(p for p in PLACES if p[0] * p[1] * self.ids <= ROOM or p == (1, 1))
-        self.over_time = np.zeros((slices, self.ids), np.int64)
+        self.counts = np.zeros(self.ids, np.int64)
+        self.over_time = np.zeros((SLICES, 3))
         self.over_picture = np.zeros((*places, self.ids), np.uint32)
         self.pairs = Pairs(self.codebook_size)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """How often each code was seen, (codebooks k) int64."""
-        return self.over_time.sum(0).reshape(self.codebooks, -1)
 
     def add(self, tokens: Tokens) -> None:
         """Count a clip of the same tokenizer."""
@@ -47,14 +44,15 @@ class Tally:
         self.seconds += float(tokens.frames / tokens.fps)
         t, h, w = tokens.indices.shape[:3]
         places = self._places(h, w)
-        slices = np.arange(t) * len(self.over_time) // t
+        slices = np.arange(t) * SLICES // t
         step = max(1, PIECE * t // tokens.indices.size)
         before = np.empty((0, h * w, self.codebooks), np.int64)
         for start in range(0, t, step):
             ids = self._ids(tokens.indices[start : start + step])  # (t p m), p positions
             np.add.at(self.over_picture.reshape(-1), (ids + places).ravel(), np.uint32(1))
-            for i, frame in zip(slices[start : start + step], ids, strict=True):
-                np.add.at(self.over_time[i], frame.ravel(), 1)
+            np.add.at(self.counts, ids.ravel(), 1)
+            per_frame = _frames(ids.reshape(len(ids), -1))
+            np.add.at(self.over_time, slices[start : start + step], per_frame)
             ids = np.concatenate([before, ids])
             self.pairs.add(ids[:-1].ravel(), ids[1:].ravel())
             before = ids[-1:]
@@ -68,6 +66,21 @@ class Tally:
         rows, columns = self.over_picture.shape[:2]
         y, x = np.arange(h) * rows // h, np.arange(w) * columns // w
         return self.ids * (y[:, None] * columns + x).reshape(-1, 1)
+
+
+def _frames(ids: np.ndarray) -> np.ndarray:
+    """For each of t latent frames of n ids (t n): 1, how many differ, their entropy: (t 3)."""
+    t, n = ids.shape
+    narrow = np.int32 if ids.max() < 2**31 else np.int64  # sorted at a multiple of the speed
+    ids = np.sort(ids.astype(narrow), axis=1)
+    first = np.ones((t, n), bool)
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=first[:, 1:])
+    distinct = first.sum(1)
+    counts = np.diff(np.flatnonzero(first), append=t * n)
+    steps = np.arange(n + 1)
+    surprise = steps * np.log2(n / np.maximum(steps, 1))  # of all tokens of a code, by its count
+    entropy = np.add.reduceat(surprise[counts], np.cumsum(distinct) - distinct) / n
+    return np.stack([np.ones(t), distinct, entropy], axis=1)
 
 
 class Pairs:

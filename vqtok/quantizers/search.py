@@ -42,9 +42,7 @@ def _search(z: Tensor, codebook: Tensor, itself: bool) -> Tensor:
     return torch.cat(list(parts))
 
 
-def _best(
-    z: Tensor, codebook: Tensor, bias: Tensor, scores: Tensor, barred: int | None
-) -> Tensor:
+def _best(z: Tensor, codebook: Tensor, bias: Tensor, scores: Tensor, barred: int | None) -> Tensor:
     """The codes (n) with the highest z.e - |e|^2 / 2; not code `barred` + i for row i."""
     top = z.new_full((len(z),), -torch.inf)
     indices = torch.zeros(len(z), dtype=torch.int64, device=z.device)

@@ -8,6 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+WIDE = 78  # characters: two columns and longer meters fit
+
 # The sixteen named colours only: every terminal shows them in its own readable shades.
 COLOURS = {
     "healthy": "green",
@@ -71,13 +73,12 @@ def section(title: str, content: RenderableType) -> Group:
     return Group(Text(title, "bold"), Padding(content, (0, 0, 1, 1)))
 
 
-def columns(width: int, *parts: RenderableType) -> RenderableType:
-    """Two by two where the screen is wide enough, else one below the other."""
-    if width < 78:
-        return Group(*parts)
+def columns(width: int, left: list[RenderableType], right: list[RenderableType]) -> RenderableType:
+    """Two columns where the screen is wide enough, else one below the other."""
+    if width < WIDE:
+        return Group(*left, *right)
     grid = Table.grid(padding=(0, 2), expand=True)
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
-    for i in range(0, len(parts), 2):
-        grid.add_row(*parts[i : i + 2])
+    grid.add_row(Group(*left), Group(*right))
     return grid

@@ -39,10 +39,10 @@ def plot(runs: list[Figures], path: Path) -> None:
     for i, run in zip(count(), runs, strict=False):
         _ranks(axes[0], run, f"C{i}")
         _along(axes[1], [part.entropy_bits for part in run.over_time], f"C{i}")
-        _along(axes[2], [100 * part.usage for part in run.over_time], f"C{i}")
+        _along(axes[2], [part.codes for part in run.over_time], f"C{i}")
     _name(axes[0], "how often the codes are used", "code, the most used first", "share of tokens")
-    _name(axes[1], "entropy along the clip", "part of the clip", "bits per token")
-    _name(axes[2], "usage along the clip", "part of the clip", "% of the codebook")
+    _name(axes[1], "entropy of a latent frame", "part of the clip", "bits per token")
+    _name(axes[2], "codes of a latent frame", "part of the clip", "different codes")
     axes[0].set(xscale="log", yscale="log")
     axes[0].legend()
     if single:

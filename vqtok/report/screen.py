@@ -11,7 +11,7 @@ from vqtok.codebook.figures import Figures
 from vqtok.codebook.structure import Bits, Repetition
 from vqtok.codebook.verdict import Verdict
 from vqtok.metrics import CodebookUse
-from vqtok.report.parts import COLOURS, Glyphs, columns, glyphs, heat, line, meter, section
+from vqtok.report.parts import COLOURS, WIDE, Glyphs, columns, glyphs, heat, line, meter, section
 
 PAIRS = 5  # of correlated bits that are shown
 TRUSTED = 0.1  # unseen pairs: with more, the conditional entropy is not to be trusted
@@ -23,26 +23,27 @@ Row = tuple[str, str, RenderableType, str]
 def report(figures: Figures, console: Console) -> Group:
     """What `vqtok stats` prints: the verdict first, then what it rests on."""
     g, width = glyphs(console), console.width
-    parts = [
-        section("most used codes", top_codes(g, figures.use)),
-        section("codes by how often they are used", histogram(g, figures)),
-    ]
-    if len(figures.each) > 1:
-        parts[0] = section("each codebook", each_codebook(figures.each))
-    if len(figures.over_time) > 1:
-        parts.append(section("along the clip", over_time(g, figures)))
-    if sum(map(len, figures.over_picture)) > 1:
-        parts.append(section("entropy over the picture", over_picture(g, figures)))
-    if figures.quantizer == "fsq":
-        content = levels(g, figures.levels) if figures.levels else UNKNOWN
-        parts.append(section("share of each level, in %", content))
-    if figures.bits:
-        parts.append(section("bits that are 1, in %", balance(g, figures.bits)))
-        parts.append(section("bits that go together", correlations(figures.bits)))
     stride = "x".join(map(str, figures.stride))
     heading = f"codebook report: {figures.name} ({figures.quantizer} {stride})"
     head = verdict(figures.verdict, heading)
-    return Group(head, summary(g, figures, width), columns(width, *parts))
+    left, right = [_codes(g, figures)], [section("codes by times used", histogram(g, figures))]
+    if len(figures.over_time) > 1:
+        left.append(section("a latent frame, along the clip", over_time(g, figures)))
+    if sum(map(len, figures.over_picture)) > 1:
+        right.append(section("entropy over the picture", over_picture(g, figures)))
+    if figures.quantizer == "fsq":
+        content = levels(g, figures.levels) if figures.levels else UNKNOWN
+        left.append(section("share of each level, in %", content))
+    if figures.bits:
+        left.append(section("bits that are 1, in %", balance(g, figures.bits)))
+        right.append(section("bits that go together", correlations(figures.bits)))
+    return Group(head, summary(g, figures, width), columns(width, left, right))
+
+
+def _codes(g: Glyphs, figures: Figures) -> RenderableType:
+    if len(figures.each) > 1:
+        return section("each codebook", each_codebook(figures.each))
+    return section("most used codes", top_codes(g, figures.use))
 
 
 def verdict(verdict: Verdict, heading: str) -> Panel:
@@ -59,7 +60,7 @@ def summary(g: Glyphs, figures: Figures, width: int) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
-    length = 18 if width >= 78 else 10
+    length = 18 if width >= WIDE else 10
     rows = [*_sizes(figures), *_use(g, figures, length), *_cost(figures)]
     for row in rows + _repeats(g, figures.repetition, length):
         table.add_row(*row)
@@ -72,7 +73,12 @@ def _sizes(figures: Figures) -> list[Row]:
     several = f"in each of {number} codebooks, " if number > 1 else ""
     files = f"{figures.files:,} file" + "s" * (figures.files > 1)
     return [
-        (" tokens", f"{use.tokens:,}", files, f"{figures.frames:,} frames, {figures.seconds:,.1f} s"),
+        (
+            " tokens",
+            f"{use.tokens:,}",
+            files,
+            f"{figures.frames:,} frames, {figures.seconds:,.1f} s",
+        ),
         (" codes", f"{use.codebook_size:,}", f"{use.used:,} used", f"{several}{use.dead:,} dead"),
     ]
 
@@ -82,18 +88,43 @@ def _use(g: Glyphs, figures: Figures, length: int) -> list[Row]:
     share, chance = use.perplexity / use.codebook_size, use.usage_by_chance
     entropy = meter(g, use.entropy_bits / (most or 1), length)
     return [
-        (" usage", f"{use.usage:.2%}", meter(g, use.usage, length, chance), f"chance gives {chance:.2%}"),
-        (" perplexity", f"{use.perplexity:,.1f}", meter(g, share, length), f"{share:.2%} of the codes"),
+        (
+            " usage",
+            f"{use.usage:.2%}",
+            meter(g, use.usage, length, chance),
+            f"chance gives {chance:.2%}",
+        ),
+        (
+            " perplexity",
+            f"{use.perplexity:,.1f}",
+            meter(g, share, length),
+            f"{share:.2%} of the codes",
+        ),
         (" entropy", f"{use.entropy_bits:.3f}", entropy, f"of {most:.3f} bits a token (plug-in)"),
-        ("   corrected", f"{use.entropy_bits_corrected:.3f}", "", "by Miller-Madow, for few tokens"),
+        (
+            "   corrected",
+            f"{use.entropy_bits_corrected:.3f}",
+            "",
+            "by Miller-Madow, for few tokens",
+        ),
     ]
 
 
 def _cost(figures: Figures) -> list[Row]:
     bpp, rate = figures.bits_per_pixel_ideal, figures.kilobits_per_second_ideal
     return [
-        (" bits per pixel", f"{figures.bits_per_pixel:.4f}", f"ideal {bpp:.4f}", "with entropy coding"),
-        (" kbit/s", f"{figures.kilobits_per_second:,.1f}", f"ideal {rate:,.1f}", "at the clips' rate"),
+        (
+            " bits per pixel",
+            f"{figures.bits_per_pixel:.4f}",
+            f"ideal {bpp:.4f}",
+            "with entropy coding",
+        ),
+        (
+            " kbit/s",
+            f"{figures.kilobits_per_second:,.1f}",
+            f"ideal {rate:,.1f}",
+            "at the clips' rate",
+        ),
     ]
 
 
@@ -104,7 +135,12 @@ def _repeats(g: Glyphs, found: Repetition | None, length: int) -> list[Row]:
     sample = f"from {found.pairs:,} pairs" if found.pairs < found.number else "plug-in"
     doubt = f"; too few: {found.unseen:.0%} new" if found.unseen > TRUSTED else ""
     return [
-        (" repeats", f"{found.repeats:.2%}", meter(g, found.repeats, length), "of the token before"),
+        (
+            " repeats",
+            f"{found.repeats:.2%}",
+            meter(g, found.repeats, length),
+            "equal the token before",
+        ),
         ("   knowing them", f"{found.repeat_bits:.3f}", "bits a token", "a simple model needs"),
         ("   by pairs", f"{found.conditional_bits:.3f}", "bits a token", f"{sample}{doubt}"),
     ]
@@ -139,12 +175,12 @@ def each_codebook(uses: list[CodebookUse]) -> Table:
 
 
 def over_time(g: Glyphs, figures: Figures) -> Table:
-    """Usage and entropy of each slice of the clips' length."""
+    """Entropy and number of codes of a latent frame, along the clips."""
     table = Table.grid(padding=(0, 1))
-    usage = [part.usage for part in figures.over_time]
     bits = [part.entropy_bits for part in figures.over_time]
+    codes = [part.codes for part in figures.over_time]
     table.add_row("bits", line(g, bits), f"{min(bits):.1f}-{max(bits):.1f}")
-    table.add_row("used", line(g, usage), f"{100 * min(usage):.1f}-{max(usage):.1%}")
+    table.add_row("codes", line(g, codes), f"{min(codes):.0f}-{max(codes):.0f}")
     return table
 
 

@@ -1,14 +1,18 @@
 """The codes of a checkpoint as a screen."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as Rows
 from rich.text import Text
 
-from vqtok.codebook.table import Codes, Spread, Table
 from vqtok.report.parts import Glyphs, glyphs, line
 
+if TYPE_CHECKING:  # it brings torch along
+    from vqtok.codebook.table import Codes, Spread, Table
 
-def table_report(table: Table, console: Console) -> RenderableType:
+
+def table_report(table: "Table", console: Console) -> RenderableType:
     """What `vqtok stats --tokenizer T` prints."""
     kind, size = table.quantizer, table.codebook_size
     heading = Text(f"codebook: {kind}, {size:,} codes of dim {table.dim}", "bold")
@@ -21,7 +25,7 @@ def table_report(table: Table, console: Console) -> RenderableType:
     return Group(heading, _spreads(glyphs(console), table.codes), _remarks(table.codes, size))
 
 
-def _spreads(g: Glyphs, codes: Codes) -> Rows:
+def _spreads(g: Glyphs, codes: "Codes") -> Rows:
     rows = Rows(box=None, pad_edge=False, header_style="")
     rows.add_column("")
     for name in ("least", "median", "most"):
@@ -34,11 +38,11 @@ def _spreads(g: Glyphs, codes: Codes) -> Rows:
     return rows
 
 
-def _numbers(found: Spread) -> list[str]:
+def _numbers(found: "Spread") -> list[str]:
     return [f"{value:.4g}" for value in (found.least, found.median, found.most)]
 
 
-def _remarks(codes: Codes, size: int) -> Text:
+def _remarks(codes: "Codes", size: int) -> Text:
     said = [f"{codes.duplicates:,} of {size:,} codes are duplicates of another"]
     if codes.dead is not None:
         said.append(f"{codes.dead:,} are dead: their EMA count is under a hundredth of the mean")
