@@ -28,13 +28,22 @@ MAY_IMPORT = {
     "data": BASE | {"config", "video"},
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
-    "report": BASE | {"config", "metrics", "tokens"},
+    "codebook": BASE | {"metrics", "quantizers", "tokens"},
+    "report": BASE | {"codebook", "config", "metrics"},
     "pipeline": BASE | {"checkpoint", "threads", "tokenizer", "tokens", "video"},
     "train": BASE | {"config", "checkpoint", "data", "metrics", "runs", "threads", "tokenizer"},
     "commands": BASE
     | {"batch", "metrics", "pipeline", "terminal", "threads", "tokenizer", "tokens", "video"},
+    "stats": BASE
+    | {
+        *("batch", "checkpoint", "codebook", "config", "pipeline", "report", "terminal"),
+        *("tokens", "video"),
+    },
     "cli": BASE
-    | {"batch", "commands", "options", "pipeline", "report", "runs", "terminal", "tokens", "train"},
+    | {
+        *("batch", "commands", "options", "pipeline", "report", "runs", "stats", "terminal"),
+        *("tokens", "train"),
+    },
 }
 
 

@@ -1,4 +1,4 @@
-"""What `stats` does: tokens counted by tokenizer, and shown to people, machines and as a picture."""
+"""What `stats` does: tokens counted by tokenizer, and shown to people and machines."""
 
 import csv
 import json
@@ -172,14 +172,12 @@ def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
     """Short and different names: the argument where it is one, with the tokenizer where need be."""
     names = []
     for tally, given in zip(tallies, arguments, strict=True):
-        shared = sum(given == others for others in arguments) > 1
         tokenizer = f"{tally.quantizer} {tally.model[:8]}"
-        name = (
-            Path(next(iter(given))).name.removesuffix(".safetensors")
-            if len(given) == 1
-            else tokenizer
-        )
-        names.append(f"{name}, {tokenizer}" if shared and len(given) == 1 else name)
+        if len(given) > 1:
+            names.append(tokenizer)
+            continue
+        name = Path(*given).name.removesuffix(".safetensors")
+        names.append(name if arguments.count(given) == 1 else f"{name}, {tokenizer}")
     return names
 
 

@@ -31,7 +31,7 @@ class Figures:
     each: of each codebook. bits_per_pixel and kilobits_per_second: as the tokens are, and _ideal
     with an entropy coder that knows how often each code comes.
     histogram: (least, most, codes): how many codes were seen so often.
-    over_picture: entropies in bits by rows and columns of the picture.
+    over_picture: bits of a token by row and column; as over_time, the mean is the entropy.
     levels: for each dimension of FSQ the share of each level; None where they are not known.
     """
 
@@ -102,6 +102,7 @@ def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Fig
     fixed = bits_per_pixel(use.tokens, use.codebook_size, tally.pixels)
     ideal = use.entropy_bits / max(log2(use.codebook_size), 1e-9)
     rate = fixed * tally.pixels / tally.seconds / 1000
+    repeated = tally.followed - int(tally.fresh.sum())
     return Figures(
         name=name,
         model=tally.model,
@@ -116,13 +117,15 @@ def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Fig
         bits_per_pixel_ideal=fixed * ideal,
         kilobits_per_second=rate,
         kilobits_per_second_ideal=rate * ideal,
-        repetition=repetition(tally.pairs),
+        repetition=repetition(tally),
         histogram=histogram(counts),
         over_time=over_time(tally),
         over_picture=over_picture(tally),
         levels=None if levels is None else level_shares(counts.sum(0), levels),
         bits=bits(counts.sum(0)) if tally.quantizer == "lfq" else None,
-        verdict=judge(use, len(each), tally.pairs.equal, tally.files, tally.quantizer),
+        verdict=judge(
+            use, len(each), tally.followed - int(tally.fresh.sum()), tally.files, tally.quantizer
+        ),
         counts=counts,
     )
 

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import log2, sqrt
+from math import sqrt
 
 import numpy as np
 
-from vqtok.codebook.tally import Pairs, Tally
+from vqtok.codebook.tally import COLUMNS, ROWS, Tally
 from vqtok.metrics import entropy_bits
 
 BINS = 8  # of the histogram
+STRONGEST = 10  # correlations of bits that are kept
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Repetition:
     repeat_bits: bits per token of a model that knows how likely a repeat is, and how often each
         code comes where it is none: what a simple model is sure to reach.
     conditional_bits: plug-in conditional entropy given the one before; far too low for few pairs.
-    pairs: those that these two rest on, `number` those there are.
+    pairs: those that conditional_bits rests on, of `number`.
     unseen: how likely the next pair is one never seen before (Good-Turing estimate): where this
         is not small, conditional_bits says nothing.
     """
@@ -36,51 +37,49 @@ class Repetition:
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice of the clips' length: means over its latent frames.
+    """A slice of the clips' length.
 
-    codes: how many different codes a latent frame has; entropy_bits: of its tokens, plug-in.
+    codes: how many different codes a latent frame has, the mean.
+    bits: what an entropy coder that knows how often each code comes overall spends on a token.
     """
 
     latent_frames: int
     codes: float
-    entropy_bits: float
+    bits: float
 
 
 @dataclass(frozen=True)
 class Bits:
     """The bits of LFQ indices, the highest first.
 
-    ones: how often each is 1; correlations: (bit, bit, -1..1) of every pair of bits that both
-    vary, the strongest first.
+    ones: how often each is 1; correlations: (bit, bit, -1..1) of the pairs of bits that go
+    together or against each other most, the strongest first.
     """
 
     ones: list[float]
     correlations: list[tuple[int, int, float]]
 
 
-def repetition(pairs: Pairs) -> Repetition | None:
+def repetition(tally: Tally) -> Repetition | None:
     """What tokens say of those that follow them; None where no clip has a second latent frame."""
-    if not pairs.number:
+    if not tally.followed:
         return None
-    kept = pairs.kept()
-    multiplicity = np.unique(kept, return_counts=True)[1]
-    before, index = np.divmod(kept, pairs.codebook_size)
-    codebook = before // pairs.codebook_size
-    after = codebook * pairs.codebook_size + index
-    changed = before != after
-    rest = _entropy_of(after[changed]) - _entropy_of(codebook[changed])
+    fresh = int(tally.fresh.sum()) / tally.followed
+    # Of the fresh tokens' entropy, which codebook they are of needs no bits: it is known.
+    books = entropy_bits(tally.fresh.reshape(tally.codebooks, -1).sum(1))
+    flag = entropy_bits(np.array([fresh, 1 - fresh]))
+    kept = tally.pairs.kept()
+    before, _ = tally.pair_of(kept)
+    pairs = np.unique(kept, return_counts=True)[1]
+    given = entropy_bits(pairs) - entropy_bits(np.unique(before, return_counts=True)[1])
     return Repetition(
-        repeats=pairs.equal / pairs.number,
-        repeat_bits=_entropy_of(changed) + float(changed.mean()) * rest,
-        conditional_bits=max(0.0, entropy_bits(multiplicity) - _entropy_of(before)),
-        unseen=float((multiplicity == 1).sum() / len(kept)),
+        repeats=1 - fresh,
+        repeat_bits=flag + fresh * (entropy_bits(tally.fresh) - books),
+        conditional_bits=max(0.0, given),
+        unseen=float(np.count_nonzero(pairs == 1) / len(kept)),
         pairs=len(kept),
-        number=pairs.number,
+        number=tally.followed,
     )
-
-
-def _entropy_of(values: np.ndarray) -> float:
-    return entropy_bits(np.unique(values, return_counts=True)[1])
 
 
 def histogram(counts: np.ndarray) -> list[tuple[int, int, int]]:
@@ -96,24 +95,33 @@ def histogram(counts: np.ndarray) -> list[tuple[int, int, int]]:
 
 def over_time(tally: Tally) -> list[Slice]:
     """Each slice of the clips' length that has latent frames, from the first to the last."""
+    slices, _, ids = tally.place_of(tally.places.kept())
+    bits = _bits_by(slices, ids, tally, len(tally.over_time))
+    frames, codes = tally.over_time.T
     return [
-        Slice(int(frames), float(codes / frames), _per_index(float(entropy / frames), tally))
-        for frames, codes, entropy in tally.over_time
-        if frames
+        Slice(int(frames[i]), float(codes[i] / frames[i]), float(bits[i]))
+        for i in np.flatnonzero(frames)
     ]
 
 
 def over_picture(tally: Tally) -> list[list[float]]:
-    """Entropy in bits by row and column of the picture; those without tokens are left out."""
-    tables = tally.over_picture
-    filled = tables.any(2)
-    rows, columns = np.flatnonzero(filled.any(1)), np.flatnonzero(filled.any(0))
-    return [[_per_index(entropy_bits(tables[y, x]), tally) for x in columns] for y in rows]
+    """As `bits` of a slice, by row and column of the picture; those without tokens are left out."""
+    _, cells, ids = tally.place_of(tally.places.kept())
+    bits = _bits_by(cells, ids, tally, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
+    there = ~np.isnan(bits)
+    return bits[there.any(1)][:, there.any(0)].tolist()
 
 
-def _per_index(entropy: float, tally: Tally) -> float:
-    """The mean entropy of an index, from that of ids, of which each codebook has as many."""
-    return max(0.0, entropy - log2(tally.codebooks))
+def _bits_by(groups: np.ndarray, ids: np.ndarray, tally: Tally, number: int) -> np.ndarray:
+    """Mean surprise in bits of the ids (n) of each group; NaN where there are none.
+
+    Over all tokens its mean is their entropy. Entropies of the groups themselves would be lower
+    the fewer tokens a group has.
+    """
+    total = tally.counts.sum() / tally.codebooks
+    surprise = np.log2(total / np.maximum(tally.counts, 1))
+    with np.errstate(invalid="ignore"):
+        return np.bincount(groups, surprise[ids], number) / np.bincount(groups, minlength=number)
 
 
 def level_shares(counts: np.ndarray, levels: Sequence[int]) -> list[list[float]]:
@@ -132,7 +140,7 @@ def bits(counts: np.ndarray) -> Bits:
         if 0 < p < 1 and 0 < q < 1:
             both = float(_marginal(counts, sides, number - 1 - i, number - 1 - j)[1, 1])
             correlations.append((i, j, (both - p * q) / sqrt(p * (1 - p) * q * (1 - q))))
-    return Bits(ones, sorted(correlations, key=lambda c: -abs(c[2])))
+    return Bits(ones, sorted(correlations, key=lambda c: -abs(c[2]))[:STRONGEST])
 
 
 def _marginal(counts: np.ndarray, sides: Sequence[int], *kept: int) -> np.ndarray:

@@ -7,6 +7,12 @@ from vqtok.report.table import table_report
 from vqtok.report.training import TrainingView, follow, training_values
 
 __all__ = [
-    *("TrainingView", "check_plot", "comparison", "follow", "plot", "report", "table_report"),
+    "TrainingView",
+    "check_plot",
+    "comparison",
+    "follow",
+    "plot",
+    "report",
+    "table_report",
     "training_values",
 ]

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 78  # characters: two columns and longer meters fit
+FLAT = 0.02
 
 # The sixteen named colours only: every terminal shows them in its own readable shades.
 COLOURS = {
@@ -54,18 +55,20 @@ def meter(g: Glyphs, share: float, width: int, mark: float | None = None) -> Tex
 def line(g: Glyphs, values: Sequence[float], low: float | None = None) -> Text:
     """A character for each value, from `low` (by default the lowest value) to the highest."""
     low = min(values) if low is None else low
-    span = (max(values) - low) or 1
-    top = len(g.steps) - 1
-    return Text("".join(g.steps[round((v - low) / span * top)] for v in values), "cyan")
+    return Text("".join(_step(g.steps, v, low, max(values)) for v in values), "cyan")
 
 
 def heat(g: Glyphs, values: Sequence[Sequence[float]]) -> Text:
     """A shade, three characters wide, for each value; from the lowest to the highest."""
     flat = [v for row in values for v in row]
-    low, span = min(flat), (max(flat) - min(flat)) or 1
-    top = len(g.shades) - 1
-    rows = ("".join(g.shades[round((v - low) / span * top)] * 3 for v in row) for row in values)
+    rows = ("".join(3 * _step(g.shades, v, min(flat), max(flat)) for v in row) for row in values)
     return Text("\n".join(rows), "cyan", no_wrap=True)
+
+
+def _step(steps: str, value: float, low: float, high: float) -> str:
+    """The character for a value; a range below FLAT of the highest is not blown up."""
+    span = max(high - low, FLAT * high)
+    return steps[round((value - low) / span * (len(steps) - 1)) if span else 0]
 
 
 def section(title: str, content: RenderableType) -> Group:

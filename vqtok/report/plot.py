@@ -38,10 +38,10 @@ def plot(runs: list[Figures], path: Path) -> None:
     axes = figure.subplots(2, 2).flat
     for i, run in zip(count(), runs, strict=False):
         _ranks(axes[0], run, f"C{i}")
-        _along(axes[1], [part.entropy_bits for part in run.over_time], f"C{i}")
+        _along(axes[1], [part.bits for part in run.over_time], f"C{i}")
         _along(axes[2], [part.codes for part in run.over_time], f"C{i}")
     _name(axes[0], "how often the codes are used", "code, the most used first", "share of tokens")
-    _name(axes[1], "entropy of a latent frame", "part of the clip", "bits per token")
+    _name(axes[1], "bits in time", "part of the clip", "bits per token")
     _name(axes[2], "codes of a latent frame", "part of the clip", "different codes")
     axes[0].set(xscale="log", yscale="log")
     axes[0].legend()
@@ -69,7 +69,7 @@ def _along(axes: "Axes", values: list[float], colour: str) -> None:
 def _picture(axes: "Axes", run: Figures) -> None:
     shades = axes.imshow(run.over_picture)
     axes.figure.colorbar(shades, ax=axes, label="bits per token")
-    axes.set_title("entropy over the picture")
+    axes.set_title("bits over the picture")
 
 
 def _name(axes: "Axes", title: str, x: str, y: str) -> None:

@@ -13,7 +13,7 @@ from vqtok.codebook.verdict import Verdict
 from vqtok.metrics import CodebookUse
 from vqtok.report.parts import COLOURS, WIDE, Glyphs, columns, glyphs, heat, line, meter, section
 
-PAIRS = 5  # of correlated bits that are shown
+SHOWN = 5  # correlations of bits
 TRUSTED = 0.1  # unseen pairs: with more, the conditional entropy is not to be trusted
 UNKNOWN = "not known here: name the tokenizer with --tokenizer"
 
@@ -28,9 +28,9 @@ def report(figures: Figures, console: Console) -> Group:
     head = verdict(figures.verdict, heading)
     left, right = [_codes(g, figures)], [section("codes by times used", histogram(g, figures))]
     if len(figures.over_time) > 1:
-        left.append(section("a latent frame, along the clip", over_time(g, figures)))
+        left.append(section("along the clip", over_time(g, figures)))
     if sum(map(len, figures.over_picture)) > 1:
-        right.append(section("entropy over the picture", over_picture(g, figures)))
+        right.append(section("bits a token, over the picture", over_picture(g, figures)))
     if figures.quantizer == "fsq":
         content = levels(g, figures.levels) if figures.levels else UNKNOWN
         left.append(section("share of each level, in %", content))
@@ -100,12 +100,12 @@ def _use(g: Glyphs, figures: Figures, length: int) -> list[Row]:
             meter(g, share, length),
             f"{share:.2%} of the codes",
         ),
-        (" entropy", f"{use.entropy_bits:.3f}", entropy, f"of {most:.3f} bits a token (plug-in)"),
+        (" entropy", f"{use.entropy_bits:.3f}", entropy, f"of {most:.3f} bits (plug-in)"),
         (
             "   corrected",
             f"{use.entropy_bits_corrected:.3f}",
             "",
-            "by Miller-Madow, for few tokens",
+            "by Miller-Madow",
         ),
     ]
 
@@ -132,17 +132,13 @@ def _repeats(g: Glyphs, found: Repetition | None, length: int) -> list[Row]:
     """What a model that looks one token back in time could save."""
     if found is None:
         return []
-    sample = f"from {found.pairs:,} pairs" if found.pairs < found.number else "plug-in"
+    sample = "plug-in" if found.pairs == found.number else "plug-in, of a sample"
     doubt = f"; too few: {found.unseen:.0%} new" if found.unseen > TRUSTED else ""
+    repeats = meter(g, found.repeats, length)
     return [
-        (
-            " repeats",
-            f"{found.repeats:.2%}",
-            meter(g, found.repeats, length),
-            "equal the token before",
-        ),
+        (" repeats", f"{found.repeats:.2%}", repeats, "equal the token before"),
         ("   knowing them", f"{found.repeat_bits:.3f}", "bits a token", "a simple model needs"),
-        ("   by pairs", f"{found.conditional_bits:.3f}", "bits a token", f"{sample}{doubt}"),
+        ("   by pairs", f"{found.conditional_bits:.3f}", f"{found.pairs:,} pairs", sample + doubt),
     ]
 
 
@@ -177,7 +173,7 @@ def each_codebook(uses: list[CodebookUse]) -> Table:
 def over_time(g: Glyphs, figures: Figures) -> Table:
     """Entropy and number of codes of a latent frame, along the clips."""
     table = Table.grid(padding=(0, 1))
-    bits = [part.entropy_bits for part in figures.over_time]
+    bits = [part.bits for part in figures.over_time]
     codes = [part.codes for part in figures.over_time]
     table.add_row("bits", line(g, bits), f"{min(bits):.1f}-{max(bits):.1f}")
     table.add_row("codes", line(g, codes), f"{min(codes):.0f}-{max(codes):.0f}")
@@ -187,7 +183,7 @@ def over_time(g: Glyphs, figures: Figures) -> Table:
 def over_picture(g: Glyphs, figures: Figures) -> Group:
     """A map of the entropy by position, with its scale."""
     flat = [bits for row in figures.over_picture for bits in row]
-    scale = Text.assemble(f"{min(flat):.2f} ", (g.shades, "cyan"), f" {max(flat):.2f} bits a token")
+    scale = Text.assemble(f"{min(flat):.2f} ", (g.shades, "cyan"), f" {max(flat):.2f}")
     return Group(heat(g, figures.over_picture), scale)
 
 
@@ -201,11 +197,11 @@ def levels(g: Glyphs, dimensions: list[list[float]]) -> Table:
 
 
 def balance(g: Glyphs, bits: Bits) -> Table:
-    """Three bits a row, the highest first, each with its share of ones."""
+    """Two bits a row, the highest first, each with its share of ones."""
     table = Table.grid(padding=(0, 1))
-    cells = [(f"{i}", meter(g, p, 4), f"{100 * p:.1f}") for i, p in enumerate(bits.ones)]
-    for i in range(0, len(cells), 3):
-        table.add_row(*(part for cell in cells[i : i + 3] for part in cell))
+    cells = [(f"{i}", meter(g, p, 10), f"{100 * p:.1f}") for i, p in enumerate(bits.ones)]
+    for i in range(0, len(cells), 2):
+        table.add_row(*(part for cell in cells[i : i + 2] for part in cell))
     return table
 
 
@@ -214,7 +210,7 @@ def correlations(bits: Bits) -> Table | Text:
     if not bits.correlations:
         return Text("no two bits vary")
     table = Table.grid(padding=(0, 2))
-    for one, other, strength in bits.correlations[:PAIRS]:
+    for one, other, strength in bits.correlations[:SHOWN]:
         table.add_row(f"{one} and {other}", f"{strength:+.3f}")
     return table
 
