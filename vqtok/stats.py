@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,10 +110,13 @@ def levels(tally: Tally, model: "Tokenizer | None") -> Sequence[int] | None:
     """The levels of the FSQ that made tokens, if they are those of `model` or of a bundled one."""
     if tally.quantizer != "fsq":
         return None
-    if model is not None:
-        return model.quantizer.levels
+    known = _bundled_levels(tally.model) if model is None else model.quantizer.levels
+    return known if known and prod(known) == tally.codebook_size else None
+
+
+def _bundled_levels(fingerprint: str) -> Sequence[int] | None:
     # The cards name the fingerprints, which saves hashing the weights.
-    card = next((c for c in BUNDLED.glob("*.md") if tally.model in c.read_text()), None)
+    card = next((c for c in BUNDLED.glob("*.md") if fingerprint in c.read_text()), None)
     if card is None:
         return None
     from safetensors import safe_open

@@ -51,7 +51,7 @@ class Figures:
     repetition: Repetition | None
     histogram: list[tuple[int, int, int]]
     over_time: list[Slice]
-    over_picture: list[list[float]]
+    over_picture: list[list[float | None]]
     levels: list[list[float]] | None
     bits: Bits | None
     verdict: Verdict
@@ -102,6 +102,7 @@ def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Fig
     fixed = bits_per_pixel(use.tokens, use.codebook_size, tally.pixels)
     ideal = use.entropy_bits / max(log2(use.codebook_size), 1e-9)
     rate = fixed * tally.pixels / tally.seconds / 1000
+    even = use.codebook_size & (use.codebook_size - 1) == 0  # a file can say what it likes
     repeated = tally.followed - int(tally.fresh.sum())
     return Figures(
         name=name,
@@ -121,11 +122,9 @@ def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Fig
         histogram=histogram(counts),
         over_time=over_time(tally),
         over_picture=over_picture(tally),
-        levels=None if levels is None else level_shares(counts.sum(0), levels),
-        bits=bits(counts.sum(0)) if tally.quantizer == "lfq" else None,
-        verdict=judge(
-            use, len(each), tally.followed - int(tally.fresh.sum()), tally.files, tally.quantizer
-        ),
+        levels=level_shares(counts.sum(0), levels) if levels else None,
+        bits=bits(counts.sum(0)) if tally.quantizer == "lfq" and even else None,
+        verdict=judge(use, len(each), repeated, tally.files, tally.quantizer),
         counts=counts,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from math import sqrt
+from math import isnan, sqrt
 
 import numpy as np
 
@@ -104,12 +104,16 @@ def over_time(tally: Tally) -> list[Slice]:
     ]
 
 
-def over_picture(tally: Tally) -> list[list[float]]:
-    """As `bits` of a slice, by row and column of the picture; those without tokens are left out."""
+def over_picture(tally: Tally) -> list[list[float | None]]:
+    """As `bits` of a slice, by row and column of the picture; None where there are no tokens.
+
+    Rows and columns without any, as small grids have them, are left out.
+    """
     _, cells, ids = tally.place_of(tally.places.kept())
     bits = _bits_by(cells, ids, tally, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
     there = ~np.isnan(bits)
-    return bits[there.any(1)][:, there.any(0)].tolist()
+    rows = bits[there.any(1)][:, there.any(0)].tolist()
+    return [[None if isnan(value) else value for value in row] for row in rows]
 
 
 def _bits_by(groups: np.ndarray, ids: np.ndarray, tally: Tally, number: int) -> np.ndarray:

@@ -58,10 +58,14 @@ def line(g: Glyphs, values: Sequence[float], low: float | None = None) -> Text:
     return Text("".join(_step(g.steps, v, low, max(values)) for v in values), "cyan")
 
 
-def heat(g: Glyphs, values: Sequence[Sequence[float]]) -> Text:
-    """A shade, three characters wide, for each value; from the lowest to the highest."""
-    flat = [v for row in values for v in row]
-    rows = ("".join(3 * _step(g.shades, v, min(flat), max(flat)) for v in row) for row in values)
+def heat(g: Glyphs, values: Sequence[Sequence[float | None]]) -> Text:
+    """A shade, three characters wide, for each value, from the lowest to the highest."""
+    known = [v for row in values for v in row if v is not None]
+    low, high = min(known), max(known)
+    rows = (
+        "".join(" " * 3 if v is None else _step(g.shades, v, low, high) * 3 for v in row)
+        for row in values
+    )
     return Text("\n".join(rows), "cyan", no_wrap=True)
 
 

@@ -67,7 +67,7 @@ def _along(axes: "Axes", values: list[float], colour: str) -> None:
 
 
 def _picture(axes: "Axes", run: Figures) -> None:
-    shades = axes.imshow(run.over_picture)
+    shades = axes.imshow(np.array(run.over_picture, float))
     axes.figure.colorbar(shades, ax=axes, label="bits per token")
     axes.set_title("bits over the picture")
 

@@ -182,7 +182,7 @@ def over_time(g: Glyphs, figures: Figures) -> Table:
 
 def over_picture(g: Glyphs, figures: Figures) -> Group:
     """A map of the entropy by position, with its scale."""
-    flat = [bits for row in figures.over_picture for bits in row]
+    flat = [bits for row in figures.over_picture for bits in row if bits is not None]
     scale = Text.assemble(f"{min(flat):.2f} ", (g.shades, "cyan"), f" {max(flat):.2f}")
     return Group(heat(g, figures.over_picture), scale)
 
