@@ -72,12 +72,13 @@ def _sizes(figures: Figures) -> list[Row]:
     use, number = figures.use, len(figures.each)
     several = f"in each of {number} codebooks, " if number > 1 else ""
     files = f"{figures.files:,} file" + "s" * (figures.files > 1)
+    frames = f"{figures.frames:,} frame" + "s" * (figures.frames > 1)
     return [
         (
             " tokens",
             f"{use.tokens:,}",
             files,
-            f"{figures.frames:,} frames, {figures.seconds:,.1f} s",
+            f"{frames}, {figures.seconds:,.1f} s",
         ),
         (" codes", f"{use.codebook_size:,}", f"{use.used:,} used", f"{several}{use.dead:,} dead"),
     ]
