@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from itertools import chain, takewhile
 from math import prod
 from pathlib import Path
@@ -180,7 +181,9 @@ def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
         if len(given) > 1:
             names.append(tokenizer)
             continue
-        name = Path(*given).name.removesuffix(".safetensors")
+        (argument,) = given
+        path = Path(argument).resolve()  # . has a name, too
+        name = argument if has_magic(argument) else path.name.removesuffix(".safetensors")
         names.append(name if arguments.count(given) == 1 else f"{name}, {tokenizer}")
     return names
 
