@@ -162,7 +162,7 @@ def test_pictures(suffix, start, corpus, tmp_path):
 
 def test_without_matplotlib_a_sentence_says_so(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    fails(2, "pip install 'vqtok[plot]'", "stats", corpus, "--plot", tmp_path / "a.png")
+    fails(2, "pip install matplotlib", "stats", corpus, "--plot", tmp_path / "a.png")
 
 
 def test_a_run_is_watched_to_its_end(tmp_path):

@@ -26,7 +26,7 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'vqtok[plot]'") from None
+        raise UsageError("--plot needs matplotlib: pip install matplotlib") from None
 
 
 def plot(runs: list[Figures], path: Path) -> None:
