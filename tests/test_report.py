@@ -44,11 +44,21 @@ def run(kind, name, levels=None, books=1, **options):
     return figures(tallied(made, codebook_size=size, quantizer=kind), name, levels)
 
 
+def huge():
+    """Ten thousand million tokens, and dimensions of many levels."""
+    counted = tallied([clip(4096)], codebook_size=4096, quantizer="fsq")
+    for name in ("counts", "fresh", "over_time", "followed", "frames", "pixels", "seconds"):
+        setattr(counted, name, getattr(counted, name) * 432_101)
+    counted.files = 100_000
+    return figures(counted, "corpus", (16, 16, 16))
+
+
 SPREAD = Spread(0.5, 1.25, 3.0, [0, 1, 5, 9, 12, 40, 33, 20, 9, 3, 0, 1])
 EMA = Table("ema", 1024, 8, Codes(SPREAD, SPREAD, 2, SPREAD, 31, None))
 SCREENS = {
     "fsq": lambda c: report.report(run("fsq", "walk", LEVELS), c),
     "fsq_of_unknown_levels": lambda c: report.report(run("fsq", "walk", t=1), c),
+    "huge": lambda c: report.report(huge(), c),
     "lfq": lambda c: report.report(run("lfq", "walk"), c),
     "several_codebooks": lambda c: report.report(run("vq2", "walk", books=3), c),
     "comparison": lambda c: report.comparison(

@@ -13,6 +13,7 @@ from vqtok.codebook.verdict import Verdict
 from vqtok.metrics import CodebookUse
 from vqtok.report.parts import COLOURS, WIDE, Glyphs, columns, glyphs, heat, line, meter, section
 
+BAR = 6  # characters of a meter in a table
 SHOWN = 5  # correlations of bits
 TRUSTED = 0.1  # unseen pairs: with more, the conditional entropy is not to be trusted
 UNKNOWN = "not known here: name the tokenizer with --tokenizer"
@@ -147,7 +148,7 @@ def top_codes(g: Glyphs, use: CodebookUse) -> Table:
     """The most used codes, with their share of all tokens."""
     table = _numbers("index", "count", "share")
     for index, count in use.top:
-        share = meter(g, count / use.top[0][1], 10)
+        share = meter(g, count / use.top[0][1], BAR)
         table.add_row(f"{index}", f"{count:,}", f"{count / use.tokens:.2%}", share)
     return table
 
@@ -157,8 +158,8 @@ def histogram(g: Glyphs, figures: Figures) -> Table:
     table = _numbers("times used", "codes")
     most = max(codes for *_, codes in figures.histogram)
     for low, high, codes in figures.histogram:
-        name = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        table.add_row(name, f"{codes:,}", meter(g, codes / most, 10))
+        name = f"{low:,}" if low == high else f"{low:,}+"
+        table.add_row(name, f"{codes:,}", meter(g, codes / most, BAR))
     return table
 
 
