@@ -126,6 +126,11 @@ def test_a_codebook_of_no_power_of_two_has_no_bits(tmp_path):
     assert numbers(save(tmp_path / "a.safetensors", size=15))["bit_ones"] is None
 
 
+def test_a_codebook_too_large_to_count_is_told(tmp_path):
+    path = save(tmp_path / "a.safetensors", size=2**30)
+    assert "a.safetensors" in fails(1, "too large to count", "stats", path)
+
+
 def test_clips_are_encoded_and_reported_in_one_pass(make_clip, tmp_path):
     model = tiny(tmp_path / "t.safetensors", "lfq")
     clips = [make_clip(f"{name}.mp4") for name in "ab"]

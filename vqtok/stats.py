@@ -21,6 +21,8 @@ from vqtok.files import BUNDLED, EXTENSIONS
 from vqtok.terminal import Bars
 from vqtok.tokens import Tokens
 
+MOST = 2**26  # codes: two counts of each take 1 GiB
+
 # torch and av are imported where a clip or a checkpoint is at hand: token files need neither.
 if TYPE_CHECKING:
     from vqtok.tokenizer import Tokenizer
@@ -86,7 +88,8 @@ def count(
 ) -> list[Figures]:
     """Figures of (argument, file) pairs, a group for each tokenizer, or each argument's.
 
-    Raises VqtokError when tokens are of another tokenizer than the one given.
+    Raises VqtokError when tokens are of another tokenizer than the one given, and for codebooks
+    too large to count.
     """
     tallies: dict[tuple[object, ...], Tally] = {}
     arguments: dict[tuple[object, ...], set[str]] = {}
@@ -97,6 +100,11 @@ def count(
                 raise VqtokError(f"{file}: these tokens were made by another tokenizer")
             rest = content.stride, content.codebook_size, content.indices.shape[3:]
             key = (each and argument, content.model, content.quantizer, *rest)
+            if content.codebook_size > MOST:
+                raise VqtokError(
+                    f"{file}: a codebook of {content.codebook_size:,} is too large to count its "
+                    f"codes, {MOST:,} is the most"
+                )
             if key not in tallies:
                 tallies[key], arguments[key] = Tally(content), set()
             tallies[key].add(content)
