@@ -120,6 +120,9 @@ def test_levels_are_known_of_the_bundled_tokenizer_and_of_one_that_is_named(tmp_
     assert "name the tokenizer" in " ".join(works("stats", mine).stdout.decode().split())
     assert len(numbers(mine, "--tokenizer", model)["levels"]) == len(own.quantizer.levels)
     fails(1, "another tokenizer", "stats", bundled, "--tokenizer", model)
+    other = tiny(tmp_path / "o.safetensors", "lfq")
+    forged = save(tmp_path / "g.safetensors", 0, checkpoint.load(other).fingerprint, 60, "fsq")
+    fails(1, "another tokenizer", "stats", forged, "--tokenizer", other)
 
 
 def test_a_codebook_of_no_power_of_two_has_no_bits(tmp_path):

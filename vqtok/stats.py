@@ -96,15 +96,9 @@ def count(
     with Bars(quiet, "counting", len(todo)) as bars:
         for argument, file in todo:
             content = _read(file, model, bars)
-            if model is not None and content.model != model.fingerprint:
-                raise VqtokError(f"{file}: these tokens were made by another tokenizer")
+            _check(file, content, model)
             rest = content.stride, content.codebook_size, content.indices.shape[3:]
             key = (each and argument, content.model, content.quantizer, *rest)
-            if content.codebook_size > MOST:
-                raise VqtokError(
-                    f"{file}: a codebook of {content.codebook_size:,} is too large to count its "
-                    f"codes, {MOST:,} is the most"
-                )
             if key not in tallies:
                 tallies[key], arguments[key] = Tally(content), set()
             tallies[key].add(content)
@@ -179,6 +173,17 @@ def _read(file: str, model: "Tokenizer | None", bars: Bars) -> Tokens:
             content = encode_clip(video, model, advance)
     bars.say(*(f"{file}: {note}" for note in video.notes))
     return content
+
+
+def _check(file: str, content: Tokens, model: "Tokenizer | None") -> None:
+    if content.codebook_size > MOST:
+        raise VqtokError(
+            f"{file}: a codebook of {content.codebook_size:,} is too large to count its codes, "
+            f"{MOST:,} is the most"
+        )
+    theirs = content.model, content.quantizer, content.codebook_size
+    if model and theirs != (model.fingerprint, model.kind, model.codebook_size):
+        raise VqtokError(f"{file}: these tokens were made by another tokenizer than --tokenizer")
 
 
 def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
