@@ -34,7 +34,8 @@ def make(path: Path, frames: int, height: int, width: int, fps: int) -> None:
 def peak(*arguments: object) -> tuple[float, float]:
     """MiB at the peak, and seconds, of a vqtok command."""
     start = time.perf_counter()
-    command = subprocess.Popen([sys.executable, "-m", "vqtok", *map(str, arguments), "--quiet"])
+    command = [sys.executable, "-m", "vqtok", *map(str, arguments), "--quiet"]
+    command = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     status, most = Path(f"/proc/{command.pid}/status"), 0
     while command.poll() is None:
         marks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]

@@ -33,10 +33,14 @@ MAY_IMPORT = {
     "evaluate": BASE | {"metrics", "tokenizer", "video"},
     "runs": BASE | {"config", "data"},
     "__main__": {"cli"},
-    "report": BASE | {"config", "metrics", "tokens"},
+    "codebook": BASE | {"metrics", "quantizers", "tokens"},
+    "report": BASE | {"codebook", "config", "metrics"},
     "pipeline": BASE
     | {"checkpoint", "device", "stopwatch", "threads", "tokenizer", "tokens", "video"},
     "scores": BASE | {"batch", "evaluate", "metrics", "terminal", "tokenizer", "video"},
+    "stats": BASE
+    | {"batch", "checkpoint", "codebook", "config", "pipeline", "report", "terminal", "tokens"}
+    | {"video"},
     "training": BASE
     | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "report"}
     | {"runs", "terminal", "threads", "tokenizer"},
@@ -44,8 +48,8 @@ MAY_IMPORT = {
     | {"batch", "checkpoint", "device", "layers", "metrics", "pipeline", "stopwatch", "terminal"}
     | {"threads", "tokenizer", "tokens", "video"},
     "cli": BASE
-    | {"batch", "commands", "device", "options", "pipeline", "report", "runs", "scores", "tokens"}
-    | {"training"},
+    | {"batch", "commands", "device", "options", "pipeline", "report", "runs", "scores", "stats"}
+    | {"tokens", "training"},
 }
 
 

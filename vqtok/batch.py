@@ -40,7 +40,7 @@ def jobs(
     Raises UsageError when there is nothing to do, or two sources have the same target.
     """
     found: dict[Path, Path] = {}
-    for root, path in _files(sources, suffixes):
+    for root, path in files(sources, suffixes):
         target = folder / path.relative_to(root).with_name(rename(path.name))
         if found.setdefault(target, path).resolve() != path.resolve():
             raise UsageError(f"{found[target]} and {path} would both become {target}")
@@ -55,22 +55,26 @@ def missing(todo: Sequence[Job]) -> tuple[list[Job], list[Path]]:
     return [job for job in todo if job.target not in there], sorted(there)
 
 
-def _files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Path]]:
-    """Each file, with the folder that its place in the tree counts from."""
+def files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Path]]:
+    """Each file of files, folders and patterns, with the folder that its place counts from.
+
+    In folders and patterns only those that end in `suffixes`. Raises UsageError for what is not
+    there.
+    """
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            root, files = path, path.rglob("*")
+            root, found = path, path.rglob("*")
         elif _is_pattern(source):
             fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
             root = Path(*path.parts[:fixed])
-            files = root.glob("/".join(path.parts[fixed:]))
+            found = root.glob("/".join(path.parts[fixed:]))
         elif path.exists():
             yield path.parent, path
             continue
         else:
             raise UsageError(f"{source}: no such file or folder")
-        for file in sorted(files):
+        for file in sorted(found):
             if file.is_file() and file.suffix.lower() in suffixes and file.name[0] != ".":
                 yield root, file
 

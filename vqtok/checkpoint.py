@@ -11,11 +11,10 @@ from torch import Tensor
 from vqtok import DEFAULT, config
 from vqtok.config import Config
 from vqtok.errors import VqtokError
-from vqtok.files import replacing
+from vqtok.files import BUNDLED, replacing
 from vqtok.tokenizer import Tokenizer
 
 FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
-BUNDLED = Path(__file__).parent / "bundled"
 
 
 def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:

@@ -1,7 +1,5 @@
 """The command line: each command checks, calls one function, prints. stdout carries data only."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +15,9 @@ from vqtok.options import (
     DtypeOption,
     ForceOption,
     JobsOption,
+    JsonOption,
     QuietOption,
+    SizeOption,
     StrictOption,
     TokenizerOption,
     VerboseOption,
@@ -80,9 +80,7 @@ def encode(
         typer.Option("-o", "--output", help="Token file, a folder for many (default: stdout)."),
     ] = None,
     tokenizer: TokenizerOption = DEFAULT,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
-    ] = None,
+    size: SizeOption = None,
     fps: Annotated[str | None, typer.Option(help="Frame rate, such as 24 or 30000/1001.")] = None,
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
@@ -229,15 +227,13 @@ def train(
 def evaluate(
     clips: Annotated[list[str], typer.Argument(help="Videos or images, or folders of them.")],
     tokenizer: TokenizerOption = DEFAULT,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
-    ] = None,
+    size: SizeOption = None,
     frames: Annotated[int, typer.Option(min=1, help="Measure the first so many of a clip.")] = 33,
     save: Annotated[
         Path | None,
         typer.Option(help="Folder for videos: a clip on the left, what came back on the right."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same numbers for machines.")] = False,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     force: ForceOption = False,
@@ -254,34 +250,51 @@ def evaluate(
     from vqtok.pipeline import load_tokenizer
 
     model = load_tokenizer(tokenizer, device, dtype)
-    found, broken = scores.score(todo, model, size, frames, save is not None, quiet)
-    if found and as_json:
-        typer.echo(json.dumps(scores.numbers(found), indent=2))
-    elif found:
-        from rich.console import Console
-
-        wide = {} if sys.stdout.isatty() else {"width": 200}
-        Console(**wide).print(scores.table(scores.numbers(found)))
-    if broken:
-        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be measured: {'; '.join(broken)}")
+    scores.show(todo, model, size, frames, save is not None, as_json, quiet)
 
 
 @app.command()
 def stats(
-    files: Annotated[list[str], typer.Argument(help="Token files; - reads a pipe.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The same numbers for machines.")] = False,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(help="Token files, folders or patterns, - for a pipe; or clips."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Encodes clips and knows FSQ's levels; alone: its codes themselves."),
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="A column for each FILE, not for each tokenizer.")
+    ] = False,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A line for each column.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a picture, .png or .svg (extra: plot).")
+    ] = None,
+    watch: Annotated[
+        Path | None, typer.Option(help="Follow the training run in this folder.")
+    ] = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
-    from vqtok import report, tokens
+    alone = not (files or watch)
+    if watch and (files or tokenizer or as_json or as_csv or plot):
+        raise UsageError("--watch follows a run's own log; leave the others out")
+    if alone and not tokenizer:
+        raise UsageError("name token files, a --tokenizer, or a run to --watch")
+    if (as_json and as_csv) or (alone and (as_csv or plot)):
+        raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
 
-    sources = ((f, tokens.read(sys.stdin.buffer if f == "-" else f)) for f in files)
-    summary = report.summarize(sources)
-    if as_json:
-        typer.echo(json.dumps(summary.numbers(), indent=2))
+    from vqtok import stats as command
+
+    if watch:
+        command.watch(watch)
+    elif alone:
+        command.show_codes(tokenizer, as_json)
     else:
-        from rich.console import Console
-
-        Console().print(summary.tables())
+        how = command.Showing(as_json, as_csv, plot)
+        command.show_tokens(files, tokenizer, device, each, how, quiet)
 
 
 def main() -> None:

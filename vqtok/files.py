@@ -13,6 +13,8 @@ EXTENSIONS = {
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
 }
 
+BUNDLED = Path(__file__).parent / "bundled"  # tokenizers, each beside its card (.md)
+
 WRITABLE = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
 
 

@@ -63,7 +63,11 @@ def usage_by_chance(tokens: int, codebook_size: int) -> float:
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How a set of tokens uses a codebook; `perplexity` is 2 to the power of `entropy_bits`."""
+    """How a set of tokens uses a codebook; `perplexity` is 2 to the power of `entropy_bits`.
+
+    entropy_bits is the plug-in estimate, which is too low for few tokens; entropy_bits_corrected
+    adds the bias that Miller (1955) found, (used - 1) / (2 tokens) nats.
+    """
 
     tokens: int
     codebook_size: int
@@ -72,15 +76,15 @@ class CodebookUse:
     usage_by_chance: float
     perplexity: float
     entropy_bits: float
+    entropy_bits_corrected: float
     dead: int
     top: list[tuple[int, int]]  # (index, count), most used first
 
 
 def codebook_use(counts: np.ndarray) -> CodebookUse:
-    """Figures of a histogram (k) of indices; the entropy is the plug-in estimate, in bits."""
+    """Figures of a histogram (k) of indices."""
     tokens, used = int(counts.sum()), int(np.count_nonzero(counts))
-    shares = counts[counts > 0] / max(tokens, 1)
-    entropy = float(-(shares * np.log2(shares)).sum()) + 0.0
+    entropy = entropy_bits(counts)
     top = np.argsort(-counts, kind="stable")[: min(TOP, used)]
     return CodebookUse(
         tokens=tokens,
@@ -90,9 +94,17 @@ def codebook_use(counts: np.ndarray) -> CodebookUse:
         usage_by_chance=usage_by_chance(tokens, len(counts)),
         perplexity=2**entropy,
         entropy_bits=entropy,
+        entropy_bits_corrected=entropy + max(used - 1, 0) / (2 * max(tokens, 1) * math.log(2)),
         dead=len(counts) - used,
         top=[(int(i), int(counts[i])) for i in top],
     )
+
+
+def entropy_bits(counts: np.ndarray) -> float:
+    """The plug-in entropy of a histogram, in bits; 0 of an empty one."""
+    counts = counts[counts > 0]
+    total = counts.sum()
+    return float((counts * np.log2(total / counts)).sum() / total) if total else 0.0
 
 
 def bits_per_pixel(tokens: int, codebook_size: int, pixels: int) -> float:

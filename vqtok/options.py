@@ -33,6 +33,10 @@ CompileOption = Annotated[
         "percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same numbers for machines.")]
+SizeOption = Annotated[
+    int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Say what runs where, and what takes the time.")

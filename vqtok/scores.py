@@ -1,5 +1,7 @@
 """What `eval` does: figures of each clip and their mean, and videos to look at."""
 
+import json
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from vqtok.batch import Job
@@ -31,6 +34,26 @@ COLUMNS = {
     "encode_fps": ("encode", "{:.1f}"),
     "decode_fps": ("decode", "{:.1f}"),
 }
+
+
+def show(
+    todo: Sequence[Job],
+    tokenizer: Tokenizer,
+    size: int | None,
+    frames: int,
+    save: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """`score`, printed as a table or as JSON. Raises VqtokError at the end if any were left out."""
+    found, broken = score(todo, tokenizer, size, frames, save, quiet)
+    if found and as_json:
+        print(json.dumps(numbers(found), indent=2))
+    elif found:
+        wide = {} if sys.stdout.isatty() else {"width": 200}
+        Console(**wide).print(table(numbers(found)))
+    if broken:
+        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be measured: {'; '.join(broken)}")
 
 
 def score(

@@ -39,7 +39,7 @@ class FSQ(ScalarQuantizer):
         if math.prod(levels) >= 2**31:
             raise UsageError(f"FSQ levels {levels} multiply to 2^31 or more: use fewer or smaller.")
         super().__init__(math.prod(levels), len(levels), dim, num_codebooks, keep_num_codebooks_dim)
-        self.scale, self.whitening_weight = scale, whitening_weight
+        self.levels, self.scale, self.whitening_weight = levels, scale, whitening_weight
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("_levels", torch.tensor(levels), persistent=False)
         self.register_buffer("_basis", torch.tensor(basis, dtype=torch.int32), persistent=False)

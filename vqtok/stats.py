@@ -1,0 +1,210 @@
+"""What `stats` does: tokens counted by tokenizer, and shown to people and machines."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from itertools import chain, takewhile
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from vqtok import batch, report, tokens
+from vqtok.codebook.figures import Figures, figures
+from vqtok.codebook.tally import Tally
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import BUNDLED, EXTENSIONS
+from vqtok.terminal import Bars
+from vqtok.tokens import Tokens
+
+MOST = 2**26  # codes: two counts of each take 1 GiB
+
+# torch and av are imported where a clip or a checkpoint is at hand: token files need neither.
+if TYPE_CHECKING:
+    from vqtok.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Showing:
+    """Where figures go: as JSON or CSV to stdout, else as screens; and into a picture, if named."""
+
+    as_json: bool
+    as_csv: bool
+    plot: Path | None
+
+
+def show_tokens(
+    sources: Sequence[str],
+    tokenizer: str | None,
+    device: str,
+    each: bool,
+    how: Showing,
+    quiet: bool,
+) -> None:
+    """Report on token files, and on clips that the tokenizer encodes, without writing tokens."""
+    if how.plot:
+        report.check_plot(how.plot)
+    todo = list(_named(sources, clips_too=tokenizer is not None))
+    model = _loaded(tokenizer, device) if tokenizer else None
+    runs = count(todo, model, each, quiet)
+    if how.plot:
+        report.plot(runs, how.plot)
+    if how.as_json:
+        numbers = [run.numbers() for run in runs]
+        print(json.dumps(numbers if len(runs) > 1 else numbers[0], indent=2))
+    elif how.as_csv:
+        _write_csv(runs)
+    else:
+        console = Console(highlight=False)
+        one = len(runs) == 1
+        console.print(report.report(runs[0], console) if one else report.comparison(runs, console))
+
+
+def show_codes(tokenizer: str, as_json: bool) -> None:
+    """Report on the codes of a checkpoint."""
+    from vqtok import checkpoint
+    from vqtok.codebook.table import table
+
+    model = checkpoint.load(tokenizer)
+    found = table(model.kind, model.quantizer)
+    if as_json:
+        print(json.dumps(found.numbers(), indent=2))
+    else:
+        console = Console(highlight=False)
+        console.print(report.table_report(found, console))
+
+
+def watch(run: Path) -> None:
+    """Follow a training run until its last step."""
+    report.follow(run, Console(highlight=False))
+
+
+def count(
+    todo: Sequence[tuple[str, str]], model: "Tokenizer | None", each: bool, quiet: bool
+) -> list[Figures]:
+    """Figures of (argument, file) pairs, a group for each tokenizer, or each argument's.
+
+    Raises VqtokError when tokens are of another tokenizer than the one given, and for codebooks
+    too large to count.
+    """
+    tallies: dict[tuple[object, ...], Tally] = {}
+    arguments: dict[tuple[object, ...], set[str]] = {}
+    with Bars(quiet, "counting", len(todo)) as bars:
+        for argument, file in todo:
+            content = _read(file, model, bars)
+            _check(file, content, model)
+            rest = content.stride, content.codebook_size, content.indices.shape[3:]
+            key = (each and argument, content.model, content.quantizer, *rest)
+            if key not in tallies:
+                tallies[key], arguments[key] = Tally(content), set()
+            tallies[key].add(content)
+            arguments[key].add(argument)
+            bars.done()
+    names = _names(list(tallies.values()), list(arguments.values()))
+    groups = zip(tallies.values(), names, strict=True)
+    return [figures(tally, name, levels(tally, model)) for tally, name in groups]
+
+
+def levels(tally: Tally, model: "Tokenizer | None") -> Sequence[int] | None:
+    """The levels of the FSQ that made tokens, if they are those of `model` or of a bundled one."""
+    if tally.quantizer != "fsq":
+        return None
+    known = _bundled_levels(tally.model) if model is None else model.quantizer.levels
+    return known if known and prod(known) == tally.codebook_size else None
+
+
+def _bundled_levels(fingerprint: str) -> Sequence[int] | None:
+    # The cards name the fingerprints, which saves hashing the weights.
+    card = next((c for c in BUNDLED.glob("*.md") if fingerprint in c.read_text()), None)
+    if card is None:
+        return None
+    from safetensors import safe_open
+
+    from vqtok import config
+
+    path = card.with_suffix(".safetensors")
+    with safe_open(path, "np") as file:
+        return config.from_json(file.metadata()["config"], str(path)).quantizer.levels
+
+
+def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]:
+    """Each file with the argument it comes from; of a folder its token files, else its clips."""
+    for source in sources:
+        if source == "-":
+            yield source, source
+            continue
+        found = batch.files([source], {".safetensors"})
+        first = next(found, None)
+        if first is None and clips_too:
+            found = batch.files([source], EXTENSIONS)
+            first = next(found, None)
+        if first is None:
+            raise UsageError(f"{source}: no token files in it")
+        for _, path in chain([first], found):
+            if _is_clip(str(path)) and not clips_too:
+                raise UsageError(f"{path} is a clip: say with --tokenizer what is to encode it")
+            yield source, str(path)
+
+
+def _is_clip(file: str) -> bool:
+    return Path(file).suffix.lower() in EXTENSIONS
+
+
+def _loaded(tokenizer: str, device: str) -> "Tokenizer":
+    from vqtok.pipeline import load_tokenizer
+
+    return load_tokenizer(tokenizer, device, None)
+
+
+def _read(file: str, model: "Tokenizer | None", bars: Bars) -> Tokens:
+    """The tokens of a token file, or of a clip."""
+    if not _is_clip(file):
+        return tokens.read(sys.stdin.buffer if file == "-" else file)
+    from vqtok.pipeline import encode_clip
+    from vqtok.video import open_video
+
+    with open_video(file) as video:
+        frames = round((video.duration or 0) * float(video.fps)) or None
+        with bars.clip(Path(file).name, frames) as advance:
+            content = encode_clip(video, model, advance)
+    bars.say(*(f"{file}: {note}" for note in video.notes))
+    return content
+
+
+def _check(file: str, content: Tokens, model: "Tokenizer | None") -> None:
+    if content.codebook_size > MOST:
+        raise VqtokError(
+            f"{file}: a codebook of {content.codebook_size:,} is too large to count its codes, "
+            f"{MOST:,} is the most"
+        )
+    theirs = content.model, content.quantizer, content.codebook_size
+    if model and theirs != (model.fingerprint, model.kind, model.codebook_size):
+        raise VqtokError(f"{file}: these tokens were made by another tokenizer than --tokenizer")
+
+
+def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
+    """Short and different names: the argument where it is one, with the tokenizer where need be."""
+    names = []
+    for tally, given in zip(tallies, arguments, strict=True):
+        tokenizer = f"{tally.quantizer} {tally.model[:8]}"
+        if len(given) > 1:
+            names.append(tokenizer)
+            continue
+        (argument,) = given
+        path = Path(argument).resolve()  # . has a name, too
+        name = argument if has_magic(argument) else path.name.removesuffix(".safetensors")
+        names.append(name if arguments.count(given) == 1 else f"{name}, {tokenizer}")
+    return names
+
+
+def _write_csv(runs: list[Figures]) -> None:
+    """A head, and a line of the numbers that are no lists for each run."""
+    rows = [run.numbers() for run in runs]
+    keys = list(takewhile(lambda key: key != "top", rows[0]))
+    lines = csv.DictWriter(sys.stdout, keys, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
