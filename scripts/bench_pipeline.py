@@ -20,7 +20,7 @@ import typer
 
 from vqtok import DEFAULT
 from vqtok.pipeline import decode_clip, encode_clip, load_tokenizer
-from vqtok.tokenizer import CHUNK, Tokenizer
+from vqtok.tokenizer import Tokenizer
 from vqtok.tokens import Tokens
 from vqtok.video import VideoWriter, open_video
 
@@ -38,7 +38,7 @@ def parts_of_encode(
 
     def read() -> list[np.ndarray]:
         with open_video(path, size=size, duration=duration) as clip:
-            return [frames for frames, _ in clip.chunks(CHUNK * model.stride[0])]
+            return [frames for frames, _ in clip.chunks(model.stride[0])]
 
     def whole() -> Tokens:
         with open_video(path, size=size, duration=duration) as clip:

@@ -74,7 +74,7 @@ def encode_clip(
             progress(len(stamps))
 
     spool = Spool(tokenizer.codebook_size)
-    with ahead(clip.chunks(CHUNK * tokenizer.stride[0])) as read:
+    with ahead(clip.chunks(tokenizer.stride[0])) as read:
         for part in tokenizer.encode_stream(chunks()):
             spool.append(part[0].cpu().numpy())
             if stopped():
@@ -128,8 +128,9 @@ def decode_clip(
         done = 0
         starts = range(0, len(tokens.indices), CHUNK)
         parts = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
-        for video in tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts):
-            frames = to_frames(video)[: tokens.frames - done, : tokens.height, : tokens.width]
+        videos = tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts)
+        for frames in map(to_frames, videos):  # so that no video is kept while the next is made
+            frames = frames[: tokens.frames - done, : tokens.height, : tokens.width]
             write(frames, tokens.timestamps[done : done + len(frames)])
             done += len(frames)
             progress(len(frames))
