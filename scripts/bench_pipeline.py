@@ -4,8 +4,9 @@
 
 For each clip, the speed of `encode` as a whole beside that of its parts alone: PyAV's decoder, the
 model, and reading (the decoder, scaling and colours); and of `decode` beside writing. The ratio is
-that of the whole's time to that of the slower of the first two: 1 is the limit where the parts do not
-share processors. Medians of interleaved rounds; loading the model and starting Python do not count.
+that of the whole's time to that of the slower of the first two: 1 is the limit where the parts do
+not share processors. Medians of interleaved rounds; loading the model and starting Python do not
+count.
 """
 
 import statistics
