@@ -2,25 +2,28 @@
 
     python scripts/bench_pipeline.py CLIPS... [--size 256] [--duration 5] [--rounds 3]
 
-For each clip, the time of `encode` as a whole beside reading alone and the model alone, and of
-`decode` beside writing alone; the last column is the whole over the slower part (1 is the limit,
-where the parts do not share processors). Medians of interleaved rounds; loading the model and
-starting Python are not counted.
+For each clip, the speed of `encode` as a whole beside that of its parts alone: PyAV's decoder, the
+model, and reading (the decoder, scaling and colours); and of `decode` beside writing. The ratio is
+that of the whole's time to that of the slower of the first two: 1 is the limit where the parts do
+not share processors. Medians of interleaved rounds; loading the model and starting Python do not
+count.
 """
 
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 import typer
 
 from vqtok import DEFAULT
 from vqtok.pipeline import decode_clip, encode_clip, load_tokenizer
-from vqtok.tokenizer import CHUNK, Tokenizer
+from vqtok.tokenizer import Tokenizer
 from vqtok.tokens import Tokens
 from vqtok.video import VideoWriter, open_video
 
@@ -32,20 +35,32 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def parts_of_encode(
-    path: Path, model: Tokenizer, size: int | None, duration: float
+    path: Path, count: int, model: Tokenizer, size: int | None, duration: float
 ) -> dict[str, Callable[[], object]]:
-    """Reading, the model, and both."""
+    """The decoder, the model, both, and reading."""
+
+    def codec() -> None:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for _ in islice(container.decode(stream), count):
+                pass
 
     def read() -> list[np.ndarray]:
         with open_video(path, size=size, duration=duration) as clip:
-            return [frames for frames, _ in clip.chunks(CHUNK * model.stride[0])]
+            return [frames for frames, _ in clip.chunks(model.stride[0])]
 
     def whole() -> Tokens:
         with open_video(path, size=size, duration=duration) as clip:
             return encode_clip(clip, model, lambda _: None)
 
     chunks = [torch.from_numpy(frames).movedim(-1, 0)[None] for frames in read()]
-    return {"read": read, "model": lambda: list(model.encode_stream(chunks)), "whole": whole}
+    return {
+        "file": codec,
+        "model": lambda: list(model.encode_stream(chunks)),
+        "whole": whole,
+        "read": read,
+    }
 
 
 def parts_of_decode(
@@ -68,7 +83,7 @@ def parts_of_decode(
             out.write(frames, tokens.timestamps)
 
     return {
-        "write": write,
+        "file": write,
         "model": lambda: list(model.decode_stream([indices])),
         "whole": lambda: decode_clip(tokens, model, folder / "b.mp4", lambda _: None),
     }
@@ -92,24 +107,23 @@ def main(
     device: str = "auto",
 ) -> None:
     model = load_tokenizer(tokenizer, device, None)
-    print("| clip | | reading or writing | model | whole | whole / slower part |")
-    print("|---|---|---|---|---|---|")
+    print("| clip | | decoder or writing | model | whole | whole / slower part | reading |")
+    print("|---|---|---|---|---|---|---|")
     for path in clips:
         with open_video(path, size=size, duration=duration) as clip:
             tokens = encode_clip(clip, model, lambda _: None)
         with tempfile.TemporaryDirectory() as folder:
             kinds = {
-                "encode": parts_of_encode(path, model, size, duration),
+                "encode": parts_of_encode(path, tokens.frames, model, size, duration),
                 "decode": parts_of_decode(tokens, model, Path(folder)),
             }
             for kind, parts in kinds.items():
-                file, model_alone, whole = measure(parts, rounds).values()
-                speeds = " | ".join(
-                    f"{tokens.frames / t:.0f} frames/s" for t in (file, model_alone, whole)
-                )
-                ratio = whole / max(file, model_alone)
-                name = f"{path.name} {tokens.height}x{tokens.width}"
-                print(f"| {name} | {kind} | {speeds} | {ratio:.2f} |", flush=True)
+                took = measure(parts, rounds)
+                speed = {part: f"{tokens.frames / t:.0f} frames/s" for part, t in took.items()}
+                ratio = took["whole"] / max(took["file"], took["model"])
+                name = f"{path.name} {tokens.height}x{tokens.width} | {kind}"
+                alone = f"{speed['file']} | {speed['model']} | {speed['whole']}"
+                print(f"| {name} | {alone} | {ratio:.2f} | {speed.get('read', '')} |", flush=True)
 
 
 if __name__ == "__main__":

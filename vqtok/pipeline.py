@@ -56,7 +56,7 @@ def encode_clip(
             progress(len(stamps))
 
     spool = Spool(tokenizer.codebook_size)
-    lifted = ((ferry.up(f), stamps) for f, stamps in clip.chunks(CHUNK * tokenizer.stride[0]))
+    lifted = ((ferry.up(frames), stamps) for frames, stamps in clip.chunks(tokenizer.stride[0]))
     with ahead(lifted) as read:
         for part in tokenizer.encode_stream(chunks()):
             spool.append(part[0].cpu().numpy())
@@ -124,12 +124,12 @@ def _pictures(tokens: Tokens, tokenizer: Tokenizer) -> Iterator[Tensor]:
     starts = range(0, len(tokens.indices), CHUNK)
     parts = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
     left = tokens.frames
-    for video in tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts):
-        frames = video[0, :, :left, : tokens.height, : tokens.width]
-        left -= frames.shape[1]
-        yield to_frames(frames)
+    videos = tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts)
+    for frames in map(to_frames, videos):  # so that no video is kept while the next is made
+        yield frames[:left, : tokens.height, : tokens.width]
+        left -= len(frames)
 
 
 def to_frames(video: Tensor) -> Tensor:
-    """(c t h w), float 0..1 -> uint8 (t h w c), on the same device."""
-    return video.movedim(0, -1).mul(255).round_().to(torch.uint8)
+    """(1 3 t h w), float 0..1 -> uint8 (t h w c), on the same device."""
+    return video[0].movedim(0, -1).mul(255).round_().to(torch.uint8)

@@ -20,9 +20,8 @@ from vqtok.layers import (
 )
 from vqtok.quantizers import Quantized, build
 
-CHUNK = (
-    2  # latent frames at a time: one fixed walk, so that a clip gives the same tokens every time
-)
+CHUNK = 2  # latent frames at a time
+LARGE = 2**16  # positions; a latent frame with more goes alone, for a chunk of 4K takes gigabytes
 
 
 def encoder(settings: ModelSettings, dim: int) -> nn.Sequential:
@@ -48,6 +47,14 @@ def decoder(settings: ModelSettings, dim: int) -> nn.Sequential:
         *(Block(shallow) for _ in range(settings.decoder_blocks[0])),
         Unfold(shallow, 3, (t, h // 2, w // 2)),
     )
+
+
+def latent_frames(height: int, width: int) -> int:
+    """How many latent frames of this height and width are walked at a time.
+
+    It depends on nothing else, so that a clip gives the same tokens every time.
+    """
+    return 1 if height * width > LARGE else CHUNK
 
 
 class Tokenizer(nn.Module):
@@ -172,24 +179,33 @@ class Tokenizer(nn.Module):
         Yields video (b 3 t h w), float 0..1; what was padded is still there.
         """
         state: State = {}
-        pieces = chain.from_iterable(chunk.split(CHUNK, dim=1) for chunk in chunks)
+        pieces = chain.from_iterable(
+            chunk.split(latent_frames(*chunk.shape[2:4]), dim=1) for chunk in chunks
+        )
         for i, indices in enumerate(pieces):
             if indices.min() < 0 or indices.max() >= self.codebook_size:
                 raise VqtokError(f"an index is not in this codebook of {self.codebook_size:,}")
-            z_q = self.quantizer.lookup(indices.to(self.device)).to(self.dtype)
-            with streaming(self.decoder, state):
-                video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d))
-            video = video[:, :, self.stride[0] - 1 :] if i == 0 else video
-            yield video.float().add_(1).div_(2).clamp_(0, 1)
+            # Nothing here keeps the video, so that it is gone before the next is made.
+            yield self._decoded(indices, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
+
+    def _decoded(self, indices: Tensor, state: State) -> Tensor:
+        z_q = self.quantizer.lookup(indices.to(self.device)).to(self.dtype)
+        with streaming(self.decoder, state):
+            video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d))
+        return video.float().add_(1).div_(2).clamp_(0, 1)
 
     def _even(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Cut a clip anew: every chunk fills CHUNK latent frames, except the last."""
+        """Cut a clip anew: every chunk fills `latent_frames` of them, except the last."""
         waiting: list[Tensor] = []
-        want = 1 + self.stride[0] * (CHUNK - 1)  # frames still missing in the chunk
+        step = want = 0  # frames in a chunk, and those still missing in this one
         for chunk in chunks:
+            if not step:
+                height, width = (-(-chunk.shape[d] // self.stride[d - 2]) for d in (3, 4))
+                step = self.stride[0] * latent_frames(height, width)
+                want = 1 + step - self.stride[0]
             while chunk.shape[2] >= want:
                 yield torch.cat([*waiting, chunk[:, :, :want]], dim=2)
-                chunk, waiting, want = chunk[:, :, want:], [], self.stride[0] * CHUNK
+                chunk, waiting, want = chunk[:, :, want:], [], step
             waiting.append(chunk)
             want -= chunk.shape[2]
         if any(part.shape[2] for part in waiting):
@@ -200,7 +216,7 @@ class Tokenizer(nn.Module):
         t, h, w = self.stride
         frames, height, width = video.shape[2:]
         scale = 127.5 if video.dtype == torch.uint8 else 0.5
-        x = video.to(self.device).to(self.dtype).div(scale).sub_(1)
+        x = video.to(self.device).to(self.dtype, copy=True).div_(scale).sub_(1)
         pad = (0, -width % w, 0, -height % h, 0, (int(first) - frames) % t)
         x = F.pad(x, pad, mode="replicate") if any(pad) else x
         return x.contiguous(memory_format=torch.channels_last_3d)

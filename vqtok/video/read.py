@@ -10,10 +10,11 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorTrc, Interpolation
+from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
+from vqtok.video.colour import Converter
 from vqtok.video.decode import Decoder
 from vqtok.video.source import Source, file_name, open_container
 
@@ -107,11 +108,7 @@ class Clip:
             height, width = ((2 * side * size + short) // (2 * short) for side in (height, width))
         height, width = max(height, 1), max(width, 1)
         self._first = first.height, first.width
-        # Without these two, swscale's fast path darkens the picture by one or two levels.
-        self._scaler = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-        # At its own size only the chroma is stretched, and straight lines are faster.
-        own = (height, width) == self._first
-        self._scaler |= Interpolation.BILINEAR if own else Interpolation.BICUBIC
+        self._converter = Converter()
         transposed, *_ = _orientation(first)
         aspect = self._decoder.stream.sample_aspect_ratio or 1
         self.height, self.width = (width, height) if transposed else (height, width)
@@ -174,9 +171,8 @@ class Clip:
 
     def _convert(self, frame: VideoFrame, format: str, transposed: bool) -> np.ndarray:
         height, width = (self.width, self.height) if transposed else (self.height, self.width)
-        shape = {"height": height, "width": width}
         try:
-            return frame.to_ndarray(format=format, interpolation=self._scaler, **shape)
+            return self._converter.picture(frame, height, width, format)
         except OSError as error:
             reason = f"FFmpeg cannot turn its colours into RGB (matrix {frame.colorspace})"
             raise VqtokError(f"{self._name}: {reason}") from error

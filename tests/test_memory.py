@@ -1,0 +1,43 @@
+"""Memory stays where it is however long the clip: fresh processes, their own high-water marks."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import pattern, write_clip
+
+SHORT, LONG = 40, 480  # frames
+HEIGHT, WIDTH = 192, 256
+SLACK = 48  # MiB: the heap varies by a dozen, and LONG frames of RGB would take 67
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from vqtok.cli import app
+try:
+    app()
+finally:
+    status = Path("/proc/self/status").read_text()
+    print(re.search(r"VmHWM:\\s+(\\d+)", status)[1], file=sys.stderr)
+"""
+
+
+def peak(*arguments):
+    """MiB at the peak of a vqtok command."""
+    command = [sys.executable, "-c", MEASURED, *map(str, arguments), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stderr.split()[-1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_memory_does_not_grow_with_the_clip(tmp_path):
+    encode, decode = [], []
+    for frames in (SHORT, LONG):
+        clip, tokens = tmp_path / f"{frames}.mp4", tmp_path / f"{frames}.safetensors"
+        write_clip(clip, np.resize(pattern(24, HEIGHT, WIDTH), (frames, HEIGHT, WIDTH, 3)))
+        encode.append(peak("encode", clip, "-o", tokens))
+        decode.append(peak("decode", tokens, "-o", tmp_path / f"{frames}.back.mp4"))
+    assert encode[1] - encode[0] < SLACK
+    assert decode[1] - decode[0] < SLACK
