@@ -1,6 +1,7 @@
 """Frames, sizes, timestamps and colours: in as a player shows them, out as they were given."""
 
 import csv
+import gc
 import io
 import subprocess
 from fractions import Fraction
@@ -9,11 +10,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.frame import VideoFrame
 from conftest import CLIPS, clip_files, needs_ffmpeg, pattern, write_clip
 from witness import ffmpeg_frames, mean_difference, read
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.video import VideoWriter, open_video, read_window, source
+from vqtok.video.decode import Decoder
 
 TICK = Fraction(1, 1000)
 
@@ -414,3 +417,24 @@ def test_frames_decoded_by_cuda_are_those_of_software(path):
             one.chunks(8), two.chunks(8), strict=True
         ):
             assert np.array_equal(frames, others) and times == their_times
+
+
+def test_frames_and_decoders_go_when_they_are_done_with(make_clip):
+    """Not when Python next looks for cycles: a frame is large, and it looks by number."""
+    path = make_clip(frames=60)
+
+    def alive(kind):
+        return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive(Decoder)
+        for _ in range(2):
+            with open_video(path) as clip:
+                most = max(alive(VideoFrame) for _ in clip.chunks(1))
+            del clip
+            assert most < 10
+        assert alive(Decoder) == before
+    finally:
+        gc.enable()

@@ -44,7 +44,11 @@ def open_video(
     Raises VqtokError, naming the file and the reason, if there is no frame to give.
     """
     with open_container(source, hardware) as container:
-        yield Clip(source, container, size, fps, start, duration)
+        clip = Clip(source, container, size, fps, start, duration)
+        try:
+            yield clip
+        finally:
+            clip.close()
 
 
 def read_window(source: Source, start: float, frames: int, size: int | None = None) -> np.ndarray:
@@ -109,7 +113,8 @@ class Clip:
         height, width = max(height, 1), max(width, 1)
         self._first = first.height, first.width
         self._converter = Converter()
-        transposed, *_ = _orientation(first)
+        self._turn = first.rotation, _orientation(first)
+        transposed, *_ = self._turn[1]
         aspect = self._decoder.stream.sample_aspect_ratio or 1
         self.height, self.width = (width, height) if transposed else (height, width)
         self.pixel_aspect = Fraction(1, aspect) if transposed else Fraction(aspect)
@@ -152,6 +157,10 @@ class Clip:
         if times:
             yield chunk[: len(times)], times
 
+    def close(self) -> None:
+        """Let the decoder go at once: the clip and its frames still to come hold each other."""
+        self._frames = iter(())
+
     def _empty(self, frames: int) -> np.ndarray:
         return np.empty((frames, self.height, self.width, 3), np.uint8)
 
@@ -161,7 +170,10 @@ class Clip:
             self._remarks["{n} frame{s} of another size scaled to the size of the first"] += 1
         if frame.color_trc in _HDR:
             self._remarks[f"HDR ({_HDR[frame.color_trc]}) not tone-mapped: colours are pale"] += 1
-        transposed, vertical, horizontal = _orientation(frame)
+        angle, orientation = self._turn
+        # PyAV ties a frame whose side data is read into a cycle, and such frames would pile up.
+        same = frame.rotation == angle
+        transposed, vertical, horizontal = orientation if same else _orientation(frame)
         alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
         rgb = self._convert(frame, "rgba" if alpha else "rgb24", transposed)
         if alpha and rgb[..., 3].min() < 255:
