@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from itertools import chain, takewhile
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from vqtok import batch, report, tokens
 from vqtok.codebook.figures import Figures, figures
 from vqtok.codebook.tally import Tally
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import BUNDLED, EXTENSIONS
+from vqtok.files import EXTENSIONS
 from vqtok.terminal import Bars
 from vqtok.tokens import Tokens
 
@@ -110,25 +109,8 @@ def count(
 
 
 def levels(tally: Tally, model: "Tokenizer | None") -> Sequence[int] | None:
-    """The levels of the FSQ that made tokens, if they are those of `model` or of a bundled one."""
-    if tally.quantizer != "fsq":
-        return None
-    known = _bundled_levels(tally.model) if model is None else model.quantizer.levels
-    return known if known and prod(known) == tally.codebook_size else None
-
-
-def _bundled_levels(fingerprint: str) -> Sequence[int] | None:
-    # The cards name the fingerprints, which saves hashing the weights.
-    card = next((c for c in BUNDLED.glob("*.md") if fingerprint in c.read_text()), None)
-    if card is None:
-        return None
-    from safetensors import safe_open
-
-    from vqtok import config
-
-    path = card.with_suffix(".safetensors")
-    with safe_open(path, "np") as file:
-        return config.from_json(file.metadata()["config"], str(path)).quantizer.levels
+    """The levels of the FSQ that made tokens, where it is given; the tokens do not tell them."""
+    return model.quantizer.levels if model and tally.quantizer == "fsq" else None
 
 
 def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]:
