@@ -2,8 +2,9 @@
 
     python scripts/bench_model.py [--size 256] [--dtype bfloat16] [--device cpu] [--set key=value]
 
-Runs the default model (random weights: speed does not depend on them) through the same streamed
-path that `vqtok encode` and `vqtok decode` take. Prints the median over interleaved rounds.
+Runs a tokenizer like the bundled one (random weights: speed does not depend on them) through the
+same streamed path that `vqtok encode` and `vqtok decode` take. Prints the median over interleaved
+rounds.
 """
 
 import statistics
@@ -33,7 +34,7 @@ def main(
     device: str = "cpu",
     set_: list[str] = typer.Option([], "--set"),  # noqa: B008
 ) -> None:
-    settings = config.load(config.folder() / "fsq.toml", set_)
+    settings = config.load(config.folder() / "bundled.toml", set_)
     where = torch.device(device)
     torch.set_flush_denormal(True)
     tokenizer = Tokenizer(settings.model, settings.quantizer).eval()

@@ -268,12 +268,8 @@ def stats(
     ] = False,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A line for each column.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw a picture, .png or .svg (extra: plot).")
-    ] = None,
-    watch: Annotated[
-        Path | None, typer.Option(help="Follow the training run in this folder.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A .png or .svg (extra: plot).")] = None,
+    watch: Annotated[Path | None, typer.Option(help="Follow the run in this folder.")] = None,
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
