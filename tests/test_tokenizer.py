@@ -1,6 +1,7 @@
 """The tokenizer's promises: shapes, exact streaming, the same tokens however a clip is cut."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from vqtok import config
 from vqtok.errors import VqtokError
-from vqtok.layers import CausalConv3d, compile_blocks, streaming
+from vqtok.layers import CausalConv3d, compile_blocks, compile_every_shape, streaming
 from vqtok.tokenizer import CHUNK, Tokenizer
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
@@ -105,7 +106,7 @@ def test_a_compiled_tokenizer_keeps_every_promise():
     """Padding, a first and a last chunk that are shorter, and the same tokens however it is cut."""
     one_width = "model.widths=[16, 16]"  # a kernel for each width takes its time
     eager, compiled = small("fsq", one_width), small("fsq", one_width)
-    compile_blocks(compiled)
+    compile_blocks([compiled])
     clip = video(14, 33, 47)
     expected, indices = eager.encode(clip), compiled.encode(clip)
     assert indices.shape == expected.shape
@@ -113,6 +114,12 @@ def test_a_compiled_tokenizer_keeps_every_promise():
     cut = torch.cat(list(compiled.encode_stream(clip.split(3, dim=2))), dim=1)
     assert torch.equal(cut, indices)
     torch.testing.assert_close(compiled.decode(indices, 14), eager.decode(indices, 14))
+
+
+def test_shapes_are_compiled_without_limit_in_every_thread_that_asks():
+    with ThreadPoolExecutor(1) as pool:
+        limits = pool.submit(lambda: (compile_every_shape(), torch.compiler.config.recompile_limit))
+    assert limits.result()[1] > 1e6
 
 
 def test_streams_take_turns_on_one_model():

@@ -438,3 +438,15 @@ def test_frames_and_decoders_go_when_they_are_done_with(make_clip):
         assert alive(Decoder) == before
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video")])
+def test_an_excerpt_of_a_file_without_an_index_lacks_nothing(make_clip, name, codec):
+    path = make_clip(name, frames=60, codec=codec)
+    with open_video(path) as clip:
+        frames, times = next(clip.chunks(60))
+    for start in (10, 30, 50):  # frames
+        with open_video(path, start=start / 25 - 0.01) as clip:
+            excerpt, stamps = next(clip.chunks(60))
+        assert stamps == times[start:]
+        assert np.array_equal(excerpt, frames[start:])

@@ -16,7 +16,7 @@ from vqtok import batch, checkpoint, pipeline, tokens
 from vqtok.batch import Job
 from vqtok.device import device_name
 from vqtok.errors import UsageError, VqtokError
-from vqtok.layers import compile_blocks
+from vqtok.layers import compile_blocks, compile_every_shape
 from vqtok.metrics import bits_per_pixel
 from vqtok.stopwatch import Stopwatch
 from vqtok.terminal import Bars, progress, say
@@ -68,8 +68,8 @@ class Running:
         model = pipeline.load_tokenizer(self.tokenizer, self.device, self.dtype)
         weights = {id(w): w for w in (*model.parameters(), *model.buffers())}
         models = [model, *(deepcopy(model, dict(weights)) for _ in range(copies - 1))]
-        for each in models if self.compile else ():
-            compile_blocks(each)
+        if self.compile:
+            compile_blocks(models)
         dtype = str(model.dtype).removeprefix("torch.") + ", compiled" * self.compile
         self.detail(
             f"{self.tokenizer}: {model.kind}, weights {model.fingerprint[:12]}, in {dtype} "
@@ -171,6 +171,8 @@ def _many(
         models.put(model)
 
     def one(job: Job, check: Callable[[], None]) -> None:
+        if running.compile:
+            compile_every_shape()
         with _one_of(models) as model:
             notes = work(job, model, _checked(bars, job, check))
         bars.say(*(f"{job.source}: {note}" for note in notes))

@@ -1,7 +1,8 @@
 """Causal building blocks: each gives on a clip cut into chunks what it gives on the whole clip."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from einops import rearrange
@@ -114,18 +115,24 @@ class Unfold(nn.Module):
         self.conv.weight[:, : len(basis), 0, middle, middle] = basis.T
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(models: Iterable[nn.Module]) -> None:
     """Have torch.compile make the kernels of the blocks, whenever a new shape comes.
 
-    Each kernel is for one shape, and no shape goes back to eager kernels: else what a clip gives
-    would depend on the clips before it. The past of a stream stays outside of the kernels.
+    The past of a stream stays outside of the kernels.
+    """
+    compile_every_shape()
+    CausalConv3d._with_past = torch.compiler.disable(CausalConv3d._with_past)
+    for module in chain.from_iterable(model.modules() for model in models):
+        if isinstance(module, Block):
+            module.compile(dynamic=False)
+
+
+def compile_every_shape() -> None:
+    """In this thread, no shape goes back to eager kernels: else what a clip gives would depend on
+    the clips before it.
     """
     limits = torch.compiler.config
     limits.recompile_limit = limits.accumulated_recompile_limit = 2**20
-    CausalConv3d._with_past = torch.compiler.disable(CausalConv3d._with_past)
-    for block in model.modules():
-        if isinstance(block, Block):
-            block.compile(dynamic=False)
 
 
 def principal_components(samples: Tensor) -> Tensor:

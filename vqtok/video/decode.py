@@ -56,7 +56,8 @@ class Decoder:
 
     def seek(self, time: int) -> None:
         """Go on from a keyframe before `time`, or from here if the source cannot seek."""
-        if self._seekable:
+        # In a file without an index FFmpeg lands on any packet, not on a keyframe.
+        if self._seekable and self._container.format.name not in ("mpegts", "mpeg"):
             # Where seeking fails, decoding from the beginning gives the same frames.
             with suppress(av.FFmpegError):
                 self._container.seek(time, stream=self.stream)
