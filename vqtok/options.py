@@ -29,7 +29,7 @@ CompileOption = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Compile the model for this clip's size first: half a minute on a CPU, for a few "
+        help="Compile the model for this clip's size first: up to half a minute on a CPU, for a few "
         "percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
     ),
 ]
