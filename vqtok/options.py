@@ -29,8 +29,8 @@ CompileOption = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Compile the model for this clip's size first: up to half a minute on a CPU, for a few "
-        "percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
+        help="Compile the model for this clip's size first: up to half a minute on a CPU, for a "
+        "few percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same numbers for machines.")]
