@@ -98,11 +98,13 @@ class Clips:
     def _clip(self, step: int, i: int) -> Tensor:
         rng = np.random.default_rng((self.settings.seed, step, i))
         while self._lost < len(self.paths):
+            # All at once: what is drawn next must not hang on whether a file is known to be broken.
             path, where = self.paths[rng.integers(len(self.paths))], rng.random()
+            stride = rng.choice(self.settings.strides)
             if path in self.broken:
                 continue
             try:
-                return self._crop(self._window(path, where, rng.choice(self.settings.strides)), rng)
+                return self._crop(self._window(path, where, stride), rng)
             except VqtokError as error:
                 self.broken[path] = str(error)
                 self._lost += 1
