@@ -89,7 +89,8 @@ def test_training_learns(tmp_path, make_clip):
 def test_steps_after_a_save_are_forgotten_on_resume(tmp_path):
     run_to(tmp_path / "run", 10)
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 15, "loss": 0}) + "\n" + '{"step": 1')
+        file.write(json.dumps({"step": 15, "loss": 0}) + "\n")
+        file.write('{}\n{"step": 1, "los}\n[3]\n{"step": null}\n\n{"step": 1')
     run_to(tmp_path / "run", 20)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [10, 20]
