@@ -283,6 +283,19 @@ def test_a_batch_that_does_not_split_is_explained(tmp_path):
     assert not run.folder.exists()
 
 
+def test_the_smallest_clips_for_an_adversary_are_named(tmp_path):
+    rival = ["train.steps=1", "train.adversarial_weight=0.5", "train.adversarial_share=0.99"]
+    small, least = (
+        runs.Run(tmp_path / f"{crop}", settings("fsq", *rival, f"train.crop={crop}"), [])
+        for crop in (7, 8)
+    )
+    with pytest.raises(UsageError, match=r"train\.crop=7 is too small .* make it 8 at least"):
+        train(small, small.clips(), CPU, [].append)
+    assert not small.folder.exists()
+    train(least, least.clips(), CPU, [].append)
+    assert "adversary" in metrics(least.folder)[0]
+
+
 def test_steps_beyond_the_schedule_are_refused(tmp_path):
     run = runs.Run(tmp_path / "run", settings("fsq", "train.steps=10"), [])
     with pytest.raises(UsageError, match=r"beyond train\.steps=10"):
