@@ -353,6 +353,8 @@ def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_s
     make_still(tmp_path / "still.png", height=50, width=70)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "notes.txt").write_text("not listed")
+    (tmp_path / ".hidden.mp4").write_bytes(b"not listed")
+    (tmp_path / "folder.mp4").mkdir()
     paths = find([tmp_path])
     assert [p.name for p in paths] == ["broken.mp4", "long.mp4", "short.mkv", "still.png"]
     kept = Clips(paths, settings().train)

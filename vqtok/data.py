@@ -12,7 +12,7 @@ from torch import Tensor
 from vqtok.cache import Cache, Kept
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import EXTENSIONS
+from vqtok.files import EXTENSIONS, inside
 from vqtok.video import Clip, open_video, read_window
 
 FASTEST_PAN = 3  # pixels per frame over a still
@@ -28,8 +28,7 @@ def find(sources: Iterable[Path]) -> list[Path]:
     for source in sources:
         if not source.exists():
             raise UsageError(f"{source}: no such file or folder")
-        inside = source.rglob("*") if source.is_dir() else [source]
-        found.update(f for f in inside if f == source or f.suffix.lower() in EXTENSIONS)
+        found.update(inside(source, EXTENSIONS) if source.is_dir() else [source])
     if not found:
         raise UsageError(f"no video or still in {', '.join(map(str, sources))}")
     return sorted(found)
