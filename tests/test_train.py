@@ -247,6 +247,7 @@ def test_validation_measures_files_held_out(tmp_path, make_clip):
     train(run, clips, CPU, [].append, 20)
     rows = metrics(run.folder)
     keys = {"val_psnr", "val_ssim", "val_usage", "val_usage_by_chance", "val_perplexity"}
+    keys |= {"val_tokens", "tokens", "usage", "usage_by_chance", "perplexity"}
     assert all(keys <= row.keys() for row in rows)
     assert 5 < rows[1]["val_psnr"] < 50 and 0 < rows[1]["val_ssim"] < 1
     assert rows[1]["data_wait"] < rows[1]["seconds_per_step"]

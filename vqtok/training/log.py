@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,8 @@ class Recent:
             for name in self._values[-1]
         }
         indices = torch.cat(self._indices).cpu()
-        use = asdict(codebook_use(torch.bincount(indices, minlength=self._size).numpy()))
-        kept = {key: use[key] for key in ("tokens", "usage", "usage_by_chance", "perplexity")}
-        return {"step": step} | means | kept | seconds
+        use = codebook_use(torch.bincount(indices, minlength=self._size).numpy())
+        return {"step": step} | means | use.brief() | seconds
 
 
 def lines(path: Path, first: int) -> Write:
