@@ -19,7 +19,6 @@ from vqtok.config import Config
 from vqtok.data import Clips, find
 from vqtok.metrics import codebook_use, psnr
 from vqtok.tokenizer import Tokenizer
-from vqtok.training.loop import START_CLIPS
 from vqtok.training.state import State
 from vqtok.training.step import train_step
 from vqtok.video import open_video
@@ -51,7 +50,7 @@ def held_out(paths: list[Path]) -> list[torch.Tensor]:
 def train(settings: Config, clips: Clips, device: torch.device) -> tuple[Tokenizer, float]:
     """A tokenizer trained for `train.steps`, and the median seconds of a step."""
     state = State.new(settings, device)
-    batches = range(-(-START_CLIPS // settings.train.batch_size))
+    batches = range(-(-settings.train.start_clips // settings.train.batch_size))
     state.start(torch.cat([clips.batch(i) for i in batches]))
     times = []
     for step in range(settings.train.steps):

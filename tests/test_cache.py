@@ -58,6 +58,11 @@ def test_a_damaged_entry_is_made_again(paths, tmp_path):
     (frames,) = (tmp_path / "cache").glob("*.frames")
     frames.write_bytes(frames.read_bytes()[:-1])
     assert np.array_equal(cache.get(paths[0], 20, 1).open(), whole)
+    (index,) = (tmp_path / "cache").glob("*.json")
+    for damaged in (index.read_text()[:-9], "{}", "[]", '{"times": [1], "shape": [2]}', ""):
+        index.write_text(damaged)
+        assert not cache.get(paths[0], 20, 1).found
+        assert cache.get(paths[0], 20, 1).found
     frames.unlink()
     assert np.array_equal(cache.get(paths[0], 20, 1).open(), whole)
 

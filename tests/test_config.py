@@ -37,6 +37,7 @@ def test_overrides_are_read_as_toml_or_plain_words():
         ("trane.steps=7", "unknown key trane; the keys there are quantizer, model, train"),
         ("train.steps=many", "train.steps: .*integer.*, not 'many'"),
         ("train.steps=0", "train.steps: .*greater than 0, not 0"),
+        ("train.seed=4294967296", "train.seed: .*less than 4294967296, not 4294967296"),
         ("quantizer.kind=vq3", "quantizer.kind must be one of vq2, ema, gumbel, lfq, fsq"),
         ("model.stride=3x8x8", "model.stride: .*'4x8x8'"),
         ("steps=7", "write section.key=value"),

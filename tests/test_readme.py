@@ -73,6 +73,14 @@ def test_the_other_commands_are_scripts_that_are_there():
         assert subprocess.run(["bash", "-n", ROOT / name]).returncode == 0
 
 
+@pytest.mark.parametrize("script", sorted(ROOT.glob("scripts/*.py")), ids=lambda path: path.stem)
+def test_every_script_says_how_it_is_used(script):
+    command = [sys.executable, script, "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert script.name in result.stdout
+
+
 @pytest.mark.skipif(
     Path(sys.prefix) != ROOT / ".venv", reason="needs the .venv of scripts/setup.sh"
 )

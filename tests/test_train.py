@@ -89,7 +89,8 @@ def test_training_learns(tmp_path, make_clip):
 def test_steps_after_a_save_are_forgotten_on_resume(tmp_path):
     run_to(tmp_path / "run", 10)
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 15, "loss": 0}) + "\n" + '{"step": 1')
+        file.write(json.dumps({"step": 15, "loss": 0}) + "\n")
+        file.write('{}\n{"step": 1, "los}\n[3]\n{"step": null}\n\n{"step": 1')
     run_to(tmp_path / "run", 20)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [10, 20]
@@ -246,6 +247,7 @@ def test_validation_measures_files_held_out(tmp_path, make_clip):
     train(run, clips, CPU, [].append, 20)
     rows = metrics(run.folder)
     keys = {"val_psnr", "val_ssim", "val_usage", "val_usage_by_chance", "val_perplexity"}
+    keys |= {"val_tokens", "tokens", "usage", "usage_by_chance", "perplexity"}
     assert all(keys <= row.keys() for row in rows)
     assert 5 < rows[1]["val_psnr"] < 50 and 0 < rows[1]["val_ssim"] < 1
     assert rows[1]["data_wait"] < rows[1]["seconds_per_step"]
@@ -280,6 +282,19 @@ def test_a_batch_that_does_not_split_is_explained(tmp_path):
     ):
         train(run, run.clips(), CPU, [].append)
     assert not run.folder.exists()
+
+
+def test_the_smallest_clips_for_an_adversary_are_named(tmp_path):
+    rival = ["train.steps=1", "train.adversarial_weight=0.5", "train.adversarial_share=0.99"]
+    small, least = (
+        runs.Run(tmp_path / f"{crop}", settings("fsq", *rival, f"train.crop={crop}"), [])
+        for crop in (7, 8)
+    )
+    with pytest.raises(UsageError, match=r"train\.crop=7 is too small .* make it 8 at least"):
+        train(small, small.clips(), CPU, [].append)
+    assert not small.folder.exists()
+    train(least, least.clips(), CPU, [].append)
+    assert "adversary" in metrics(least.folder)[0]
 
 
 def test_steps_beyond_the_schedule_are_refused(tmp_path):
@@ -339,6 +354,8 @@ def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_s
     make_still(tmp_path / "still.png", height=50, width=70)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "notes.txt").write_text("not listed")
+    (tmp_path / ".hidden.mp4").write_bytes(b"not listed")
+    (tmp_path / "folder.mp4").mkdir()
     paths = find([tmp_path])
     assert [p.name for p in paths] == ["broken.mp4", "long.mp4", "short.mkv", "still.png"]
     kept = Clips(paths, settings().train)
@@ -377,7 +394,7 @@ def test_resuming_on_files_is_exact_with_a_broken_one_and_little_memory(tmp_path
         pixels = "rgb8" if codec == "gif" else "yuv420p"
         make_clip(data / name, frames=12 + i, height=40, width=48, codec=codec, pix_fmt=pixels)
     (data / "f.mp4").write_bytes(b"no video")
-    little = settings("fsq", "train.cache_gib=0.0001").train
+    little = settings("fsq", "train.cache_gib=0.0001", "train.strides=[1, 2]").train
     straight, resumed = Clips(find([data]), little), Clips(find([data]), little)
     batches = [straight.batch(step) for step in range(20)]
     assert straight.broken

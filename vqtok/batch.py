@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import replacing
+from vqtok.files import inside, replacing
 
 FAILURES = "failures.jsonl"
 
@@ -64,19 +64,16 @@ def files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Pa
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            root, found = path, path.rglob("*")
+            root, found = path, inside(path, suffixes)
         elif _is_pattern(source):
             fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
             root = Path(*path.parts[:fixed])
-            found = root.glob("/".join(path.parts[fixed:]))
+            found = inside(root, suffixes, "/".join(path.parts[fixed:]))
         elif path.exists():
-            yield path.parent, path
-            continue
+            root, found = path.parent, [path]
         else:
             raise UsageError(f"{source}: no such file or folder")
-        for file in sorted(found):
-            if file.is_file() and file.suffix.lower() in suffixes and file.name[0] != ".":
-                yield root, file
+        yield from ((root, file) for file in found)
 
 
 def _is_pattern(source: str) -> bool:

@@ -81,14 +81,14 @@ def _write(target: Path, path: Path, size: int) -> int:
 
 
 def _read(target: Path, found: bool) -> Kept | None:
+    """What is there; None if that is nothing, or cannot be read."""
     frames, index = _files(target)
-    if not index.exists():
-        return None
-    entry = json.loads(index.read_text())
-    shape = tuple(entry["shape"])
-    if not frames.exists() or frames.stat().st_size != prod(shape):
+    try:
+        entry = json.loads(index.read_text())
+        times, shape = np.asarray(entry["times"], np.int64), tuple(entry["shape"])
+        whole = len(times) == shape[0] and frames.stat().st_size == prod(shape)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     # Mapped anew for each use: thousands of clips would be as many open files.
-    return Kept(
-        np.asarray(entry["times"]), partial(np.memmap, frames, np.uint8, "r", shape=shape), found
-    )
+    opened = partial(np.memmap, frames, np.uint8, "r", shape=shape)
+    return Kept(times, opened, found) if whole else None

@@ -13,6 +13,7 @@ from vqtok.errors import UsageError, VqtokError
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -132,7 +133,7 @@ class TrainSettings:
     l2_weight: Weight = 1.0
     adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
     adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
-    seed: Count = 0
+    seed: Seed = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
     save_every: Positive = 100
     validate_every: Count = 500  # steps; 0: never

@@ -12,7 +12,7 @@ from torch import Tensor
 from vqtok.cache import Cache, Kept
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import EXTENSIONS
+from vqtok.files import EXTENSIONS, inside
 from vqtok.video import Clip, open_video, read_window
 
 FASTEST_PAN = 3  # pixels per frame over a still
@@ -28,8 +28,7 @@ def find(sources: Iterable[Path]) -> list[Path]:
     for source in sources:
         if not source.exists():
             raise UsageError(f"{source}: no such file or folder")
-        inside = source.rglob("*") if source.is_dir() else [source]
-        found.update(f for f in inside if f == source or f.suffix.lower() in EXTENSIONS)
+        found.update(inside(source, EXTENSIONS) if source.is_dir() else [source])
     if not found:
         raise UsageError(f"no video or still in {', '.join(map(str, sources))}")
     return sorted(found)
@@ -98,11 +97,13 @@ class Clips:
     def _clip(self, step: int, i: int) -> Tensor:
         rng = np.random.default_rng((self.settings.seed, step, i))
         while self._lost < len(self.paths):
+            # All at once: what is drawn next must not hang on whether a file is known to be broken.
             path, where = self.paths[rng.integers(len(self.paths))], rng.random()
+            stride = rng.choice(self.settings.strides)
             if path in self.broken:
                 continue
             try:
-                return self._crop(self._window(path, where, rng.choice(self.settings.strides)), rng)
+                return self._crop(self._window(path, where, stride), rng)
             except VqtokError as error:
                 self.broken[path] = str(error)
                 self._lost += 1

@@ -1,6 +1,5 @@
 """Quality of a tokenizer on a clip, beside that of block averages, the trivial stand-in."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqtok.metrics import bits_per_pixel, ssim
+from vqtok.metrics import bits_per_pixel, decibels, ssim
 from vqtok.tokenizer import Tokenizer
 from vqtok.video import VideoWriter
 
@@ -62,8 +61,8 @@ class Comparison:
 
     def likeness(self) -> Likeness:
         """Of all frames so far; equal clips have 100 dB."""
-        error = self._error / self._values / 255**2
-        return Likeness(-10 * math.log10(max(error, 1e-10)), float(np.mean(self._ssim)))
+        error = torch.tensor(self._error / self._values / 255**2, dtype=torch.float64)
+        return Likeness(decibels(error).item(), float(np.mean(self._ssim)))
 
 
 def measure(

@@ -18,6 +18,12 @@ BUNDLED = Path(__file__).parent / "bundled"  # tokenizers, each beside its card 
 WRITABLE = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
 
 
+def inside(folder: Path, suffixes: set[str], pattern: str = "**/*") -> list[Path]:
+    """The files in a folder that match and end in `suffixes`, sorted, without hidden ones."""
+    found = (f for f in folder.glob(pattern) if f.suffix.lower() in suffixes and f.is_file())
+    return sorted(f for f in found if f.name[0] != ".")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` at the end, remove it on any error.

@@ -17,6 +17,11 @@ TOP = 10
 def psnr(video: Tensor, reconstruction: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of each clip, (b c t h w) in 0..1 -> (b)."""
     error = (video.float() - reconstruction.float()).square().flatten(1).mean(1)
+    return decibels(error)
+
+
+def decibels(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of mean squared errors of values in 0..1; of none, 100 dB."""
     return -10 * error.clamp(min=1e-10).log10()
 
 
@@ -79,6 +84,11 @@ class CodebookUse:
     entropy_bits_corrected: float
     dead: int
     top: list[tuple[int, int]]  # (index, count), most used first
+
+    def brief(self) -> dict[str, float]:
+        """The figures that a log and a comparison show, by name."""
+        names = "tokens", "usage", "usage_by_chance", "perplexity"
+        return {name: getattr(self, name) for name in names}
 
 
 def codebook_use(counts: np.ndarray) -> CodebookUse:

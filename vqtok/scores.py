@@ -118,7 +118,7 @@ def numbers(scores: Scores) -> dict[str, Any]:
     clips = [{"clip": name} | _figures(quality) for name, quality in scores]
     means = {key: float(np.mean([c[key] for c in clips])) for key in clips[0] if key != "clip"}
     together = sum(quality.counts for _, quality in scores)
-    return {"clips": clips, "mean": means | _use(together)}
+    return {"clips": clips, "mean": means | codebook_use(together).brief()}
 
 
 def _figures(quality: Quality) -> dict[str, float]:
@@ -133,12 +133,7 @@ def _figures(quality: Quality) -> dict[str, float]:
         "bits_per_pixel": quality.bits_per_pixel,
         "encode_fps": quality.encode_fps,
         "decode_fps": quality.decode_fps,
-    } | _use(quality.counts)
-
-
-def _use(counts: np.ndarray) -> dict[str, float]:
-    use = codebook_use(counts)
-    return {key: getattr(use, key) for key in ("tokens", "usage", "usage_by_chance", "perplexity")}
+    } | codebook_use(quality.counts).brief()
 
 
 def table(figures: dict[str, Any]) -> Table:

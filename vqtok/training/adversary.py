@@ -13,6 +13,7 @@ from vqtok.config import TrainSettings
 from vqtok.quantizers.base import mean_over_ranks
 
 WIDTHS = (3, 32, 64, 128)  # channels; each layer halves height and width
+SMALLEST = 2 ** (len(WIDTHS) - 1)  # height and width that leave one patch
 
 
 class Adversary(nn.Module):

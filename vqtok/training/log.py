@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +49,15 @@ class Recent:
             for name in self._values[-1]
         }
         indices = torch.cat(self._indices).cpu()
-        use = asdict(codebook_use(torch.bincount(indices, minlength=self._size).numpy()))
-        kept = {key: use[key] for key in ("tokens", "usage", "usage_by_chance", "perplexity")}
-        return {"step": step} | means | kept | seconds
+        use = codebook_use(torch.bincount(indices, minlength=self._size).numpy())
+        return {"step": step} | means | use.brief() | seconds
 
 
 def lines(path: Path, first: int) -> Write:
     """Append rows to a file that a resumed run, which has done `first` steps, goes on with."""
     # A run that was killed may have written lines after its last save, the last one in part.
-    old = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in old if line[-1:] == "}" and json.loads(line)["step"] <= first]
+    old = path.read_text(errors="replace").splitlines() if path.exists() else []
+    kept = [line for line in old if _stands(line, first)]
     with replacing(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept))
 
@@ -68,6 +66,14 @@ def lines(path: Path, first: int) -> Write:
             file.write(json.dumps(row) + "\n")
 
     return write
+
+
+def _stands(line: str, first: int) -> bool:
+    """Whether a line is a row, and of no later step."""
+    try:
+        return json.loads(line)["step"] <= first
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def tensorboard(folder: Path, first: int) -> Write:

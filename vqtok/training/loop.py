@@ -15,6 +15,7 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.runs import STATE, TOKENIZER, Run
 from vqtok.threads import ahead, stopping
 from vqtok.training import log
+from vqtok.training.adversary import SMALLEST
 from vqtok.training.state import State
 from vqtok.training.step import train_step
 from vqtok.training.validate import validate
@@ -106,12 +107,17 @@ def walk(
 
 
 def check_batch(settings: TrainSettings) -> None:
-    """UsageError if a batch does not split evenly."""
+    """UsageError if a batch does not split evenly, or its clips are too small for an adversary."""
     if settings.batch_size % (settings.accumulate * ranks.count()):
         processes = f" in each of {ranks.count()} processes" if ranks.count() > 1 else ""
         raise UsageError(
             f"train.batch_size={settings.batch_size} does not split evenly into "
             f"train.accumulate={settings.accumulate} parts{processes}"
+        )
+    if settings.adversarial_weight and settings.crop < SMALLEST:
+        raise UsageError(
+            f"train.crop={settings.crop} is too small for train.adversarial_weight: make it "
+            f"{SMALLEST} at least"
         )
 
 

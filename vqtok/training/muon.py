@@ -52,7 +52,10 @@ class Muon(Optimizer):
         return mean / (square.sqrt() + EPS)
 
     def _state(self, p: nn.Parameter, name: str) -> Tensor:
-        return self.state[p].setdefault(name, torch.zeros_like(p))
+        state = self.state[p]
+        if name not in state:
+            state[name] = torch.zeros_like(p)
+        return state[name]
 
 
 def orthogonal(x: Tensor) -> Tensor:

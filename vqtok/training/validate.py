@@ -36,11 +36,9 @@ def validate(
         return {}
     picture.parent.mkdir(exist_ok=True)
     write_strip(picture, pairs)
-    use = codebook_use(sum(quality.counts for quality in found))
-    return {
-        "val_psnr": float(np.mean([quality.tokenizer.psnr for quality in found])),
-        "val_ssim": float(np.mean([quality.tokenizer.ssim for quality in found])),
-        "val_usage": use.usage,
-        "val_usage_by_chance": use.usage_by_chance,
-        "val_perplexity": use.perplexity,
+    means = {
+        "psnr": float(np.mean([quality.tokenizer.psnr for quality in found])),
+        "ssim": float(np.mean([quality.tokenizer.ssim for quality in found])),
     }
+    use = codebook_use(sum(quality.counts for quality in found))
+    return {f"val_{name}": value for name, value in (means | use.brief()).items()}
