@@ -241,16 +241,15 @@ def evaluate(
 ) -> None:
     """Measure a tokenizer, beside averages of blocks of its stride: vqtok eval clips/"""
     check_dtype(dtype)
-    todo = batch.jobs(clips, save or Path(), EXTENSIONS, "{}.mp4".format)
-    for job in todo if save is not None and not force else ():
-        if job.target.exists():
-            raise UsageError(f"{job.target} exists: --force overwrites it")
+    if save is not None:
+        check_folder(str(save))
 
     from vqtok import scores
     from vqtok.pipeline import load_tokenizer
 
+    todo = scores.tasks(clips, save, force)
     model = load_tokenizer(tokenizer, device, dtype)
-    scores.show(todo, model, size, frames, save is not None, as_json, quiet)
+    scores.show(todo, model, size, frames, as_json, quiet)
 
 
 @app.command()
