@@ -213,6 +213,7 @@ def test_train_on_files_given_after_data(make_clip, tmp_path):
             "--quiet and --verbose: give",
             ["decode", "TOKENS", "-o", "c.mp4", "--quiet", "--verbose"],
         ),
+        ("--keep-partial is for one", ["encode", "CLIP", "-o", ".", "--keep-partial"]),
         ("No such option", ["encode", "CLIP", "--speed", "9"]),
         ("Missing argument", ["encode"]),
     ],

@@ -86,7 +86,7 @@ def encode(
     duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
     strict: StrictOption = False,
     keep_partial: Annotated[
-        bool, typer.Option("--keep-partial", help="On Ctrl-C, keep what is encoded of a clip.")
+        bool, typer.Option("--keep-partial", help="On Ctrl-C, keep what is encoded of one clip.")
     ] = False,
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
@@ -103,6 +103,8 @@ def encode(
     many = batch.is_many(clips, output)
     if many:
         folder = check_folder(output)
+        if keep_partial:
+            raise UsageError("--keep-partial is for one clip: many go on where they stopped")
         todo = batch.jobs(clips, folder, EXTENSIONS, "{}.safetensors".format)
     else:
         check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
