@@ -272,15 +272,16 @@ def stats(
     plot: Annotated[Path | None, typer.Option(help="A .png or .svg (extra: plot).")] = None,
     watch: Annotated[Path | None, typer.Option(help="Follow the run in this folder.")] = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
-    alone = not (files or watch)
-    if watch and (files or tokenizer or as_json or as_csv or plot):
+    alone, counting = not (files or watch), as_csv or plot or each or device != "auto"
+    if watch and (files or tokenizer or as_json or counting):
         raise UsageError("--watch follows a run's own log; leave the others out")
     if alone and not tokenizer:
         raise UsageError("name token files, a --tokenizer, or a run to --watch")
-    if (as_json and as_csv) or (alone and (as_csv or plot)):
+    if (as_json and as_csv) or (alone and counting):
         raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
 
     from vqtok import stats as command
@@ -290,7 +291,7 @@ def stats(
     elif alone:
         command.show_codes(tokenizer, as_json)
     else:
-        how = command.Showing(as_json, as_csv, plot)
+        how = command.Showing(as_json, as_csv, plot, force)
         command.show_tokens(files, tokenizer, device, each, how, quiet)
 
 
