@@ -152,13 +152,15 @@ def test_compile_without_a_compiler_is_told_in_a_sentence(clip, tmp_path):
 def test_stats_say_the_same_to_people_and_machines(clip, tmp_path):
     path = tmp_path / "t.safetensors"
     works("encode", clip, "-o", path)
-    numbers = json.loads(works("stats", path, path, "--json").stdout)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(path.read_bytes())
+    numbers = json.loads(works("stats", path, copy, "--json").stdout)
     content = tokens.read(path)
     assert numbers["files"] == 2
     assert numbers["tokens"] == 2 * content.indices.size
     assert numbers["codebook_size"] == 64000
     assert numbers["used"] == len(np.unique(content.indices))
-    shown = works("stats", path, path).stdout.decode()
+    shown = works("stats", path, copy).stdout.decode()
     assert f"{numbers['tokens']:,}" in shown
     assert f"{numbers['usage']:.2%}" in shown
     assert json.loads(works("stats", "-", "--json", stdin=path.read_bytes()).stdout)["files"] == 1
@@ -213,6 +215,7 @@ def test_train_on_files_given_after_data(make_clip, tmp_path):
             "--quiet and --verbose: give",
             ["decode", "TOKENS", "-o", "c.mp4", "--quiet", "--verbose"],
         ),
+        ("--keep-partial is for one", ["encode", "CLIP", "-o", ".", "--keep-partial"]),
         ("No such option", ["encode", "CLIP", "--speed", "9"]),
         ("Missing argument", ["encode"]),
     ],

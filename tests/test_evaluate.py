@@ -117,6 +117,7 @@ def test_eval_saves_clips_side_by_side(folder, tmp_path):
     assert 0.5 < np.abs(right - original).mean() < 25
     fails(2, "--force overwrites it", "eval", folder, "--save", tmp_path / "side")
     works("eval", folder / "a.mp4", "--save", tmp_path / "side", "--force", "--frames", 3)
+    fails(2, "is a file", "eval", folder, "--save", folder / "a.mp4")
 
 
 def test_eval_names_what_cannot_be_measured(folder):
@@ -129,3 +130,31 @@ def test_eval_names_what_cannot_be_measured(folder):
     assert b"1 of 3 cannot be measured" in result.stderr and b"broken.mp4" in result.stderr
     fails(1, "broken.mp4", "eval", folder / "broken.mp4")
     fails(2, "no such file or folder", "eval", folder / "none.mp4")
+
+
+def test_eval_keeps_what_it_measured_when_the_system_fails(folder, tmp_path):
+    (tmp_path / "side").mkdir()
+    (tmp_path / "side" / "sub").write_bytes(b"in the way")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "c.png").write_bytes((folder / "b.png").read_bytes())
+    result = inside("eval", folder, "--save", tmp_path / "side", "--frames", 2)
+    assert result.returncode == 1 and b"mean of 2" in result.stdout
+    assert b"1 of 3 cannot be measured" in result.stderr and b"sub" in result.stderr
+
+
+def test_eval_gives_clips_names_of_their_own(folder):
+    (folder / "[sub]").mkdir()
+    still = folder / "[sub]" / "b.png"
+    still.write_bytes((folder / "b.png").read_bytes())
+
+    def names(*clips):
+        args = ("eval", *clips, "--frames", 1)
+        told = [clip["clip"] for clip in json.loads(works(*args, "--json").stdout)["clips"]]
+        shown = works(*args).stdout.decode()
+        assert all(f"| {name} " in shown for name in told)
+        return told
+
+    assert names(folder) == ["[sub]/b.png", "a.mp4", "b.png"]
+    assert names(folder / "b.png", still) == [str(folder / "b.png"), str(still)]
+    assert names(folder / "b.png", folder / "b.png") == ["b.png"]
+    fails(2, "no clips in", "eval", folder / "*.gif")

@@ -7,6 +7,7 @@ the test fails once, so that somebody looks at it.
 import io
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from vqtok.codebook.table import Codes, Spread, Table
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 from vqtok.metrics import bits_per_pixel, codebook_use, usage_by_chance
+from vqtok.terminal import Bars
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 LEVELS = (5, 5, 5, 8)
@@ -137,6 +139,22 @@ def test_a_comparison_marks_the_better():
     assert "◀" not in console.file.getvalue().split("\n", 1)[1]  # equals: none is better
 
 
+@pytest.mark.parametrize("name", ["[red]a", "[/a]", "[bold]"])
+def test_a_name_in_brackets_is_a_name(name):
+    one, other = run("fsq", name, t=1), run("lfq", "b", t=1)
+    console = Console(file=io.StringIO(), width=120)
+    for screen in (report.report(one, console), report.comparison([one, other], console)):
+        console.file.truncate(0)
+        console.print(screen)
+        assert name in console.file.getvalue().split("verdict")[0]
+    terminal = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with patch("vqtok.terminal.console", return_value=terminal):
+        bars = Bars(False, "x", 1)
+    with bars, bars.clip(name, 3):
+        pass  # the bar is drawn as it ends
+    assert name in terminal.file.getvalue()
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=60))
 def test_use_equals_a_direct_computation(indices):
@@ -166,8 +184,9 @@ ROW |= {"seconds_per_step": 0.5}
 
 @pytest.mark.parametrize("usage, warned", [(0.12, True), (0.13, False)])
 def test_training_warns_of_a_codebook_that_collapses(usage, warned):
-    values = report.training_values(ROW | {"usage": usage}, frames=10)
-    assert ("collapses" in values.get("warning", "")) == warned
+    screen = Console(file=io.StringIO(), width=100)
+    report.TrainingView(screen, TrainSettings()).show(ROW | {"step": 1, "usage": usage})
+    assert ("the codebook collapses" in screen.file.getvalue()) == warned
 
 
 def test_training_shows_lines_where_there_is_no_terminal():
@@ -199,8 +218,11 @@ def test_a_run_is_followed_to_its_last_step(tmp_path):
     settings = config.load(config.folder() / "fsq.toml", ["train.steps=30"])
     (tmp_path / "config.json").write_text(settings.to_json())
     rows = [ROW | {"step": step} for step in (10, 20, 30)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 40, "los')  # being written
+    good = [json.dumps(row).encode() for row in rows]
+    bad = [b"\x00\xff", b"", b"[1]", b"30", b'{"step": "30"}', b'{"loss": 1}']
+    bad.append(json.dumps(ROW | {"step": 20, "loss": None}).encode())
+    lines = [good[0], *bad, *good[1:], b'{"step": 40, "los']  # being written
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
     screen = Console(file=io.StringIO(), width=100)
     report.follow(tmp_path, screen)
     said = screen.file.getvalue().splitlines()

@@ -85,6 +85,22 @@ def test_each_argument_can_have_its_own_column(corpus):
     assert "usage / chance" in shown and "sub" in shown
 
 
+def test_a_file_named_twice_counts_once(corpus):
+    file = corpus / "a.safetensors"
+    assert numbers(corpus, file, corpus / "sub" / ".." / file.name) == numbers(corpus)
+    assert [run["files"] for run in numbers(corpus, file, file, "--each")] == [3, 1]
+
+
+def test_what_cannot_be_counted_is_told_after_the_rest(corpus):
+    before = numbers(corpus)
+    for i in range(7):
+        (corpus / f"bad{i}.safetensors").write_bytes(b"no tokens")
+    result = inside("stats", corpus, "--json")
+    assert result.returncode == 1 and json.loads(result.stdout) == before
+    said = result.stderr.decode()
+    assert "7 of 10 cannot be counted" in said and "bad0" in said and "bad6" not in said
+
+
 def test_people_and_machines_are_told_the_same(corpus):
     found, shown = numbers(corpus), works("stats", corpus).stdout.decode()
     for figure in (f"{found['tokens']:,}", f"{found['usage']:.2%}", f"{found['perplexity']:,.1f}"):
@@ -154,7 +170,10 @@ def test_pictures(suffix, start, corpus, tmp_path):
     works("stats", corpus, "--plot", path)
     first = path.read_bytes()
     assert first.startswith(start)
-    works("stats", corpus, corpus / "sub", "--each", "--plot", path)
+    again = ("stats", corpus, corpus / "sub", "--each", "--plot", path)
+    fails(2, "--force overwrites it", *again)
+    assert path.read_bytes() == first
+    works(*again, "--force")
     assert path.read_bytes() != first
 
 
@@ -176,9 +195,14 @@ def test_a_run_is_watched_to_its_end(tmp_path):
         (2, "no such file or folder", ["none.safetensors"]),
         (2, "no token files in it", ["EMPTY"]),
         (2, "is a clip: say with --tokenizer", ["CLIP"]),
+        (2, "clip.mp4 is a clip: say with --tokenizer", ["CLIPS"]),
         (2, "exclude each other", ["CORPUS", "--json", "--csv"]),
         (2, "--json only", ["--tokenizer", "x", "--csv"]),
+        (2, "--json only", ["--tokenizer", "x", "--each"]),
+        (2, "--json only", ["--tokenizer", "x", "--device", "cpu"]),
         (2, "leave the others out", ["CORPUS", "--watch", "EMPTY"]),
+        (2, "leave the others out", ["--watch", "EMPTY", "--each"]),
+        (2, "leave the others out", ["--watch", "EMPTY", "--device", "cpu"]),
         (2, "holds no run", ["--watch", "EMPTY"]),
         (2, "must end in .png or .svg", ["CORPUS", "--plot", "a.pdf"]),
         (2, "no such folder", ["CORPUS", "--plot", "none/a.png"]),
@@ -188,8 +212,10 @@ def test_a_run_is_watched_to_its_end(tmp_path):
 )
 def test_what_cannot_be_reported_is_told_in_a_sentence(code, sentence, args, corpus, tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "clip.mp4").write_bytes(b"")
-    names = {"CORPUS": corpus, "EMPTY": tmp_path / "empty", "CLIP": tmp_path / "clip.mp4"}
+    (tmp_path / "clips").mkdir()
+    clip = tmp_path / "clips" / "clip.mp4"
+    clip.write_bytes(b"")
+    names = {"CORPUS": corpus, "EMPTY": tmp_path / "empty", "CLIP": clip, "CLIPS": clip.parent}
     names["MODEL"] = BUNDLED / f"{vqtok.DEFAULT}.safetensors"
     assert fails(code, sentence, "stats", *(names.get(a, a) for a in args)).count("\n") == 1
 

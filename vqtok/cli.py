@@ -86,7 +86,7 @@ def encode(
     duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
     strict: StrictOption = False,
     keep_partial: Annotated[
-        bool, typer.Option("--keep-partial", help="On Ctrl-C, keep what is encoded of a clip.")
+        bool, typer.Option("--keep-partial", help="On Ctrl-C, keep what is encoded of one clip.")
     ] = False,
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
@@ -103,6 +103,8 @@ def encode(
     many = batch.is_many(clips, output)
     if many:
         folder = check_folder(output)
+        if keep_partial:
+            raise UsageError("--keep-partial is for one clip: many go on where they stopped")
         todo = batch.jobs(clips, folder, EXTENSIONS, "{}.safetensors".format)
     else:
         check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
@@ -241,16 +243,15 @@ def evaluate(
 ) -> None:
     """Measure a tokenizer, beside averages of blocks of its stride: vqtok eval clips/"""
     check_dtype(dtype)
-    todo = batch.jobs(clips, save or Path(), EXTENSIONS, "{}.mp4".format)
-    for job in todo if save is not None and not force else ():
-        if job.target.exists():
-            raise UsageError(f"{job.target} exists: --force overwrites it")
+    if save is not None:
+        check_folder(str(save))
 
     from vqtok import scores
     from vqtok.pipeline import load_tokenizer
 
+    todo = scores.tasks(clips, save, force)
     model = load_tokenizer(tokenizer, device, dtype)
-    scores.show(todo, model, size, frames, save is not None, as_json, quiet)
+    scores.show(todo, model, size, frames, as_json, quiet)
 
 
 @app.command()
@@ -271,15 +272,16 @@ def stats(
     plot: Annotated[Path | None, typer.Option(help="A .png or .svg (extra: plot).")] = None,
     watch: Annotated[Path | None, typer.Option(help="Follow the run in this folder.")] = None,
     device: DeviceOption = "auto",
+    force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
-    alone = not (files or watch)
-    if watch and (files or tokenizer or as_json or as_csv or plot):
+    alone, counting = not (files or watch), as_csv or plot or each or device != "auto"
+    if watch and (files or tokenizer or as_json or counting):
         raise UsageError("--watch follows a run's own log; leave the others out")
     if alone and not tokenizer:
         raise UsageError("name token files, a --tokenizer, or a run to --watch")
-    if (as_json and as_csv) or (alone and (as_csv or plot)):
+    if (as_json and as_csv) or (alone and counting):
         raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
 
     from vqtok import stats as command
@@ -289,7 +291,7 @@ def stats(
     elif alone:
         command.show_codes(tokenizer, as_json)
     else:
-        how = command.Showing(as_json, as_csv, plot)
+        how = command.Showing(as_json, as_csv, plot, force)
         command.show_tokens(files, tokenizer, device, each, how, quiet)
 
 

@@ -82,7 +82,7 @@ def check_folder(output: str | None) -> Path:
     if output in (None, "-"):
         raise UsageError("many clips need a folder: -o FOLDER")
     if Path(output).exists() and not Path(output).is_dir():
-        raise UsageError(f"{output} is a file: many clips need a folder")
+        raise UsageError(f"{output} is a file: give a folder")
     return Path(output)
 
 

@@ -2,8 +2,10 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from vqtok.batch import Job
-from vqtok.errors import VqtokError
+from vqtok import batch
+from vqtok.errors import UsageError, VqtokError
 from vqtok.evaluate import Pair, Quality, measure
+from vqtok.files import EXTENSIONS
 from vqtok.metrics import codebook_use
 from vqtok.terminal import progress
 from vqtok.tokenizer import Tokenizer
@@ -36,17 +40,52 @@ COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class Task:
+    """A clip to measure, its name in the table, and where it is written beside what came back."""
+
+    name: str
+    source: Path
+    target: Path | None
+
+
+def tasks(clips: Sequence[str], save: Path | None, force: bool) -> list[Task]:
+    """What is to measure: each clip once, named by its path in the folder given, or by its whole
+    path where two would be called the same.
+
+    Raises UsageError when there is none, and where targets in `save` would be one, or are there.
+    """
+    files = batch.files(clips, EXTENSIONS)
+    found = {path.resolve(): (str(path.relative_to(root)), path) for root, path in files}
+    if not found:
+        raise UsageError(f"no clips in {', '.join(clips)}")
+    targets = {} if save is None else _targets(clips, save, force)
+    names = Counter(name for name, _ in found.values())
+    return [
+        Task(name if names[name] == 1 else str(path), path, targets.get(place))
+        for place, (name, path) in found.items()
+    ]
+
+
+def _targets(clips: Sequence[str], save: Path, force: bool) -> dict[Path, Path]:
+    """Where each clip is written, by its resolved path."""
+    jobs = batch.jobs(clips, save, EXTENSIONS, "{}.mp4".format)
+    _, there = batch.missing(jobs)
+    if there and not force:
+        raise UsageError(f"{there[0]} exists: --force overwrites it")
+    return {job.source.resolve(): job.target for job in jobs}
+
+
 def show(
-    todo: Sequence[Job],
+    todo: Sequence[Task],
     tokenizer: Tokenizer,
     size: int | None,
     frames: int,
-    save: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """`score`, printed as a table or as JSON. Raises VqtokError at the end if any were left out."""
-    found, broken = score(todo, tokenizer, size, frames, save, quiet)
+    found, broken = score(todo, tokenizer, size, frames, quiet)
     if found and as_json:
         print(json.dumps(numbers(found), indent=2))
     elif found:
@@ -57,25 +96,23 @@ def show(
 
 
 def score(
-    todo: Sequence[Job],
+    todo: Sequence[Task],
     tokenizer: Tokenizer,
     size: int | None,
     frames: int,
-    save: bool,
     quiet: bool,
 ) -> tuple[Scores, list[str]]:
-    """Measure the first `frames` frames of each clip; the reasons of those that cannot be read.
-
-    size: short side to scale to. save: write each target, the clip beside its reconstruction.
+    """Measure the first `frames` frames of each clip, and write it beside what came back where it
+    has a target; also the reasons of those that cannot be. size: short side to scale to.
     """
     scores: Scores = []
     broken: list[str] = []
     with progress(quiet, "measuring", len(todo)) as advance:
-        for job in todo:
+        for task in todo:
             try:
-                target = job.target if save else None
-                scores.append((job.source.name, _one(job.source, tokenizer, size, frames, target)))
-            except VqtokError as error:
+                quality = _one(task.source, tokenizer, size, frames, task.target)
+                scores.append((task.name, quality))
+            except (VqtokError, OSError) as error:
                 broken.append(str(error))
             advance(1)
     return scores, broken
@@ -145,5 +182,5 @@ def table(figures: dict[str, Any]) -> Table:
     mean = {"clip": f"mean of {len(figures['clips'])}"} | figures["mean"]
     for row in [*figures["clips"], mean]:
         cells = [form.format(row[key]) for key, (_, form) in COLUMNS.items()]
-        table.add_row(row["clip"], *cells)
+        table.add_row(Text(row["clip"]), *cells)
     return table

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from itertools import chain, takewhile
@@ -21,6 +21,7 @@ from vqtok.terminal import Bars
 from vqtok.tokens import Tokens
 
 MOST = 2**26  # codes: two counts of each take 1 GiB
+TOLD = 5  # reasons: the next are most often the same
 
 # torch and av are imported where a clip or a checkpoint is at hand: token files need neither.
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Showing:
-    """Where figures go: as JSON or CSV to stdout, else as screens; and into a picture, if named."""
+    """Where figures go: as JSON or CSV to stdout, else as screens; and into a picture, if named,
+    with `force` over the one that is there.
+    """
 
     as_json: bool
     as_csv: bool
     plot: Path | None
+    force: bool
 
 
 def show_tokens(
@@ -44,12 +48,23 @@ def show_tokens(
     how: Showing,
     quiet: bool,
 ) -> None:
-    """Report on token files, and on clips that the tokenizer encodes, without writing tokens."""
+    """Report on token files, and on clips that the tokenizer encodes, without writing tokens.
+
+    Raises VqtokError at the end if any could not be counted.
+    """
     if how.plot:
-        report.check_plot(how.plot)
-    todo = list(_named(sources, clips_too=tokenizer is not None))
+        report.check_plot(how.plot, how.force)
+    todo = _once(_named(sources, clips_too=tokenizer is not None), each)
     model = _loaded(tokenizer, device) if tokenizer else None
-    runs = count(todo, model, each, quiet)
+    runs, broken = count(todo, model, each, quiet)
+    if runs:
+        _show(runs, how)
+    if broken:
+        told = "; ".join(broken[:TOLD]) + "; and so on" * (len(broken) > TOLD)
+        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be counted: {told}")
+
+
+def _show(runs: list[Figures], how: Showing) -> None:
     if how.plot:
         report.plot(runs, how.plot)
     if how.as_json:
@@ -84,28 +99,32 @@ def watch(run: Path) -> None:
 
 def count(
     todo: Sequence[tuple[str, str]], model: "Tokenizer | None", each: bool, quiet: bool
-) -> list[Figures]:
-    """Figures of (argument, file) pairs, a group for each tokenizer, or each argument's.
-
-    Raises VqtokError when tokens are of another tokenizer than the one given, and for codebooks
-    too large to count.
+) -> tuple[list[Figures], list[str]]:
+    """Figures of (argument, file) pairs, a group for each tokenizer, or each argument's; and the
+    reasons of the files that are left out: no tokens, those of another tokenizer than the one
+    given, or of a codebook too large to count.
     """
     tallies: dict[tuple[object, ...], Tally] = {}
     arguments: dict[tuple[object, ...], set[str]] = {}
+    broken: list[str] = []
     with Bars(quiet, "counting", len(todo)) as bars:
         for argument, file in todo:
-            content = _read(file, model, bars)
-            _check(file, content, model)
-            rest = content.stride, content.codebook_size, content.indices.shape[3:]
-            key = (each and argument, content.model, content.quantizer, *rest)
-            if key not in tallies:
-                tallies[key], arguments[key] = Tally(content), set()
-            tallies[key].add(content)
-            arguments[key].add(argument)
+            try:
+                content = _read(file, model, bars)
+                _check(file, content, model)
+            except (VqtokError, OSError) as error:
+                broken.append(str(error))
+            else:
+                rest = content.stride, content.codebook_size, content.indices.shape[3:]
+                key = (each and argument, content.model, content.quantizer, *rest)
+                if key not in tallies:
+                    tallies[key], arguments[key] = Tally(content), set()
+                tallies[key].add(content)
+                arguments[key].add(argument)
             bars.done()
     names = _names(list(tallies.values()), list(arguments.values()))
     groups = zip(tallies.values(), names, strict=True)
-    return [figures(tally, name, levels(tally, model)) for tally, name in groups]
+    return [figures(tally, name, levels(tally, model)) for tally, name in groups], broken
 
 
 def levels(tally: Tally, model: "Tokenizer | None") -> Sequence[int] | None:
@@ -121,7 +140,7 @@ def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]
             continue
         found = batch.files([source], {".safetensors"})
         first = next(found, None)
-        if first is None and clips_too:
+        if first is None:
             found = batch.files([source], EXTENSIONS)
             first = next(found, None)
         if first is None:
@@ -130,6 +149,14 @@ def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]
             if _is_clip(str(path)) and not clips_too:
                 raise UsageError(f"{path} is a clip: say with --tokenizer what is to encode it")
             yield source, str(path)
+
+
+def _once(named: Iterable[tuple[str, str]], each: bool) -> list[tuple[str, str]]:
+    """Each file once, with the first argument it comes from; or once for each argument."""
+    found: dict[tuple[object, Path], tuple[str, str]] = {}
+    for argument, file in named:
+        found.setdefault((each and argument, Path(file).resolve()), (argument, file))
+    return list(found.values())
 
 
 def _is_clip(file: str) -> bool:

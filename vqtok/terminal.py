@@ -23,7 +23,12 @@ def say(quiet: bool, *lines: str) -> None:
 @contextmanager
 def progress(quiet: bool, what: str, frames: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal's stderr; gives the function that moves it on by so many frames."""
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn(what, markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     screen = console(quiet)
     with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=frames)
@@ -34,10 +39,12 @@ class Bars:
     """A bar for many clips, and one for each that is being worked on, on a terminal's stderr."""
 
     def __init__(self, quiet: bool, what: str, clips: int) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        name = TextColumn("{task.description}", markup=False)
         self._screen = console(quiet)
         self._bar = Progress(
-            *columns,
+            name,
+            BarColumn(),
+            MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self._screen,
             disable=not self._screen.is_terminal,

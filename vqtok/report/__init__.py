@@ -4,7 +4,7 @@ from vqtok.report.compare import comparison
 from vqtok.report.plot import check_plot, plot
 from vqtok.report.screen import report
 from vqtok.report.table import table_report
-from vqtok.report.training import TrainingView, follow, training_values
+from vqtok.report.training import TrainingView, follow
 
 __all__ = [
     "TrainingView",
@@ -14,5 +14,4 @@ __all__ = [
     "plot",
     "report",
     "table_report",
-    "training_values",
 ]

@@ -66,7 +66,7 @@ def _table(g: Glyphs, runs: list[Figures], best: list[float | None]) -> Table:
     table = Table(title=f"{g.better} marks the better", title_justify="left", title_style="")
     table.add_column("", no_wrap=True)
     for run in runs:
-        table.add_column(run.name, justify="right", overflow="fold")
+        table.add_column(Text(run.name), justify="right", overflow="fold")
     for (name, value, form, _), better in zip(ROWS, best, strict=True):
         cells = [value(run) for run in runs]
         table.add_row(name, *(_cell(g, cell, form, cell == better) for cell in cells))

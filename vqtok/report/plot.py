@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg")
 
 
-def check_plot(path: Path) -> None:
-    """UsageError if the picture cannot be drawn: another suffix, no folder, or no matplotlib."""
+def check_plot(path: Path, force: bool) -> None:
+    """UsageError if the picture cannot be drawn: another suffix, no folder, no matplotlib, or,
+    without `force`, a file that is there.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {path}: must end in {' or '.join(SUFFIXES)}")
     if not path.resolve().parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: --force overwrites it")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

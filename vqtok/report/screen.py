@@ -51,7 +51,7 @@ def verdict(verdict: Verdict, heading: str) -> Panel:
     """The word in its colour, and the reason."""
     colour = COLOURS[verdict.state]
     text = Text.assemble((verdict.state.upper(), f"bold {colour}"), f"  {verdict.reason}")
-    return Panel(text, title=heading, title_align="left", border_style=colour)
+    return Panel(text, title=Text(heading), title_align="left", border_style=colour)
 
 
 def summary(g: Glyphs, figures: Figures, width: int) -> Table:

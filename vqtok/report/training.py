@@ -56,7 +56,7 @@ class TrainingView:
 
     def show(self, row: dict[str, Any]) -> None:
         """Take in a line of metrics.jsonl; those of another kind are passed over."""
-        if not row.keys() >= KNOWN:
+        if not all(isinstance(row.get(key), int | float) for key in KNOWN):
             return
         self._rows.append(row)
         self._progress.update(self._task, completed=row["step"])
@@ -68,7 +68,7 @@ class TrainingView:
     def _table(self, row: dict[str, Any]) -> Table:
         """A figure a row, with its course so far or a meter where there is one."""
         table, g = Table(show_header=False), glyphs(self._console)
-        for name, value in training_values(row, self._frames).items():
+        for name, value in _values(row, self._frames).items():
             drawing = Text()
             if name in DRAWN:
                 drawing = line(g, _thinned([r[DRAWN[name]] for r in self._rows]))
@@ -81,12 +81,12 @@ class TrainingView:
         if row["step"] == self._printed:
             return
         self._printed_at, self._printed = time.monotonic(), row["step"]
-        values = training_values(row, self._frames)
+        values = _values(row, self._frames)
         text = ", ".join(f"{name} {value}" for name, value in values.items())
         self._console.print(f"step {row['step']}: {text}", soft_wrap=True)
 
 
-def training_values(row: dict[str, Any], frames: int) -> dict[str, str]:
+def _values(row: dict[str, Any], frames: int) -> dict[str, str]:
     """A line of metrics.jsonl in words; `frames` are those of one step."""
     values = {
         "loss": f"{row['loss']:.4f}",
@@ -111,22 +111,36 @@ def follow(run: Path, console: Console) -> None:
     train = config.from_json(settings.read_text(), str(settings)).train
     view = TrainingView(console, train)
     with view.open(train.steps):
-        for row in _lines(run / "metrics.jsonl"):
+        for row in _rows(run / "metrics.jsonl"):
             view.show(row)
-            if row.get("step", 0) >= train.steps:
+            if row["step"] >= train.steps:
                 break
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that grows, forever; from the start if it is written anew."""
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file that grows, forever; from the start if it is written anew.
+
+    Lines that are no row with a step, as a crash may leave, are passed over.
+    """
     seen = 0
     while True:
-        text = path.read_text() if path.exists() else ""
+        text = path.read_text(errors="replace") if path.exists() else ""
         whole = text[: text.rfind("\n") + 1].splitlines()
         seen = 0 if len(whole) < seen else seen
-        yield from map(json.loads, whole[seen:])
+        yield from filter(_is_row, map(_parsed, whole[seen:]))
         seen = len(whole)
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _is_row(found: object) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("step"), int)
 
 
 def _thinned(values: list[float]) -> list[float]:
