@@ -78,7 +78,7 @@ def test_an_unknown_name_is_told_with_the_names_there_are(tmp_path):
 
 def test_the_bundled_tokenizer_is_what_it_says():
     tokenizer = vqtok.load()
-    assert tokenizer.kind == "fsq"
+    assert tokenizer.kind == "ema"
     assert tokenizer.codebook_size == 64000
     assert tokenizer.stride == (4, 8, 8)
     folder = checkpoint.BUNDLED

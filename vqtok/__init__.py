@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT", "Tokenizer", "__version__", "load"]
 __version__ = "0.1.0"
 
-DEFAULT = "fsq-4x8x8-64k"  # the bundled tokenizer
+DEFAULT = "ema-4x8x8-64k"  # the bundled tokenizer
 
 
 def __getattr__(name: str) -> Any:
