@@ -127,7 +127,7 @@ def test_the_same_clip_gives_the_same_bytes(clip):
 def test_verbose_says_what_runs_where_and_what_takes_the_time(clip, tmp_path):
     path, back = tmp_path / "t.safetensors", tmp_path / "back.mkv"
     said = works("encode", clip, "-o", path, "--verbose", "--device", "cpu").stderr.decode()
-    assert "fsq, weights" in said and "on cpu" in said
+    assert "ema, weights" in said and "on cpu" in said
     assert "h264 decoded in software; reading" in said and "the model" in said
     assert re.search(r"writing \d+%.* of \d+\.\d s", said)
     said = works("decode", path, "-o", back, "--verbose").stderr.decode()
