@@ -40,6 +40,9 @@ def test_ssim_is_the_published_one():
         assert value.item() == pytest.approx(np.mean(channels), abs=1e-5)
     assert torch.allclose(ssim(x, x), torch.ones(1, 2))
     assert ssim(x[..., :5, :7], y[..., :5, :7]).shape == (1, 2)
+    with torch.autocast("cpu", torch.bfloat16):  # as when training validates
+        reduced = ssim(x, y)
+    assert torch.equal(reduced, ssim(x, y))
 
 
 def test_block_averages_are_means_of_blocks():

@@ -32,17 +32,24 @@ def ssim(video: Tensor, reconstruction: Tensor) -> Tensor:
     with a deviation of 1.5, only where it fits; the mean over pixels and channels. In frames
     smaller than that the window is cut to the frame.
     """
-    from torch import cat, stack
+    from torch import autocast, stack
 
     x, y = (v.float().movedim(1, 2).flatten(0, 1) for v in (video, reconstruction))  # (b*t c h w)
-    values = []
-    for a, b in zip(x.unsqueeze(1), y.unsqueeze(1), strict=True):  # a frame at a time: small memory
-        mean_a, mean_b, aa, bb, ab = _blurred(cat([a, b, a * a, b * b, a * b])).unbind()
-        covariance = ab - mean_a * mean_b
-        variances = aa - mean_a.square() + bb - mean_b.square()
-        light = (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
-        values.append((light * (2 * covariance + 9e-4) / (variances + 9e-4)).mean())
+    with autocast(x.device.type, enabled=False):  # a variance is a small difference of two numbers
+        # A frame at a time: small memory.
+        values = [_ssim(a, b) for a, b in zip(x.unsqueeze(1), y.unsqueeze(1), strict=True)]
     return stack(values).view(video.shape[0], video.shape[2])
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Of two frames (1 c h w)."""
+    from torch import cat
+
+    mean_a, mean_b, aa, bb, ab = _blurred(cat([a, b, a * a, b * b, a * b])).unbind()
+    covariance = ab - mean_a * mean_b
+    variances = aa - mean_a.square() + bb - mean_b.square()
+    light = (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
+    return (light * (2 * covariance + 9e-4) / (variances + 9e-4)).mean()
 
 
 def _blurred(x: Tensor) -> Tensor:
