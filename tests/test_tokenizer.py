@@ -183,37 +183,37 @@ def test_cuda_decodes_what_the_cpu_encoded(kind):
     torch.testing.assert_close(tokenizer.decode(indices).cpu(), expected, atol=1e-2, rtol=0)
 
 
-@pytest.mark.parametrize("stride", STRIDES)
-def test_a_started_tokenizer_is_a_linear_codec_with_white_latents(stride):
+def started(settings):
+    """A tokenizer begun on smooth clips, its latents (c n), and its error as a share of variance."""
     torch.manual_seed(0)
-    settings = config.load(config.folder() / "fsq.toml", [f"model.stride={stride}"])
     tokenizer = Tokenizer(settings.model, settings.quantizer)
     clips = torch.cat([smooth(seed) for seed in range(4)])
     tokenizer.start(clips)
     with torch.no_grad():
         z = tokenizer.encoder(tokenizer._padded(clips, first=True)).movedim(1, 0).flatten(1)
         reconstruction, _ = tokenizer(clips)
+    return tokenizer, z, (reconstruction - clips).square().mean() / clips.var()
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_a_started_tokenizer_is_a_linear_codec_with_white_latents(stride):
+    settings = config.load(config.folder() / "fsq.toml", [f"model.stride={stride}"])
+    _, z, error = started(settings)
     assert torch.allclose(z.std(1), torch.ones(len(z)), atol=0.05)
     assert torch.corrcoef(z).sub(torch.eye(len(z))).abs().max() < 0.5  # of pictures, not of noise
-    assert (reconstruction - clips).square().mean() < 0.5 * clips.var()
+    assert error < 0.5
 
 
 def test_a_codebook_starts_amid_latents_that_keep_distances():
     """The start suits a quantizer of whole latents: all channels are scaled by one number."""
-    torch.manual_seed(0)
     sizes = ["quantizer.codebook_size=256", "quantizer.dim=12"]
     settings = config.load(config.folder() / "ema.toml", sizes)
-    tokenizer = Tokenizer(settings.model, settings.quantizer)
-    clips = torch.cat([smooth(seed) for seed in range(4)])
-    tokenizer.start(clips)
-    with torch.no_grad():
-        z = tokenizer.encoder(tokenizer._padded(clips, first=True)).movedim(1, 0).flatten(1)
-        reconstruction, _ = tokenizer(clips)
+    tokenizer, z, error = started(settings)
     folds = [m.weight.flatten(1) for m in tokenizer.encoder if isinstance(m, CausalConv3d)]
     lengths = folds[-1].norm(dim=1)
     assert torch.allclose(lengths, lengths[0].expand_as(lengths), rtol=1e-4)
     assert z.square().mean().item() == pytest.approx(1, abs=0.3)
-    assert (reconstruction - clips).square().mean() < 0.2 * clips.var()
+    assert error < 0.2
 
 
 def smooth(seed, frames=17, size=64):
