@@ -184,7 +184,7 @@ def test_cuda_decodes_what_the_cpu_encoded(kind):
 
 
 def started(settings):
-    """A tokenizer begun on smooth clips, its latents (c n), and its error as a share of variance."""
+    """A tokenizer begun on smooth clips, its latents (c n), its error as a share of variance."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(settings.model, settings.quantizer)
     clips = torch.cat([smooth(seed) for seed in range(4)])
