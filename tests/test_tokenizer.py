@@ -13,6 +13,7 @@ from vqtok.layers import CausalConv3d, compile_blocks, compile_every_shape, stre
 from vqtok.tokenizer import CHUNK, Tokenizer
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
+GUESSES = ["model.predictor_blocks=0", "model.predictor_blocks=1"]
 STRIDES = ["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"]
 
 
@@ -45,9 +46,10 @@ def test_every_stride_and_size_comes_back(stride, frames, height, width):
     assert decoded.max() <= 1
 
 
+@pytest.mark.parametrize("guess", GUESSES)
 @pytest.mark.parametrize("kind", config.QUANTIZERS)
-def test_decoding_indices_is_the_reconstruction_of_training(kind):
-    tokenizer = small(kind)
+def test_decoding_indices_is_the_reconstruction_of_training(kind, guess):
+    tokenizer = small(kind, guess)
     clip = video(9)
     with torch.no_grad():
         reconstruction, quantized = tokenizer(clip)
@@ -79,8 +81,9 @@ def test_streamed_latents_are_those_of_the_whole_clip(stride):
         assert (torch.cat(parts, dim=2) - tokenizer.decoder(z)).abs().max() < 1e-12
 
 
-def test_the_future_never_changes_the_past():
-    tokenizer = small().double()
+@pytest.mark.parametrize("guess", GUESSES)
+def test_the_future_never_changes_the_past(guess):
+    tokenizer = small("fsq", guess).double()
     one, other = video(17, dtype=torch.float64), video(17, seed=1, dtype=torch.float64)
     other[:, :, :9] = one[:, :, :9]
     with torch.no_grad():
@@ -91,8 +94,9 @@ def test_the_future_never_changes_the_past():
 
 @pytest.mark.parametrize("frames", [1, 2, 8, 9, 29, 30])
 @pytest.mark.parametrize("length", [1, 3, 16])
-def test_tokens_do_not_depend_on_how_the_clip_was_cut(frames, length):
-    tokenizer = small()
+@pytest.mark.parametrize("guess", GUESSES)
+def test_tokens_do_not_depend_on_how_the_clip_was_cut(frames, length, guess):
+    tokenizer = small("fsq", guess)
     clip = (video(frames) * 255).to(torch.uint8)
     whole = tokenizer.encode(clip)
     cut = torch.cat(list(tokenizer.encode_stream(clip.split(length, dim=2))), dim=1)
@@ -122,8 +126,9 @@ def test_shapes_are_compiled_without_limit_in_every_thread_that_asks():
     assert limits.result()[1] > 1e6
 
 
-def test_streams_take_turns_on_one_model():
-    tokenizer = small()
+@pytest.mark.parametrize("guess", GUESSES)
+def test_streams_take_turns_on_one_model(guess):
+    tokenizer = small("fsq", guess)
     clips = [video(40, seed=s) for s in range(2)]
     both = zip(*(tokenizer.encode_stream(c.split(7, dim=2)) for c in clips), strict=True)
     for clip, parts in zip(clips, zip(*both, strict=True), strict=True):
@@ -172,9 +177,10 @@ def test_the_default_model_is_small():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("guess", GUESSES)
 @pytest.mark.parametrize("kind", config.QUANTIZERS)
-def test_cuda_decodes_what_the_cpu_encoded(kind):
-    tokenizer = small(kind)
+def test_cuda_decodes_what_the_cpu_encoded(kind, guess):
+    tokenizer = small(kind, guess)
     clip = video(9)
     indices = tokenizer.encode(clip)
     expected = tokenizer.decode(indices)
@@ -214,6 +220,48 @@ def test_a_codebook_starts_amid_latents_that_keep_distances():
     assert torch.allclose(lengths, lengths[0].expand_as(lengths), rtol=1e-4)
     assert z.square().mean().item() == pytest.approx(1, abs=0.3)
     assert error < 0.2
+
+
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_what_stands_still_comes_back_sharper_where_it_is_guessed(kind):
+    few = [] if kind in ("fsq", "lfq") else ["quantizer.codebook_size=64"]
+    still = smooth(9)[:, :, :1].expand(-1, -1, 25, -1, -1)
+    errors = {}
+    for blocks in (0, 1):
+        torch.manual_seed(0)
+        guess = f"model.predictor_blocks={blocks}"
+        settings = config.load(config.folder() / f"{kind}.toml", [*SMALL, *few, guess])
+        tokenizer = Tokenizer(settings.model, settings.quantizer)
+        tokenizer.start(torch.cat([smooth(seed) for seed in range(4)]))
+        video = tokenizer.eval().decode(tokenizer.encode(still))
+        error = (video - still).square().mean((0, 1, 3, 4))
+        errors[blocks] = (error[-4:].mean() / error[1:5].mean()).item()
+    assert errors[0] == pytest.approx(1, abs=1e-3)
+    assert errors[1] < 0.995
+
+
+def test_guesses_of_a_stream_are_those_of_the_whole_clip():
+    predictor = small("fsq", GUESSES[1]).double().predictor
+    z_q = torch.randn(1, 6, 7, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        whole, state, guesses = predictor.ahead(z_q), {}, [torch.zeros(1, 6, 1, 4, 5)]
+        for frame in z_q.split(1, dim=2):
+            predictor.follow(frame, state)
+            guesses.append(state[predictor])
+    assert (torch.cat(guesses[:-1], dim=2) - whole).abs().max() < 1e-12
+
+
+def test_a_predictor_learns_to_guess_and_bends_nothing_else():
+    tokenizer = small("fsq", GUESSES[1]).train()
+    reconstruction, quantized = tokenizer(video(9))
+    reconstruction.sum().backward()
+    assert all(p.grad is None for p in tokenizer.predictor.parameters())
+    assert tokenizer.encoder[0].weight.grad.abs().max() > 0
+    tokenizer.zero_grad()
+    _, quantized = tokenizer(video(9))
+    quantized.loss.backward()
+    assert all(p.grad is not None for p in tokenizer.predictor.parameters())
+    assert quantized.terms["surprise"] > 0
 
 
 def smooth(seed, frames=17, size=64):

@@ -20,12 +20,13 @@ FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
 def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     """Write a tokenizer so that `load` can rebuild it from this file alone.
 
-    The convolutions are kept in float16, which halves the file; the codebook stays as it is. What
-    loading can make from the rest is left out.
+    Convolutions and codes are kept in float16, which halves the file; counts and the like stay as
+    they are. What loading can make from the rest is left out.
     """
     derived = {f"quantizer.{name}" for name in tokenizer.quantizer.derived}
+    halved = {f"quantizer.{name}" for name in tokenizer.quantizer.halved}
     weights = {
-        name: (w if name.startswith("quantizer.") else w.half()).contiguous()
+        name: (w.half() if name in halved or not name.startswith("quantizer.") else w).contiguous()
         for name, w in tokenizer.state_dict().items()
         if name not in derived
     }

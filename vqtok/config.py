@@ -100,6 +100,7 @@ class ModelSettings:
     widths: tuple[Positive, Positive] = (128, 256)  # channels at each scale
     encoder_blocks: tuple[Count, Count] = (3, 4)  # residual blocks at each scale
     decoder_blocks: tuple[Count, Count] = (4, 4)
+    predictor_blocks: Count = 0  # of the network that guesses the next latent frame; 0: no guess
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -120,6 +121,7 @@ class TrainSettings:
     crop: Positive = 112  # height and width of each training clip
     size: Positive = 256  # short side that larger clips are scaled to before cropping
     strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # every n-th frame, drawn
+    origin: str | None = None  # the tokenizer to begin from, a file or a bundled name
     start_clips: Positive = 32  # that the first weights and the first codebook are taken from
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: Annotated[float, Field(gt=0)] = 7e-4
@@ -131,6 +133,7 @@ class TrainSettings:
     ema_decay: Share = 0.999  # of the weights' moving average, which is what is shipped; 0: none
     l1_weight: Weight = 1.0
     l2_weight: Weight = 1.0
+    log_weight: Weight = 0.0  # of the logarithm of each clip's squared error
     adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
     adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
     seed: Seed = 0

@@ -40,12 +40,14 @@ class Quantizer(nn.Module, ABC):
     channelwise: whether each channel of z is rounded by itself, and so best has unit variance; else
         what counts is the distance between whole latents.
     derived: names in its state that `load_state_dict` makes from the others where they are absent.
+    halved: those that are as good in float16.
     """
 
     codebook_size: int
     dim: int
     channelwise = False
     derived: tuple[str, ...] = ()
+    halved: tuple[str, ...] = ()
 
     def quantize(self, z: Tensor) -> Quantized:
         """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout."""

@@ -26,6 +26,8 @@ class NearestCode(CodebookQuantizer):
         latent of the batch (of rank 0's); 0 never does.
     """
 
+    halved = ("embedding.weight",)
+
     def __init__(
         self,
         codebook_size: int,

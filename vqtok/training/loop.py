@@ -56,7 +56,9 @@ def train(
         raise UsageError(
             f"{run.folder} has done {state.step} steps already: ask for more with --steps"
         )
-    if state.step == 0:  # before the ranks join: each does the same, with no word from the others
+    if state.step == 0 and settings.origin:
+        state.adopt(checkpoint.load(settings.origin))
+    elif state.step == 0:  # before the ranks join: each does the same, with no word from the others
         batches = range(-(-settings.start_clips // settings.batch_size))
         state.start(torch.cat([clips.batch(step) for step in batches]))
     with ranks.joined(device), stopping() as stopped:

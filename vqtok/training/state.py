@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vqtok.config import Config
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
 from vqtok.tokenizer import Tokenizer
 from vqtok.training.adversary import Adversary
@@ -43,6 +43,14 @@ class State:
     def start(self, video: Tensor) -> None:
         """Take the first weights from clips (b 3 t h w); see `Tokenizer.start`."""
         self.tokenizer.start(video.to(self.tokenizer.device))
+        self._follow(0)
+
+    def adopt(self, origin: Tokenizer) -> None:
+        """Take the first weights from another tokenizer. Raises UsageError if they do not fit."""
+        try:
+            self.tokenizer.load_state_dict(origin.state_dict())
+        except RuntimeError:
+            raise UsageError("train.origin has other [model] or [quantizer] settings") from None
         self._follow(0)
 
     def stepped(self, decay: float) -> None:

@@ -11,7 +11,7 @@ from vqtok.evaluate import Pair, Quality, measure, write_strip
 from vqtok.metrics import codebook_use
 from vqtok.tokenizer import Tokenizer
 
-FRAMES = 17  # of each clip, its first
+FRAMES = 33  # of each clip, its first
 SHOWN = 4  # clips in the picture
 
 
