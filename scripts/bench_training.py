@@ -56,7 +56,8 @@ def train(settings: Config, clips: Clips, device: torch.device) -> tuple[Tokeniz
     for step in range(settings.train.steps):
         video = clips.batch(step).to(device)
         before = time.perf_counter()
-        values, _ = train_step(state.tokenizer, state.optimizer, video, settings.train, step)
+        values, _ = train_step(state, video, settings.train)
+        state.stepped(settings.train.ema_decay)
         loss = values["loss"].item()
         times.append(time.perf_counter() - before)
         if step % 50 == 0:

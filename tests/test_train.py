@@ -21,7 +21,7 @@ from vqtok.training import train
 from vqtok.training.adversary import Adversary
 from vqtok.training.muon import Muon
 from vqtok.training.state import State
-from vqtok.training.step import learning_rate
+from vqtok.training.step import learning_rate, likeness
 
 TINY = [
     "model.widths=[8, 16]",
@@ -232,6 +232,55 @@ def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
     other = torch.autograd.grad(loss, made)[0]
     assert (pull.norm() / other.norm()).item() == pytest.approx(0.3, rel=1e-3)
     assert all(p.grad is None and p.requires_grad for p in adversary.parameters())
+
+
+def test_a_run_begins_from_a_tokenizer_and_stays_near(tmp_path):
+    run_to(tmp_path / "first", 10, "ema")
+    file = tmp_path / "first" / "tokenizer.safetensors"
+    still = [f"train.origin={file}", "train.steps=1", "train.learning_rate=1e-9"]
+    run = runs.Run(tmp_path / "second", settings("ema", *still), [])
+    train(run, run.clips(), CPU, [].append)
+    before, after = (load_file(path) for path in (file, run.folder / file.name))
+    name = "encoder.0.weight"
+    torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-2)
+    other = runs.Run(tmp_path / "other", settings("fsq", f"train.origin={file}"), [])
+    with pytest.raises(UsageError, match=r"train\.origin has other \[model\]"):
+        train(other, other.clips(), CPU, [].append)
+    assert not other.folder.exists()
+
+
+def test_a_decibel_of_an_easy_clip_counts_as_much_as_one_of_a_hard_clip():
+    weights = ["train.l1_weight=0", "train.l2_weight=0", "train.log_weight=2"]
+    alike = settings("fsq", *weights).train
+    target = torch.zeros(2, 3, 1, 8, 8)
+    error = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1, 1).expand_as(target)
+    losses = [
+        likeness(error * torch.tensor(share).view(2, 1, 1, 1, 1), target, alike)
+        for share in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.5])
+    ]
+    gains = [(losses[0] - loss).item() for loss in losses[1:]]
+    assert gains[0] == pytest.approx(gains[1], rel=0.05)  # the floor takes a little of the first
+    assert gains[1] == pytest.approx(np.log(4), rel=0.01)
+
+
+def test_a_perceptual_loss_learns_or_says_what_to_install(tmp_path):
+    folder = tmp_path / "seer"
+    seen = settings(
+        "fsq", "train.perceptual_weight=0.1", f"train.perceptual_model={folder}", "train.steps=2"
+    )
+    run = runs.Run(tmp_path / "run", seen, [])
+    try:
+        from transformers import ResNetBackbone, ResNetConfig
+    except ImportError:
+        with pytest.raises(UsageError, match=r"pip install 'vqtok\[perceptual\]'"):
+            train(run, run.clips(), CPU, [].append)
+    else:
+        with pytest.raises(UsageError, match="cannot be loaded"):
+            train(run, run.clips(), CPU, [].append)
+        sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
+        ResNetBackbone(ResNetConfig(**sizes)).save_pretrained(folder)
+        train(run, run.clips(), CPU, [].append)
+        assert metrics(run.folder)[-1]["perceptual"] > 0
 
 
 def test_validation_measures_files_held_out(tmp_path, make_clip):

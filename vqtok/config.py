@@ -133,9 +133,11 @@ class TrainSettings:
     ema_decay: Share = 0.999  # of the weights' moving average, which is what is shipped; 0: none
     l1_weight: Weight = 1.0
     l2_weight: Weight = 1.0
-    log_weight: Weight = 0.0  # of the logarithm of each clip's squared error
+    log_weight: Weight = 0.0  # of the logarithm of each clip's squared error: all clips count alike
     adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
     adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
+    perceptual_weight: Weight = 0.0  # of differences that a trained network sees; 0: none
+    perceptual_model: str = "microsoft/resnet-18"  # that network: for transformers' AutoBackbone
     seed: Seed = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
     save_every: Positive = 100

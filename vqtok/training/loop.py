@@ -84,9 +84,7 @@ def walk(
             before = time.perf_counter()
             video = next(batches).to(device)
             waited = time.perf_counter() - before
-            values, indices = train_step(
-                *(state.tokenizer, state.optimizer, video, settings, state.step, state.adversary)
-            )
+            values, indices = train_step(state, video, settings)
             state.stepped(settings.ema_decay)
             recent.add(values, ranks.gathered(indices.flatten()), waited)
             stop = ranks.any_of(stopped())  # a Ctrl-C after this waits for the next step's save

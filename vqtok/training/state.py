@@ -10,14 +10,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
-from vqtok.config import Config
+from vqtok.config import Config, TrainSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
 from vqtok.tokenizer import Tokenizer
 from vqtok.training.adversary import Adversary
-from vqtok.training.step import make_optimizer
+from vqtok.training.muon import Muon
+from vqtok.training.perceptual import Perceptual
 
 
 @dataclass
@@ -28,6 +29,7 @@ class State:
     average: Tokenizer
     optimizer: Optimizer
     adversary: Adversary | None = None
+    perceptual: Perceptual | None = None  # it never changes, so it is not saved
     step: int = 0
 
     @classmethod
@@ -38,7 +40,15 @@ class State:
         average = deepcopy(tokenizer).eval().requires_grad_(False)
         optimizer = make_optimizer(tokenizer, settings.train)
         rival = Adversary(settings.train).to(device) if settings.train.adversarial_weight else None
-        return cls(tokenizer, average, optimizer, rival)
+        seen_by = settings.train.perceptual_weight and settings.train.perceptual_model
+        perceptual = Perceptual(seen_by).to(device) if seen_by else None
+        return cls(tokenizer, average, optimizer, rival, perceptual)
+
+    @property
+    def rival(self) -> Adversary | None:
+        """The adversary, once it takes part."""
+        taking_part = self.adversary is not None and self.step >= self.adversary.first
+        return self.adversary if taking_part else None
 
     def start(self, video: Tensor) -> None:
         """Take the first weights from clips (b 3 t h w); see `Tokenizer.start`."""
@@ -103,6 +113,14 @@ class State:
         yield "average", self.average, None
         if self.adversary is not None:
             yield "adversary", self.adversary, self.adversary.optimizer
+
+
+def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
+    """What moves the weights."""
+    learned = [p for p in tokenizer.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        return Muon(learned, settings.learning_rate, settings.weight_decay)
+    return AdamW(learned, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
 
 
 def _moments(optimizer: Optimizer | None) -> dict[str, Tensor]:

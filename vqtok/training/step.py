@@ -1,99 +1,78 @@
-"""One update of the weights: the optimizer, its learning rate, the loss."""
+"""One update of the weights: the loss, its gradients, the learning rate."""
 
 import math
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
 
 from vqtok import ranks
 from vqtok.config import TrainSettings
 from vqtok.metrics import psnr
-from vqtok.quantizers import Quantized
 from vqtok.quantizers.base import mean_over_ranks
-from vqtok.tokenizer import Tokenizer
-from vqtok.training.adversary import Adversary
-from vqtok.training.muon import Muon
+from vqtok.training.state import State
 
 SEEDS = 1 << 32  # apart: the seeds of two ranks
-PERFECT = 1e-4  # a squared error (40 dB) below which a clip need not get better
-
-
-def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
-    """What moves the weights."""
-    learned = [p for p in tokenizer.parameters() if p.requires_grad]
-    if settings.optimizer == "muon":
-        return Muon(learned, settings.learning_rate, settings.weight_decay)
-    return AdamW(learned, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
-
-
-def total_loss(
-    reconstruction: Tensor, target: Tensor, quantized: Quantized, settings: TrainSettings
-) -> Tensor:
-    """What is made small; both videos are (b 3 t h w), about 0..1."""
-    error = reconstruction - target
-    l1, l2 = error.abs().mean(), error.square().mean((1, 2, 3, 4))
-    return (
-        settings.l1_weight * l1
-        + settings.l2_weight * l2.mean()
-        + settings.log_weight * (l2 + PERFECT).log().mean()
-        + quantized.loss
-    )
+FLOOR = 1e-4  # a squared error (40 dB) below which a clip need not get better
 
 
 def train_step(
-    tokenizer: Tokenizer,
-    optimizer: Optimizer,
-    video: Tensor,
-    settings: TrainSettings,
-    step: int,
-    adversary: Adversary | None = None,
+    state: State, video: Tensor, settings: TrainSettings
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One update on clips (b c t h w) uint8: what to log, over all ranks, and this rank's indices.
 
     The clips are worked through in `settings.accumulate` parts; the update is by their mean.
     """
     # A resumed run then draws what the first would have, and every rank something else.
-    torch.manual_seed(settings.seed + step + SEEDS * ranks.number())
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, settings)
-    optimizer.zero_grad()
-    rival = adversary if adversary is not None and step >= adversary.first else None
+    torch.manual_seed(settings.seed + state.step + SEEDS * ranks.number())
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, settings)
+    state.optimizer.zero_grad()
     values, indices = [], []
     parts = video.chunk(settings.accumulate)
     for part in parts:
-        figures, used = _gradients(tokenizer, part, settings, 1 / len(parts), rival)
+        figures, used = _gradients(state, part, settings, 1 / len(parts))
         values.append(figures)
         indices.append(used)
-    ranks.average_gradients(tokenizer)
-    torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), settings.clip_norm)
-    optimizer.step()
-    if rival is not None:
-        rival.update()
+    ranks.average_gradients(state.tokenizer)
+    torch.nn.utils.clip_grad_norm_(state.tokenizer.parameters(), settings.clip_norm)
+    state.optimizer.step()
+    if state.rival is not None:
+        state.rival.update()
     means = {name: torch.stack([v[name] for v in values]).mean() for name in values[0]}
     return means, torch.cat(indices)
 
 
 def _gradients(
-    tokenizer: Tokenizer,
-    video: Tensor,
-    settings: TrainSettings,
-    share: float,
-    rival: Adversary | None,
+    state: State, video: Tensor, settings: TrainSettings, share: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add this share of the loss's gradients to those that are there."""
     with torch.autocast(video.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-        reconstruction, quantized = tokenizer(video)
-    target = video.float() / 255
-    loss, terms = total_loss(reconstruction, target, quantized, settings), quantized.terms
-    if rival is not None:
-        terms = terms | {"adversary": rival.learn(target, reconstruction, share)}
-        (share * (loss + rival.pull(reconstruction, loss))).backward()
+        reconstruction, quantized = state.tokenizer(video)
+    target, terms = video.float() / 255, quantized.terms
+    loss = likeness(reconstruction, target, settings) + quantized.loss
+    if state.perceptual is not None:
+        looks = state.perceptual(reconstruction, target)
+        loss = loss + settings.perceptual_weight * looks
+        terms = terms | {"perceptual": mean_over_ranks(looks.detach())}
+    if state.rival is not None:
+        terms = terms | {"adversary": state.rival.learn(target, reconstruction, share)}
+        (share * (loss + state.rival.pull(reconstruction, loss))).backward()
     else:
         (share * loss).backward()
     quality = psnr(target, reconstruction.detach().clamp(0, 1)).mean()
     loss, quality = mean_over_ranks(torch.stack([loss.detach(), quality]))
     return {"loss": loss, "psnr": quality} | terms, quantized.indices
+
+
+def likeness(reconstruction: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
+    """The loss of a reconstruction's pixels; both videos are (b 3 t h w), about 0..1."""
+    error = reconstruction - target
+    l1, l2 = error.abs().mean(), error.square().mean((1, 2, 3, 4))
+    return (
+        settings.l1_weight * l1
+        + settings.l2_weight * l2.mean()
+        + settings.log_weight * (l2 + FLOOR).log().mean()
+    )
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

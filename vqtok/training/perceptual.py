@@ -1,0 +1,48 @@
+"""How different two videos look to a network that has learned to see."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqtok.errors import UsageError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which backbones were shown
+STAGES = (1, 2, 3)  # of a backbone, from fine to coarse
+
+
+class Perceptual(nn.Module):
+    """Compares feature maps of a frozen backbone, frame by frame.
+
+    As LPIPS does (arXiv:1801.03924), but with all channels alike: features are normalised at each
+    position, and their squared distances averaged over positions and stages.
+
+    model: what `transformers.AutoBackbone` can load, a name on the Hugging Face hub or a folder.
+    Raises UsageError where transformers is missing or the model cannot be loaded.
+    """
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        try:
+            from transformers import AutoBackbone
+        except ImportError:
+            raise UsageError(
+                "train.perceptual_weight needs transformers: pip install 'vqtok[perceptual]'"
+            ) from None
+        try:
+            self.backbone = AutoBackbone.from_pretrained(model, out_indices=STAGES)
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"train.perceptual_model={model} cannot be loaded: {reason}") from None
+        self.backbone.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
+
+    def forward(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+        """Videos (b 3 t h w) in 0..1 -> a number, 0 where they look the same."""
+        pairs = zip(self._features(reconstruction), self._features(target), strict=True)
+        return torch.stack([(one - other).square().sum(1).mean() for one, other in pairs]).mean()
+
+    def _features(self, video: Tensor) -> list[Tensor]:
+        """Unit vectors (n c h w) at every position of every stage."""
+        frames = (rearrange(video, "b c t h w -> (b t) c h w") - self.mean) / self.std
+        return [nn.functional.normalize(maps, dim=1) for maps in self.backbone(frames).feature_maps]
