@@ -38,8 +38,7 @@ def main(
     where = torch.device(device)
     torch.set_flush_denormal(True)
     tokenizer = Tokenizer(settings.model, settings.quantizer).eval()
-    parts = {"encoder": tokenizer.encoder, "decoder": tokenizer.decoder}
-    tokenizer.to(where, getattr(torch, dtype))
+    tokenizer.to(where).cast(getattr(torch, dtype))
     video = torch.randint(0, 256, (1, frames, size, size, 3), dtype=torch.uint8).movedim(-1, 1)
     indices = tokenizer.encode(video)
 
@@ -47,7 +46,7 @@ def main(
     for _ in range(rounds):
         times["encode"].append(seconds(lambda: tokenizer.encode(video), where))
         times["decode"].append(seconds(lambda: tokenizer.decode(indices), where))
-    for name, part in parts.items():
+    for name, part in tokenizer.named_children():
         print(f"{name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
     threads = f", {torch.get_num_threads()} threads" if where.type == "cpu" else ""
     for name, values in times.items():

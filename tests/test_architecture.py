@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "video": BASE,
     "tokens": BASE,
     "quantizers": BASE | {"config"},
-    "predictor": BASE | {"layers"},
+    "predictor": BASE | {"layers", "quantizers"},
     "tokenizer": BASE | {"config", "layers", "predictor", "quantizers"},
     "checkpoint": BASE | {"config", "tokenizer"},
     "cache": BASE | {"video"},

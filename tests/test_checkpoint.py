@@ -10,6 +10,7 @@ from vqtok.errors import VqtokError
 from vqtok.tokenizer import Tokenizer
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
+SMALL += ["model.predictor_blocks=1"]
 
 
 @pytest.fixture(params=config.QUANTIZERS)

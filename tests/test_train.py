@@ -21,7 +21,7 @@ from vqtok.training import train
 from vqtok.training.adversary import Adversary
 from vqtok.training.muon import Muon
 from vqtok.training.state import State
-from vqtok.training.step import learning_rate, likeness
+from vqtok.training.step import learning_rate, reconstruction_loss
 
 TINY = [
     "model.widths=[8, 16]",
@@ -234,6 +234,23 @@ def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
     assert all(p.grad is None and p.requires_grad for p in adversary.parameters())
 
 
+@pytest.mark.parametrize("frames", [1, 9])
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_a_predictor_is_trained_at_any_length_and_resumed(kind, frames, tmp_path):
+    guessed = settings(kind, "model.predictor_blocks=1", f"train.frames={frames}")
+    for name, stops in (("straight", [10]), ("stopped", [5, 10])):
+        run = runs.Run(tmp_path / name, guessed, [])
+        for until in stops:
+            train(run, run.clips(), CPU, [].append, until)
+    once, twice = (load_file(tmp_path / n / "resume.safetensors") for n in ("straight", "stopped"))
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+    first = State.new(guessed, CPU)
+    first.start(torch.cat([run.clips().batch(step) for step in range(16)]))
+    name = "predictor.net.0.weight"
+    moved = once[f"weights {name}"] - first.tokenizer.state_dict()[name]
+    assert (moved.abs().max() > 1e-4) == (frames > 1)
+
+
 def test_a_run_begins_from_a_tokenizer_and_stays_near(tmp_path):
     run_to(tmp_path / "first", 10, "ema")
     file = tmp_path / "first" / "tokenizer.safetensors"
@@ -255,7 +272,7 @@ def test_a_decibel_of_an_easy_clip_counts_as_much_as_one_of_a_hard_clip():
     target = torch.zeros(2, 3, 1, 8, 8)
     error = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1, 1).expand_as(target)
     losses = [
-        likeness(error * torch.tensor(share).view(2, 1, 1, 1, 1), target, alike)
+        reconstruction_loss(error * torch.tensor(share).view(2, 1, 1, 1, 1), target, alike)
         for share in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.5])
     ]
     gains = [(losses[0] - loss).item() for loss in losses[1:]]

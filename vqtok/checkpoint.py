@@ -20,8 +20,8 @@ FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
 def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     """Write a tokenizer so that `load` can rebuild it from this file alone.
 
-    Convolutions and codes are kept in float16, which halves the file; counts and the like stay as
-    they are. What loading can make from the rest is left out.
+    Convolutions and learned codes are kept in float16, which halves the file; the rest of a
+    quantizer stays as it is. What loading can make from the rest is left out.
     """
     derived = {f"quantizer.{name}" for name in tokenizer.quantizer.derived}
     halved = {f"quantizer.{name}" for name in tokenizer.quantizer.halved}

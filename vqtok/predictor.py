@@ -1,17 +1,21 @@
-"""What the next latent frame will be, guessed from those that were decoded."""
+"""Predictive quantization: of each latent frame, only what those before it did not foretell."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from vqtok.layers import Block, CausalConv3d, State, streaming
+from vqtok.quantizers import Quantized
+from vqtok.quantizers.base import Quantizer, exact_products, mean_over_ranks, widened
 
 
 class Predictor(nn.Module):
-    """Guesses each latent frame from those decoded before it, so that indices tell what is new.
+    """Predicts each latent frame from those decoded before it, so that indices tell what is new.
 
-    Encoder and decoder add what the codebook gives to the same guess (differential pulse-code
+    Encoder and decoder add what the codebook gives to the same prediction (differential pulse-code
     modulation): what stands still comes back sharper with every frame. It computes in float32
-    whatever they do (in float64 where its weights are), so that both make the same guesses.
+    whatever they do (in float64 where its weights are), so that both predict the same.
     """
 
     def __init__(self, dim: int, width: int, blocks: int) -> None:
@@ -21,25 +25,33 @@ class Predictor(nn.Module):
             *(Block(width) for _ in range(blocks)),
             CausalConv3d(width, dim, (1, 1, 1)),
         )
-        nn.init.zeros_(self.net[-1].weight)  # it begins as the guess of nothing
+        nn.init.zeros_(self.net[-1].weight)  # it begins by predicting nothing
+        self.to(memory_format=torch.channels_last_3d)
 
     def forward(self, z_q: Tensor) -> Tensor:
-        """Decoded latents (b c t h w) -> after each frame, the guess of the next."""
-        with torch.autocast(z_q.device.type, enabled=False):
-            return self.net(z_q.contiguous(memory_format=torch.channels_last_3d))
+        """Decoded latents (b c t h w) -> after each frame, the prediction of the next."""
+        x = z_q.to(self.net[0].weight.dtype, memory_format=torch.channels_last_3d)
+        with torch.autocast(z_q.device.type, enabled=False), exact_products():
+            return self.net(x).to(z_q.dtype)
 
-    def ahead(self, z_q: Tensor) -> Tensor:
-        """The guesses of the frames (b c t h w) themselves, from those before; of the first, 0."""
-        return torch.cat([torch.zeros_like(z_q[:, :, :1]), self(z_q[:, :, :-1])], dim=2)
+    def predictions(self, z_q: Tensor) -> Tensor:
+        """Of the frames (b c t h w) of a whole clip, each from those before it; of the first, 0."""
+        return torch.cat([torch.zeros_like(z_q[:, :, :1]), self(z_q)[:, :, :-1]], dim=2)
 
-    def follow(self, z_q: Tensor, state: State) -> None:
-        """Put the guess of what follows this frame (b c 1 h w) into the state of a stream."""
+    def predict(self, like: Tensor, state: State) -> Tensor:
+        """The next frame of a stream, shaped as `like` (b c 1 h w); 0 if it is the first."""
+        return state.get(self, torch.zeros_like(like))
+
+    def reconstruct(self, code: Tensor, state: State) -> Tensor:
+        """The next frame of a stream: its prediction and what that lacked, the code (b c 1 h w)."""
+        z_q = self.predict(code, state) + code
         with streaming(self, state):
             state[self] = self(z_q)
+        return z_q
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
-        """Begin as the best guess that one factor makes of each channel's last value.
+        """Begin as the best prediction that one factor makes of each channel's last value.
 
         z: latents (b c t h w) of some clips.
         """
@@ -47,6 +59,73 @@ class Predictor(nn.Module):
         over = (0, 2, 3, 4)
         factors = (before * after).sum(over) / before.square().sum(over).clamp(min=1e-6)
         first, last = self.net[0].weight.zero_(), self.net[-1].weight.zero_()
-        for channel, factor in enumerate(factors[: len(first)]):
-            first[channel, channel, 0, 1, 1] = 1
-            last[channel, channel] = factor
+        channels = torch.arange(min(first.shape[:2]))
+        first[channels, channels, 0, 1, 1] = 1
+        last[channels, channels, 0, 0, 0] = factors[channels]
+
+
+def encode(
+    z: Tensor, quantizer: Quantizer, predictor: Predictor | None, state: State
+) -> tuple[Tensor, Tensor]:
+    """Indices of the next latents (b c t h w) of a stream, and what these will be decoded to."""
+    if predictor is None:
+        out = quantizer.quantize(z)
+        return out.indices, out.z_q
+    indices, latents = [], []
+    for frame in z.split(1, dim=2):
+        out = quantizer.quantize(frame - predictor.predict(frame, state))
+        indices.append(out.indices)
+        latents.append(predictor.reconstruct(out.z_q, state))
+    return torch.cat(indices, dim=1), torch.cat(latents, dim=2)
+
+
+def decode(
+    indices: Tensor, quantizer: Quantizer, predictor: Predictor | None, state: State
+) -> Tensor:
+    """The latents (b c t h w) that the next indices (b t h w) of a stream stand for."""
+    codes = quantizer.lookup(indices)
+    if predictor is None:
+        return codes
+    frames = widened(codes).split(1, dim=2)
+    return torch.cat([predictor.reconstruct(code, state) for code in frames], dim=2)
+
+
+def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Quantized:
+    """For training: the latents (b c t h w) of whole clips, all frames at once.
+
+    The predictor's own loss is all that it learns from, and nothing else learns from that: no
+    gradient passes through what it is shown, nor through what it predicts.
+    """
+    if predictor is None:
+        return quantizer.quantize(z)
+    predicted = predictor.predictions(_as_decoded(z, quantizer, predictor))
+    out = quantizer.quantize(z - predicted.detach())
+    lack = (predicted - z.detach())[:, :, 1:]
+    loss = lack.square().sum() / max(1, lack.numel())
+    if not quantizer.training:
+        return replace(out, z_q=predicted + out.z_q)
+    return replace(
+        out,
+        z_q=predicted.detach() + out.z_q,
+        loss=out.loss + loss,
+        terms=out.terms | {"prediction_loss": mean_over_ranks(loss.detach())},
+    )
+
+
+def start(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Tensor:
+    """Start both on the latents (b c t h w) of some clips; what these are then decoded to."""
+    if predictor is None:
+        return quantizer.quantize(z).z_q
+    predictor.start(z)
+    quantizer.quantize(z - predictor.predictions(z))
+    return _as_decoded(z, quantizer, predictor)
+
+
+@torch.no_grad()
+def _as_decoded(z: Tensor, quantizer: Quantizer, predictor: Predictor) -> Tensor:
+    """Latents (b c t h w) with the error of indices, from which the quantizer learns nothing."""
+    learning = quantizer.training
+    try:
+        return encode(z, quantizer.eval(), predictor, {})[1]
+    finally:
+        quantizer.train(learning)

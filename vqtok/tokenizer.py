@@ -1,7 +1,6 @@
 """The tokenizer: a causal encoder, a quantizer and a causal decoder, walked in chunks."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import Self
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqtok import predictor
 from vqtok.config import ModelSettings, QuantizerSettings
 from vqtok.errors import VqtokError
 from vqtok.layers import (
@@ -19,9 +19,7 @@ from vqtok.layers import (
     principal_components,
     streaming,
 )
-from vqtok.predictor import Predictor
 from vqtok.quantizers import Quantized, build
-from vqtok.quantizers.base import mean_over_ranks
 
 CHUNK = 2  # latent frames at a time
 LARGE = 2**16  # positions; a latent frame with more goes alone, for a chunk of 4K takes gigabytes
@@ -80,11 +78,8 @@ class Tokenizer(nn.Module):
         self.quantizer = build(quantizer)
         self.encoder = encoder(model, self.quantizer.dim)
         self.decoder = decoder(model, self.quantizer.dim)
-        self.predictor = (
-            Predictor(self.quantizer.dim, model.widths[0], model.predictor_blocks)
-            if model.predictor_blocks
-            else None
-        )
+        sizes = self.quantizer.dim, model.widths[0], model.predictor_blocks
+        self.predictor = predictor.Predictor(*sizes) if model.predictor_blocks else None
         self.encoder.to(memory_format=torch.channels_last_3d)
         self.decoder.to(memory_format=torch.channels_last_3d)
 
@@ -100,11 +95,11 @@ class Tokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the convolutions compute in; the quantizer always computes in float32."""
+        """What encoder and decoder compute in; what stands between always computes in float32."""
         return self.encoder[0].weight.dtype
 
     def cast(self, dtype: torch.dtype) -> Self:
-        """Compute the convolutions in this type from now on; the quantizer keeps float32."""
+        """Compute encoder and decoder in this type from now on; the rest keeps float32."""
         self.encoder.to(dtype)
         self.decoder.to(dtype)
         return self
@@ -113,61 +108,9 @@ class Tokenizer(nn.Module):
         """For training: (b 3 t h w), uint8 or float 0..1 -> its reconstruction, about 0..1."""
         frames, height, width = video.shape[2:]
         z = self.encoder(self._padded(video, first=True)).float()
-        quantized = self._quantized(z)
+        quantized = predictor.quantize(z, self.quantizer, self.predictor)
         video = self.decoder(quantized.z_q.to(self.dtype))[:, :, self.stride[0] - 1 :]
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
-
-    def _quantized(self, z: Tensor) -> Quantized:
-        """For training: latents (b c t h w) quantized, all frames at once.
-
-        The predictor learns to guess z and changes nothing else: no gradient passes through what it
-        is shown, nor through its guess to the encoder.
-        """
-        if self.predictor is None:
-            return self.quantizer.quantize(z)
-        guess = self.predictor.ahead(self._as_decoded(z))
-        out = self.quantizer.quantize(z - guess.detach())
-        surprise = F.mse_loss(guess, z.detach())
-        return replace(
-            out,
-            z_q=guess.detach() + out.z_q,
-            loss=out.loss + surprise if self.training else out.loss,
-            terms=out.terms | {"surprise": mean_over_ranks(surprise.detach())},
-        )
-
-    @torch.no_grad()
-    def _as_decoded(self, z: Tensor) -> Tensor:
-        """Latents (b c t h w) with the quantizer's error; it learns nothing from them."""
-        learning = self.quantizer.training
-        self.quantizer.eval()
-        _, z_q = self._walk(z, {})
-        self.quantizer.train(learning)
-        return z_q
-
-    def _walk(self, z: Tensor, state: State) -> tuple[Tensor, Tensor]:
-        """Indices of latents (b c t h w), and what these are decoded to."""
-        if self.predictor is None:
-            out = self.quantizer.quantize(z)
-            return out.indices, out.z_q
-        indices, latents = [], []
-        for frame in z.split(1, dim=2):
-            guess = state.get(self.predictor, torch.zeros_like(frame))
-            out = self.quantizer.quantize(frame - guess)
-            indices.append(out.indices)
-            latents.append(guess + out.z_q)
-            self.predictor.follow(latents[-1], state)
-        return torch.cat(indices, dim=1), torch.cat(latents, dim=2)
-
-    def _looked_up(self, indices: Tensor, state: State) -> Tensor:
-        """What indices (b t h w) are decoded to: latents (b c t h w)."""
-        codes = self.quantizer.lookup(indices.to(self.device))
-        if self.predictor is None:
-            return codes
-        latents = []
-        for code in codes.split(1, dim=2):
-            latents.append(state.get(self.predictor, torch.zeros_like(code)) + code)
-            self.predictor.follow(latents[-1], state)
-        return torch.cat(latents, dim=2)
 
     @torch.no_grad()
     def start(self, video: Tensor) -> None:
@@ -190,21 +133,13 @@ class Tokenizer(nn.Module):
             std = std.square().mean().sqrt().expand_as(std)
         fold.weight.div_(std.view(-1, 1, 1, 1, 1))
         z = x / std
-        z_q = self._started(z)
+        z_q = predictor.start(z, self.quantizer, self.predictor)
         gain = (z * z_q).sum(over) / z_q.square().sum(over).clamp(min=1e-6)  # best guess of z
         kept = len(bases[-1])  # fewer than there are channels, where those are wider than the net
         bases[-1] = bases[-1] * (gain * std.flatten())[:kept, None]
         unfolds = [m for m in self.decoder if isinstance(m, Unfold)]
         for unfold, basis in zip(unfolds, reversed(bases), strict=True):
             unfold.invert(basis)
-
-    def _started(self, z: Tensor) -> Tensor:
-        """Start what stands between encoder and decoder on latents; what it makes of them."""
-        if self.predictor is None:
-            return self.quantizer.quantize(z).z_q
-        self.predictor.start(z)
-        self.quantizer.quantize(z - self.predictor.ahead(z))
-        return self._as_decoded(z)
 
     def encode(self, video: Tensor) -> Tensor:
         """(b 3 t h w), uint8 or float 0..1 -> int64 indices (b t' h' w') or (b t' h' w' codebooks).
@@ -239,7 +174,7 @@ class Tokenizer(nn.Module):
                 z = self.encoder(self._padded(video, first=i == 0)).float()
             if not z.isfinite().all():
                 raise VqtokError("the video or the tokenizer's weights hold NaN or infinity")
-            yield self._walk(z, state)[0]
+            yield predictor.encode(z, self.quantizer, self.predictor, state)[0]
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -258,7 +193,8 @@ class Tokenizer(nn.Module):
             yield self._decoded(indices, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
 
     def _decoded(self, indices: Tensor, state: State) -> Tensor:
-        z_q = self._looked_up(indices, state).to(self.dtype)
+        indices = indices.to(self.device)
+        z_q = predictor.decode(indices, self.quantizer, self.predictor, state).to(self.dtype)
         with streaming(self.decoder, state):
             video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d))
         return video.float().add_(1).div_(2).clamp_(0, 1)

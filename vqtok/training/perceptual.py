@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which backbones were shown
@@ -16,12 +17,12 @@ class Perceptual(nn.Module):
     As LPIPS does (arXiv:1801.03924), but with all channels alike: features are normalised at each
     position, and their squared distances averaged over positions and stages.
 
-    model: what `transformers.AutoBackbone` can load, a name on the Hugging Face hub or a folder.
-    Raises UsageError where transformers is missing or the model cannot be loaded.
+    Raises UsageError where transformers is missing or the network cannot be loaded.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, settings: TrainSettings) -> None:
         super().__init__()
+        model, self.reduced = settings.perceptual_model, settings.dtype == "bfloat16"
         try:
             from transformers import AutoBackbone
         except ImportError:
@@ -30,7 +31,7 @@ class Perceptual(nn.Module):
             ) from None
         try:
             self.backbone = AutoBackbone.from_pretrained(model, out_indices=STAGES)
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise UsageError(f"train.perceptual_model={model} cannot be loaded: {reason}") from None
         self.backbone.eval().requires_grad_(False)
@@ -45,4 +46,6 @@ class Perceptual(nn.Module):
     def _features(self, video: Tensor) -> list[Tensor]:
         """Unit vectors (n c h w) at every position of every stage."""
         frames = (rearrange(video, "b c t h w -> (b t) c h w") - self.mean) / self.std
-        return [nn.functional.normalize(maps, dim=1) for maps in self.backbone(frames).feature_maps]
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.reduced):
+            stages = self.backbone(frames).feature_maps
+        return [nn.functional.normalize(maps.float(), dim=1) for maps in stages]

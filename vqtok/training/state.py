@@ -40,8 +40,9 @@ class State:
         average = deepcopy(tokenizer).eval().requires_grad_(False)
         optimizer = make_optimizer(tokenizer, settings.train)
         rival = Adversary(settings.train).to(device) if settings.train.adversarial_weight else None
-        seen_by = settings.train.perceptual_weight and settings.train.perceptual_model
-        perceptual = Perceptual(seen_by).to(device) if seen_by else None
+        perceptual = (
+            Perceptual(settings.train).to(device) if settings.train.perceptual_weight else None
+        )
         return cls(tokenizer, average, optimizer, rival, perceptual)
 
     @property
@@ -57,7 +58,10 @@ class State:
 
     def adopt(self, origin: Tokenizer) -> None:
         """Take the first weights from another tokenizer. Raises UsageError if they do not fit."""
+        ours, theirs = ((t.kind, t.codebook_size) for t in (self.tokenizer, origin))
         try:
+            if ours != theirs:
+                raise RuntimeError
             self.tokenizer.load_state_dict(origin.state_dict())
         except RuntimeError:
             raise UsageError("train.origin has other [model] or [quantizer] settings") from None

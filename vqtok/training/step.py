@@ -49,22 +49,22 @@ def _gradients(
     with torch.autocast(video.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
         reconstruction, quantized = state.tokenizer(video)
     target, terms = video.float() / 255, quantized.terms
-    loss = likeness(reconstruction, target, settings) + quantized.loss
+    loss = reconstruction_loss(reconstruction, target, settings) + quantized.loss
     if state.perceptual is not None:
         looks = state.perceptual(reconstruction, target)
         loss = loss + settings.perceptual_weight * looks
         terms = terms | {"perceptual": mean_over_ranks(looks.detach())}
+    pulled = loss
     if state.rival is not None:
         terms = terms | {"adversary": state.rival.learn(target, reconstruction, share)}
-        (share * (loss + state.rival.pull(reconstruction, loss))).backward()
-    else:
-        (share * loss).backward()
+        pulled = loss + state.rival.pull(reconstruction, loss)
+    (share * pulled).backward()
     quality = psnr(target, reconstruction.detach().clamp(0, 1)).mean()
     loss, quality = mean_over_ranks(torch.stack([loss.detach(), quality]))
     return {"loss": loss, "psnr": quality} | terms, quantized.indices
 
 
-def likeness(reconstruction: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
+def reconstruction_loss(reconstruction: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
     """The loss of a reconstruction's pixels; both videos are (b 3 t h w), about 0..1."""
     error = reconstruction - target
     l1, l2 = error.abs().mean(), error.square().mean((1, 2, 3, 4))
