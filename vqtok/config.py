@@ -93,14 +93,14 @@ QuantizerSettings = Annotated[
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The encoder and decoder. Both work at two scales: half the spatial stride, and all of it."""
+    """The networks. Encoder and decoder work at two scales: half the spatial stride, and all of it."""
 
     __pydantic_config__ = strict
     stride: Literal["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"] = "4x8x8"
     widths: tuple[Positive, Positive] = (128, 256)  # channels at each scale
     encoder_blocks: tuple[Count, Count] = (3, 4)  # residual blocks at each scale
     decoder_blocks: tuple[Count, Count] = (4, 4)
-    predictor_blocks: Count = 0  # of the network that guesses the next latent frame; 0: no guess
+    predictor_blocks: Count = 0  # of the network that predicts latent frames; 0: none is predicted
 
     @property
     def strides(self) -> tuple[int, int, int]:
