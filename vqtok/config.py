@@ -93,7 +93,7 @@ QuantizerSettings = Annotated[
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The networks. Encoder and decoder work at two scales: half the spatial stride, and all of it."""
+    """The networks. Encoder and decoder work at half of the spatial stride, and at all of it."""
 
     __pydantic_config__ = strict
     stride: Literal["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"] = "4x8x8"
