@@ -101,6 +101,7 @@ class ModelSettings:
     encoder_blocks: tuple[Count, Count] = (3, 4)  # residual blocks at each scale
     decoder_blocks: tuple[Count, Count] = (4, 4)
     predictor_blocks: Count = 0  # of the network that predicts latent frames; 0: none is predicted
+    key_every: Positive = 32  # latent frames; each so many-th is not predicted from others
 
     @property
     def strides(self) -> tuple[int, int, int]:

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 Kernel = tuple[int, int, int]
-State = dict[nn.Module, Tensor]
+State = dict[nn.Module, Any]  # what each module has to remember of a stream
 
 
 class CausalConv3d(nn.Conv3d):

@@ -16,10 +16,14 @@ class Predictor(nn.Module):
     Encoder and decoder add what the codebook gives to the same prediction (differential pulse-code
     modulation): what stands still comes back sharper with every frame. It computes in float32
     whatever they do (in float64 where its weights are), so that both predict the same.
+
+    key_every: each so many-th frame is a key frame, of which nothing is predicted. Else what two
+        machines round differently could grow for as long as a clip is.
     """
 
-    def __init__(self, dim: int, width: int, blocks: int) -> None:
+    def __init__(self, dim: int, width: int, blocks: int, key_every: int) -> None:
         super().__init__()
+        self.key_every = key_every
         self.net = nn.Sequential(
             CausalConv3d(dim, width, (1, 3, 3)),
             *(Block(width) for _ in range(blocks)),
@@ -34,19 +38,29 @@ class Predictor(nn.Module):
         with torch.autocast(z_q.device.type, enabled=False), exact_products():
             return self.net(x).to(z_q.dtype)
 
-    def predictions(self, z_q: Tensor) -> Tensor:
-        """Of the frames (b c t h w) of a whole clip, each from those before it; of the first, 0."""
-        return torch.cat([torch.zeros_like(z_q[:, :, :1]), self(z_q)[:, :, :-1]], dim=2)
+    def predictions(self, z_q: Tensor, since_key: int = 0) -> Tensor:
+        """Of the frames (b c t h w) of a whole clip, each from those before it; of key frames, 0.
+
+        The first frame is one; the next comes as if `since_key` frames had gone by before.
+        """
+        sizes = [self.key_every - since_key, *[self.key_every] * (z_q.shape[2] // self.key_every)]
+        parts = torch.tensor_split(z_q, torch.tensor(sizes).cumsum(0), dim=2)
+        shifted = [(torch.zeros_like(p[:, :, :1]), self(p)[:, :, :-1]) for p in parts if p.shape[2]]
+        return torch.cat([frame for pair in shifted for frame in pair], dim=2)
 
     def predict(self, like: Tensor, state: State) -> Tensor:
-        """The next frame of a stream, shaped as `like` (b c 1 h w); 0 if it is the first."""
-        return state.get(self, torch.zeros_like(like))
+        """The next frame of a stream, shaped as `like` (b c 1 h w); 0 if it is a key frame."""
+        prediction, _ = state.get(self, (None, 0))
+        return torch.zeros_like(like) if prediction is None else prediction
 
     def reconstruct(self, code: Tensor, state: State) -> Tensor:
         """The next frame of a stream: its prediction and what that lacked, the code (b c 1 h w)."""
-        z_q = self.predict(code, state) + code
+        z_q, (_, since_key) = self.predict(code, state) + code, state.get(self, (None, 0))
         with streaming(self, state):
-            state[self] = self(z_q)
+            state[self] = self(z_q), since_key + 1
+        if since_key + 1 == self.key_every:
+            for module in self.modules():
+                state.pop(module, None)
         return z_q
 
     @torch.no_grad()
@@ -94,11 +108,13 @@ def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Qu
     """For training: the latents (b c t h w) of whole clips, all frames at once.
 
     The predictor's own loss is all that it learns from, and nothing else learns from that: no
-    gradient passes through what it is shown, nor through what it predicts.
+    gradient passes through what it is shown, nor through what it predicts. A clip may begin
+    anywhere between two key frames.
     """
     if predictor is None:
         return quantizer.quantize(z)
-    predicted = predictor.predictions(_as_decoded(z, quantizer, predictor))
+    since_key = int(torch.randint(predictor.key_every, (1,))) if quantizer.training else 0
+    predicted = predictor.predictions(_as_decoded(z, quantizer, predictor, since_key), since_key)
     out = quantizer.quantize(z - predicted.detach())
     lack = (predicted - z.detach())[:, :, 1:]
     loss = lack.square().sum() / max(1, lack.numel())
@@ -122,10 +138,12 @@ def start(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Tenso
 
 
 @torch.no_grad()
-def _as_decoded(z: Tensor, quantizer: Quantizer, predictor: Predictor) -> Tensor:
+def _as_decoded(
+    z: Tensor, quantizer: Quantizer, predictor: Predictor, since_key: int = 0
+) -> Tensor:
     """Latents (b c t h w) with the error of indices, from which the quantizer learns nothing."""
     learning = quantizer.training
     try:
-        return encode(z, quantizer.eval(), predictor, {})[1]
+        return encode(z, quantizer.eval(), predictor, {predictor: (None, since_key)})[1]
     finally:
         quantizer.train(learning)

@@ -78,7 +78,7 @@ class Tokenizer(nn.Module):
         self.quantizer = build(quantizer)
         self.encoder = encoder(model, self.quantizer.dim)
         self.decoder = decoder(model, self.quantizer.dim)
-        sizes = self.quantizer.dim, model.widths[0], model.predictor_blocks
+        sizes = self.quantizer.dim, model.widths[0], model.predictor_blocks, model.key_every
         self.predictor = predictor.Predictor(*sizes) if model.predictor_blocks else None
         self.encoder.to(memory_format=torch.channels_last_3d)
         self.decoder.to(memory_format=torch.channels_last_3d)
