@@ -46,7 +46,8 @@ def main(
     for _ in range(rounds):
         times["encode"].append(seconds(lambda: tokenizer.encode(video), where))
         times["decode"].append(seconds(lambda: tokenizer.decode(indices), where))
-    for name, part in tokenizer.named_children():
+    for name in ("encoder", "decoder", "predictor"):
+        part = getattr(tokenizer, name) or torch.nn.Identity()
         print(f"{name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
     threads = f", {torch.get_num_threads()} threads" if where.type == "cpu" else ""
     for name, values in times.items():

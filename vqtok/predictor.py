@@ -43,9 +43,9 @@ class Predictor(nn.Module):
 
         The first frame is one; the next comes as if `since_key` frames had gone by before.
         """
-        sizes = [self.key_every - since_key, *[self.key_every] * (z_q.shape[2] // self.key_every)]
-        parts = torch.tensor_split(z_q, torch.tensor(sizes).cumsum(0), dim=2)
-        shifted = [(torch.zeros_like(p[:, :, :1]), self(p)[:, :, :-1]) for p in parts if p.shape[2]]
+        keys = range(self.key_every - since_key, z_q.shape[2], self.key_every)
+        parts = z_q.tensor_split(tuple(keys), dim=2)
+        shifted = [(torch.zeros_like(p[:, :, :1]), self(p)[:, :, :-1]) for p in parts]
         return torch.cat([frame for pair in shifted for frame in pair], dim=2)
 
     def predict(self, like: Tensor, state: State) -> Tensor:
@@ -55,7 +55,8 @@ class Predictor(nn.Module):
 
     def reconstruct(self, code: Tensor, state: State) -> Tensor:
         """The next frame of a stream: its prediction and what that lacked, the code (b c 1 h w)."""
-        z_q, (_, since_key) = self.predict(code, state) + code, state.get(self, (None, 0))
+        z_q = self.predict(code, state) + code
+        _, since_key = state.get(self, (None, 0))
         with streaming(self, state):
             state[self] = self(z_q), since_key + 1
         if since_key + 1 == self.key_every:
@@ -116,16 +117,13 @@ def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Qu
     since_key = int(torch.randint(predictor.key_every, (1,))) if quantizer.training else 0
     predicted = predictor.predictions(_as_decoded(z, quantizer, predictor, since_key), since_key)
     out = quantizer.quantize(z - predicted.detach())
+    out = replace(out, z_q=predicted.detach() + out.z_q)
+    if not quantizer.training:
+        return out
     lack = (predicted - z.detach())[:, :, 1:]
     loss = lack.square().sum() / max(1, lack.numel())
-    if not quantizer.training:
-        return replace(out, z_q=predicted + out.z_q)
-    return replace(
-        out,
-        z_q=predicted.detach() + out.z_q,
-        loss=out.loss + loss,
-        terms=out.terms | {"prediction_loss": mean_over_ranks(loss.detach())},
-    )
+    terms = out.terms | {"prediction_loss": mean_over_ranks(loss.detach())}
+    return replace(out, loss=out.loss + loss, terms=terms)
 
 
 def start(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Tensor:

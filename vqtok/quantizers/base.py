@@ -185,8 +185,8 @@ def exact_products() -> Iterator[None]:
     """Inside, float32 products and convolutions are computed in float32, not in TensorFloat32 or
     bfloat16.
     """
-    cuda, cpu = torch.backends.cudnn.conv, torch.backends.mkldnn
-    places = (torch.backends.cuda.matmul, cuda, cpu.matmul, cpu.conv)
+    cpu = torch.backends.mkldnn
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, cpu.matmul, cpu.conv)
     fast = [(p, p.fp32_precision) for p in places if p.fp32_precision not in ("none", "ieee")]
     try:
         for place, _ in fast:

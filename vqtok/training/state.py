@@ -58,13 +58,9 @@ class State:
 
     def adopt(self, origin: Tokenizer) -> None:
         """Take the first weights from another tokenizer. Raises UsageError if they do not fit."""
-        ours, theirs = ((t.kind, t.codebook_size) for t in (self.tokenizer, origin))
-        try:
-            if ours != theirs:
-                raise RuntimeError
-            self.tokenizer.load_state_dict(origin.state_dict())
-        except RuntimeError:
-            raise UsageError("train.origin has other [model] or [quantizer] settings") from None
+        if _sizes(origin) != _sizes(self.tokenizer):
+            raise UsageError("train.origin has other [model] or [quantizer] settings")
+        self.tokenizer.load_state_dict(origin.state_dict())
         self._follow(0)
 
     def stepped(self, decay: float) -> None:
@@ -125,6 +121,12 @@ def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
     if settings.optimizer == "muon":
         return Muon(learned, settings.learning_rate, settings.weight_decay)
     return AdamW(learned, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+
+
+def _sizes(tokenizer: Tokenizer) -> tuple[str, int, dict[str, torch.Size]]:
+    """What two tokenizers share if the weights of one fit into the other."""
+    shapes = {name: weight.shape for name, weight in tokenizer.state_dict().items()}
+    return tokenizer.kind, tokenizer.codebook_size, shapes
 
 
 def _moments(optimizer: Optimizer | None) -> dict[str, Tensor]:
