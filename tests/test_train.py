@@ -1,6 +1,7 @@
 """Training: every quantizer runs, a resumed run is the run, and what it leaves can be used."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,7 +288,7 @@ def test_a_perceptual_loss_learns_or_says_what_to_install(tmp_path):
     )
     run = runs.Run(tmp_path / "run", seen, [])
     try:
-        from transformers import ResNetBackbone, ResNetConfig
+        from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
     except ImportError:
         with pytest.raises(UsageError, match=r"pip install 'vqtok\[perceptual\]'"):
             train(run, run.clips(), CPU, [].append)
@@ -295,7 +296,12 @@ def test_a_perceptual_loss_learns_or_says_what_to_install(tmp_path):
         with pytest.raises(UsageError, match="cannot be loaded"):
             train(run, run.clips(), CPU, [].append)
         sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
-        ResNetBackbone(ResNetConfig(**sizes)).save_pretrained(folder)
+        tokens = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
+        ViTModel(ViTConfig(**tokens, image_size=32)).save_pretrained(folder)
+        with pytest.raises(UsageError, match="has no feature maps"):
+            train(run, run.clips(), CPU, [].append)
+        shutil.rmtree(folder)
+        ResNetModel(ResNetConfig(**sizes)).save_pretrained(folder)
         train(run, run.clips(), CPU, [].append)
         assert metrics(run.folder)[-1]["perceptual"] > 0
 

@@ -138,7 +138,7 @@ class TrainSettings:
     adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
     adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
     perceptual_weight: Weight = 0.0  # of differences that a trained network sees; 0: none
-    perceptual_model: str = "microsoft/resnet-18"  # that network: for transformers' AutoBackbone
+    perceptual_model: str = "microsoft/resnet-18"  # that network: for transformers' AutoModel
     seed: Seed = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
     save_every: Positive = 100
