@@ -49,7 +49,5 @@ class Perceptual(nn.Module):
         with torch.autocast(video.device.type, torch.bfloat16, enabled=self.reduced):
             stages = self.net(frames, output_hidden_states=True).hidden_states[STAGES]
         if any(maps.ndim != 4 for maps in stages):
-            raise UsageError(
-                "train.perceptual_model has no feature maps: take a ResNet, say"
-            )
+            raise UsageError("train.perceptual_model has no feature maps: take a ResNet, say")
         return [nn.functional.normalize(maps.float(), dim=1) for maps in stages]
