@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqtok import augment
 from vqtok.cache import Cache, Kept
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
@@ -155,6 +156,8 @@ class Clips:
     def _crop(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         """(t crop crop c): a fixed place of a video, a moving one of a still."""
         t, side = self.settings.frames, self.settings.crop
+        if self.settings.zoom > 1:
+            side = augment.side(rng, side, self.settings.zoom, min(frames.shape[1:3]))
         room = np.array(frames.shape[1:3]) - side
         pan = rng.integers(-FASTEST_PAN, FASTEST_PAN + 1, 2) if len(frames) == 1 else 0
         corners = np.clip(rng.integers(room + 1) + np.arange(t)[:, None] * pan, 0, room)
@@ -162,7 +165,16 @@ class Clips:
         for i, (y, x) in enumerate(corners):
             crop[i] = frames[min(i, len(frames) - 1), y : y + side, x : x + side]
         clip = torch.from_numpy(crop)
-        return clip.flip(2) if rng.random() < 0.5 else clip  # four times as fast as NumPy's
+        clip = clip.flip(2) if rng.random() < 0.5 else clip  # four times as fast as NumPy's
+        return self._varied(clip, rng)
+
+    def _varied(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        """The clip (t h w c), made into another one as the settings ask."""
+        clip = augment.turned(rng, clip) if self.settings.turn else clip
+        clip = augment.scaled(clip, self.settings.crop) if self.settings.zoom > 1 else clip
+        return (
+            augment.coloured(rng, clip, self.settings.recolour) if self.settings.recolour else clip
+        )
 
 
 class Procedural:
