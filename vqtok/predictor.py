@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vqtok.layers import Block, CausalConv3d, State, streaming
 from vqtok.quantizers import Quantized
-from vqtok.quantizers.base import Quantizer, exact_products, mean_over_ranks, widened
+from vqtok.quantizers.base import Quantizer, exact_products, mean_over_ranks
 
 
 class Predictor(nn.Module):
@@ -48,21 +48,18 @@ class Predictor(nn.Module):
         shifted = [(torch.zeros_like(p[:, :, :1]), self(p)[:, :, :-1]) for p in parts]
         return torch.cat([frame for pair in shifted for frame in pair], dim=2)
 
-    def predict(self, like: Tensor, state: State) -> Tensor:
-        """The next frame of a stream, shaped as `like` (b c 1 h w); 0 if it is a key frame."""
-        prediction, _ = state.get(self, (None, 0))
-        return torch.zeros_like(like) if prediction is None else prediction
+    def predict(self, state: State) -> Tensor | None:
+        """The next frame (b c 1 h w) of a stream; None if it is a key frame."""
+        return state.get(self, (None, 0))[0]
 
-    def reconstruct(self, code: Tensor, state: State) -> Tensor:
-        """The next frame of a stream: its prediction and what that lacked, the code (b c 1 h w)."""
-        z_q = self.predict(code, state) + code
+    def follow(self, z_q: Tensor, state: State) -> None:
+        """Go on from the next decoded frame (b c 1 h w) of a stream."""
         _, since_key = state.get(self, (None, 0))
         with streaming(self, state):
             state[self] = self(z_q), since_key + 1
         if since_key + 1 == self.key_every:
             for module in self.modules():
                 state.pop(module, None)
-        return z_q
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
@@ -88,9 +85,10 @@ def encode(
         return out.indices, out.z_q
     indices, latents = [], []
     for frame in z.split(1, dim=2):
-        out = quantizer.quantize(frame - predictor.predict(frame, state))
+        out = quantizer.quantize(frame, predictor.predict(state))
         indices.append(out.indices)
-        latents.append(predictor.reconstruct(out.z_q, state))
+        latents.append(out.z_q)
+        predictor.follow(out.z_q, state)
     return torch.cat(indices, dim=1), torch.cat(latents, dim=2)
 
 
@@ -98,11 +96,13 @@ def decode(
     indices: Tensor, quantizer: Quantizer, predictor: Predictor | None, state: State
 ) -> Tensor:
     """The latents (b c t h w) that the next indices (b t h w) of a stream stand for."""
-    codes = quantizer.lookup(indices)
     if predictor is None:
-        return codes
-    frames = widened(codes).split(1, dim=2)
-    return torch.cat([predictor.reconstruct(code, state) for code in frames], dim=2)
+        return quantizer.restore(indices)
+    latents = []
+    for frame in indices.split(1, dim=1):
+        latents.append(quantizer.restore(frame, predictor.predict(state)))
+        predictor.follow(latents[-1], state)
+    return torch.cat(latents, dim=2)
 
 
 def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Quantized:
@@ -116,8 +116,7 @@ def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Qu
         return quantizer.quantize(z)
     since_key = int(torch.randint(predictor.key_every, (1,))) if quantizer.training else 0
     predicted = predictor.predictions(_as_decoded(z, quantizer, predictor, since_key), since_key)
-    out = quantizer.quantize(z - predicted.detach())
-    out = replace(out, z_q=predicted.detach() + out.z_q)
+    out = quantizer.quantize(z, predicted.detach())
     if not quantizer.training:
         return out
     lack = (predicted - z.detach())[:, :, 1:]
@@ -131,7 +130,7 @@ def start(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Tenso
     if predictor is None:
         return quantizer.quantize(z).z_q
     predictor.start(z)
-    quantizer.quantize(z - predictor.predictions(z))
+    quantizer.quantize(z, predictor.predictions(z))
     return _as_decoded(z, quantizer, predictor)
 
 

@@ -35,12 +35,14 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 *(s.codebook_size, s.dim, s.beta),
                 data_start=s.data_start,
                 revive_after=s.revive_after,
+                absolute_codes=s.absolute_codes,
             )
         case EMASettings() as s:
             return EMAVectorQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
                 data_start=s.data_start,
                 revive_after=s.revive_after,
+                absolute_codes=s.absolute_codes,
             )
         case GumbelSettings() as s:
             return GumbelQuantize(

@@ -33,9 +33,9 @@ class Quantized:
 
 
 class Quantizer(nn.Module, ABC):
-    """Latents to indices and back: `quantize` and `lookup` are all that the rest of vqtok uses.
+    """Latents to indices and back: `quantize` and `restore` are all that the rest of vqtok uses.
 
-    In eval, `lookup(quantize(z).indices)` is `quantize(z).z_q` bit for bit.
+    In eval, `restore(quantize(z, p).indices, p)` is `quantize(z, p).z_q` bit for bit.
 
     channelwise: whether each channel of z is rounded by itself, and so best has unit variance; else
         what counts is the distance between whole latents.
@@ -49,17 +49,29 @@ class Quantizer(nn.Module, ABC):
     derived: tuple[str, ...] = ()
     halved: tuple[str, ...] = ()
 
-    def quantize(self, z: Tensor) -> Quantized:
-        """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout."""
-        out = self._measure(z)
+    def quantize(self, z: Tensor, prediction: Tensor | None = None) -> Quantized:
+        """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout.
+
+        prediction: what is known of z (shaped like it) without the indices, which tell the rest.
+        """
+        out = self._measure(z) if prediction is None else self._complete(z, prediction)
         loss = out.loss if self.training else torch.zeros_like(out.loss)
         terms = torch.stack([v.detach().float() for v in out.terms.values()])
         terms = mean_over_ranks(terms) if self.training else terms
         return replace(out, loss=loss, terms=dict(zip(out.terms, terms, strict=True)))
 
+    def restore(self, indices: Tensor, prediction: Tensor | None = None) -> Tensor:
+        """Decode indices to z_q (b c *grid), where that was predicted."""
+        codes = widened(self.lookup(indices))
+        return codes if prediction is None else prediction + codes
+
     @abstractmethod
     def lookup(self, indices: Tensor) -> Tensor:
         """Decode indices (b *grid) or (b *grid codebooks) to z_q, channel-first."""
+
+    def _complete(self, z: Tensor, prediction: Tensor) -> Quantized:
+        out = self._measure(widened(z) - prediction)
+        return replace(out, z_q=(prediction + out.z_q).to(z.dtype))
 
     def _measure(self, z: Tensor, **options: Any) -> Quantized:
         # bfloat16 moves 4-6% of the picks to another code, and matrix products round by layout:
@@ -148,14 +160,14 @@ class CodebookQuantizer(Quantizer):
         used = self._used()
         return used[torch.where(inds < len(used), inds, 0)]
 
-    def _begin(self, latents: Tensor) -> None:
-        """In training, before anything else: start from the latents (n d), but only once."""
+    def _begin(self, *latents: Tensor) -> None:
+        """In training, before anything else: start from latents (n d), but only once."""
         if self.data_start and not self.started:
-            self._start(latents)
+            self._start(*latents)
             self.started.fill_(True)
 
     @abstractmethod
-    def _start(self, latents: Tensor) -> None:
+    def _start(self, *latents: Tensor) -> None:
         """Take the codebook from latents (n d)."""
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:

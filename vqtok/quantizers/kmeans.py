@@ -27,8 +27,12 @@ def sums_per_code(latents: Tensor, indices: Tensor, codebook_size: int) -> Tenso
     return summed_over_ranks(sums.index_add_(0, indices, latents))
 
 
-def sample(latents: Tensor, count: int) -> Tensor:
-    """Random latents (count d), none twice before all are used, and twins set apart by noise."""
-    order = torch.randperm(len(latents), device=latents.device)
+def sample(latents: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    """Random latents (count d), none twice before all are used, and twins set apart by noise.
+
+    weights (n): how readily each is drawn (Efraimidis and Spirakis 2006); None: all alike.
+    """
+    chances = torch.empty(len(latents), device=latents.device).exponential_()
+    order = (chances if weights is None else chances / weights.clamp(min=1e-12)).argsort()
     picks = latents[order.repeat(-(-count // len(latents)))[:count]]
     return picks + 0.01 * latents.std(0, correction=0) * torch.randn_like(picks)

@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vqtok.errors import UsageError
 from vqtok.quantizers.base import (
     CodebookQuantizer,
     Quantized,
@@ -22,8 +23,10 @@ from vqtok.quantizers.search import nearest
 class NearestCode(CodebookQuantizer):
     """Each latent becomes the nearest code of a learned codebook.
 
-    revive_after: replace a code that no latent chose for so many training steps by a random
-        latent of the batch (of rank 0's); 0 never does.
+    revive_after: replace a code that no latent chose for so many training steps by a latent of the
+        batch (of rank 0's), drawn by its squared distance from its code; 0 never does.
+    absolute_codes: so many, the first, stand for a latent whatever was predicted; the others for
+        what the prediction lacks. Where something new comes into the picture they are nearer.
     """
 
     halved = ("embedding.weight",)
@@ -36,8 +39,14 @@ class NearestCode(CodebookQuantizer):
         unknown_index: str | int,
         data_start: bool,
         revive_after: int,
+        absolute_codes: int,
     ) -> None:
         super().__init__(codebook_size, dim, remap, unknown_index, data_start)
+        if absolute_codes >= codebook_size:
+            raise UsageError(
+                f"absolute_codes={absolute_codes} leaves none of {codebook_size} codes for the rest"
+            )
+        self.absolute_codes = absolute_codes
         self.revive_after = revive_after
         if revive_after:  # saved, so that a resumed run knows which codes are dying
             self.register_buffer("age", torch.zeros(codebook_size, dtype=torch.int64))
@@ -52,13 +61,31 @@ class NearestCode(CodebookQuantizer):
         """Whether this step may change the codebook outside the optimizer."""
         return self.training
 
-    def _quantize(self, z: Tensor) -> Quantized:
+    def restore(self, indices: Tensor, prediction: Tensor | None = None) -> Tensor:
+        z_q = super().restore(indices, prediction)
+        if prediction is None or not self.absolute_codes:
+            return z_q
+        absolute = (indices < self.absolute_codes).unsqueeze(1)
+        return torch.where(absolute, super().restore(indices), z_q)
+
+    def _complete(self, z: Tensor, prediction: Tensor) -> Quantized:
+        if not self.absolute_codes:
+            return super()._complete(z, prediction)
+        return self._measure(z, prediction=widened(prediction))
+
+    def _quantize(self, z: Tensor, prediction: Tensor | None = None) -> Quantized:
         latents = rearrange(z.detach(), "b c ... -> (b ...) c")
-        if self.learns:
-            self._begin(latents)
-        indices = nearest(latents, self.codebook)
+        if prediction is None:
+            if self.learns:
+                self._begin(latents)
+            indices = nearest(latents, self.codebook)
+        else:
+            lacking = latents - rearrange(prediction, "b c ... -> (b ...) c")
+            if self.learns:
+                self._begin(latents, lacking)
+            indices, latents = self._nearer(latents, lacking)
         grid = indices.view(len(z), *z.shape[2:])
-        z_q = widened(self.lookup(grid))
+        z_q = self.restore(grid, prediction)
         loss, commitment = self._loss(z, z_q)
         counts = torch.bincount(indices, minlength=self.codebook_size)
         counts = summed_over_ranks(counts) if self.training else counts
@@ -66,6 +93,16 @@ class NearestCode(CodebookQuantizer):
         if self.learns:
             self._learn(latents, indices, counts)
         return Quantized(straight_through(z, z_q), grid, loss, terms)
+
+    def _nearer(self, latents: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices (n) for latents (n d) or what their predictions lack; which it was (n d)."""
+        first, rest = self.codebook.detach().split(
+            [self.absolute_codes, self.codebook_size - self.absolute_codes]
+        )
+        absolute, relative = nearest(latents, first), nearest(lacking, rest)
+        is_absolute = _distance(latents, first[absolute]) <= _distance(lacking, rest[relative])
+        indices = torch.where(is_absolute, absolute, relative + self.absolute_codes)
+        return indices, torch.where(is_absolute.unsqueeze(-1), latents, lacking)
 
     @abstractmethod
     def _loss(self, z: Tensor, z_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,20 +115,30 @@ class NearestCode(CodebookQuantizer):
     def _learn(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
         """Follow one training step: latents (n d), their indices (n), counts (k) over all ranks."""
         if self.revive_after:
-            self._revive(latents, counts)
+            self._revive(latents, indices, counts)
 
     @torch.no_grad()
-    def _revive(self, latents: Tensor, counts: Tensor) -> None:
+    def _revive(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
         self.age.add_(1).masked_fill_(counts > 0, 0)
         dead = (self.age >= self.revive_after).nonzero().squeeze(-1)
         if len(dead):
-            self._place(dead, from_rank_zero(sample(latents, len(dead))))
+            far = _distance(latents, self.codebook[indices])
+            self._place(dead, from_rank_zero(sample(latents, len(dead), far)))
             self.age[dead] = 0
 
     @torch.no_grad()
-    def _start(self, latents: Tensor) -> None:
-        rows = torch.arange(self.codebook_size, device=latents.device)
-        self._place(rows, kmeans(latents, self.codebook_size))
+    def _start(self, *latents: Tensor) -> None:
+        """From latents (n d); or absolute codes from these, others from what they lack (n d)."""
+        sizes = [self.codebook_size]
+        if len(latents) > 1:
+            sizes = [self.absolute_codes, self.codebook_size - self.absolute_codes]
+        codes = torch.cat([kmeans(x, size) for x, size in zip(latents, sizes, strict=True)])
+        self._place(torch.arange(self.codebook_size, device=codes.device), codes)
+
+
+def _distance(x: Tensor, y: Tensor) -> Tensor:
+    """Squared, of each row of x (n d) from that of y (n d)."""
+    return (x - y).square().sum(-1)
 
 
 def _perplexity(counts: Tensor) -> Tensor:

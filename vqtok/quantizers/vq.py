@@ -18,7 +18,8 @@ class VectorQuantizer2(NearestCode):
 
     beta weights the codebook loss where legacy, else (as published) the commitment loss.
     sane_index_shape: `forward` returns indices (b *grid), not flat.
-    remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after: see `NearestCode`.
+    remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after, absolute_codes: see
+    `NearestCode`.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class VectorQuantizer2(NearestCode):
         *,
         data_start: bool = False,
         revive_after: int = 0,
+        absolute_codes: int = 0,
     ) -> None:
-        super().__init__(n_e, e_dim, remap, unknown_index, data_start, revive_after)
+        size = n_e, e_dim
+        super().__init__(*size, remap, unknown_index, data_start, revive_after, absolute_codes)
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.sane_index_shape, self.legacy = sane_index_shape, legacy
         self.embedding = nn.Embedding(n_e, e_dim)
@@ -140,8 +143,8 @@ class EMAVectorQuantizer(NearestCode):
 
     `.embedding` is an `EmbeddingEMA` of n_embed codes; it moves in training, while its `update`
     is True. Counts and sums are taken over all ranks. loss_key names the loss that `forward`
-    returns. remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after:
-    see `NearestCode`.
+    returns. remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after,
+    absolute_codes: see `NearestCode`.
     """
 
     derived = ("embedding.embed_avg",)
@@ -159,8 +162,10 @@ class EMAVectorQuantizer(NearestCode):
         *,
         data_start: bool = False,
         revive_after: int = 0,
+        absolute_codes: int = 0,
     ) -> None:
-        super().__init__(n_embed, embedding_dim, remap, unknown_index, data_start, revive_after)
+        size = n_embed, embedding_dim
+        super().__init__(*size, remap, unknown_index, data_start, revive_after, absolute_codes)
         self.num_tokens, self.codebook_dim = n_embed, embedding_dim
         self.beta, self.loss_key = beta, loss_key
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)
