@@ -23,6 +23,15 @@ def test_a_turned_clip_is_one_of_eight_of_the_same_pixels():
     assert all(s[i + 1] == s[i] + 1 for s in seen for i in range(0, 54, 3))  # r g b stay together
 
 
+@pytest.mark.parametrize("zoom", [1.0, 1.6, 8.0])
+@pytest.mark.parametrize("size", [(32, 32), (32, 70), (33, 40)])
+def test_stills_and_clips_of_any_size_can_be_scaled(make_still, tmp_path, size, zoom):
+    make_still(tmp_path / "a.png", *size)
+    clips = Clips(find([tmp_path]), settings("fsq", f"train.zoom={zoom}").train)
+    for step in range(4):
+        assert clips.batch(step).shape == (2, 3, 5, 32, 32)
+
+
 def test_squares_cut_out_are_larger_and_smaller_but_never_more_than_there_is():
     sides = [augment.side(rng, 80, 2.0, 120) for rng in generators()]
     assert min(sides) in range(40, 44)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_quantizers import MAKE, exact_indices
+from test_quantizers import DEVICES, MAKE, exact_indices
 
 from vqtok.errors import UsageError
 from vqtok.quantizers import EMAVectorQuantizer, VectorQuantizer2
@@ -19,7 +19,7 @@ def seed():
     torch.manual_seed(0)
 
 
-def make(kind, **options):
+def two_kinds(kind, **options):
     """A quantizer of 40 absolute and 60 other codes, all near 1 in size."""
     quantizer = kind(100, 8, 0.25, absolute_codes=40, **options)
     with torch.no_grad():
@@ -31,12 +31,14 @@ def latents(scale=1.0):
     return scale * torch.randn(2, 8, 3, 4, 5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", PREDICTED.values(), ids=PREDICTED)
-def test_restoring_is_quantizing_bit_for_bit(make, dtype):
-    quantizer, z, prediction = make().eval(), latents(), latents()
-    out = quantizer.quantize(z.to(dtype), prediction.to(dtype))
-    assert torch.equal(quantizer.restore(out.indices, prediction.to(dtype)).to(dtype), out.z_q)
+def test_restoring_is_quantizing_bit_for_bit(make, dtype, device):
+    quantizer = make().eval().to(device)
+    z, prediction = (latents().to(device, dtype) for _ in range(2))
+    out = quantizer.quantize(z, prediction)
+    assert torch.equal(quantizer.restore(out.indices, prediction).to(dtype), out.z_q)
     assert out.z_q.dtype == dtype
     assert out.loss == 0
 
@@ -51,7 +53,7 @@ def test_indices_tell_what_a_prediction_lacks(make):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_absolute_codes_are_chosen_where_they_are_nearer(kind):
-    quantizer, z, prediction = make(kind).eval(), latents(), latents()
+    quantizer, z, prediction = two_kinds(kind).eval(), latents(), latents()
     out = quantizer.quantize(z, prediction)
     flat, known = (x.movedim(1, -1).reshape(-1, 8) for x in (z, prediction))
     absolute = quantizer.codebook[:40].expand(len(flat), 40, 8)
@@ -65,7 +67,7 @@ def test_absolute_codes_are_chosen_where_they_are_nearer(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_prediction_all_codes_are_alike(kind):
-    quantizer, z = make(kind).eval(), latents()
+    quantizer, z = two_kinds(kind).eval(), latents()
     expected = exact_indices(z.movedim(1, -1).reshape(-1, 8), quantizer.codebook)
     assert torch.equal(quantizer.quantize(z).indices.flatten(), expected)
     assert torch.equal(quantizer.quantize(z, torch.zeros_like(z)).indices.flatten(), expected)
@@ -81,7 +83,7 @@ def test_the_first_codebook_has_latents_and_what_they_lack(kind):
 
 
 def test_a_code_moves_towards_what_chose_it():
-    quantizer = make(EMAVectorQuantizer, decay=0.0)
+    quantizer = two_kinds(EMAVectorQuantizer, decay=0.0)
     z, prediction = latents(), latents()
     indices = quantizer.quantize(z, prediction).indices.flatten()
     flat, known = (x.movedim(1, -1).reshape(-1, 8) for x in (z, prediction))
@@ -92,7 +94,7 @@ def test_a_code_moves_towards_what_chose_it():
 
 
 def test_gradients_reach_the_codes_of_both_kinds():
-    quantizer, z, prediction = make(VectorQuantizer2), latents(), latents()
+    quantizer, z, prediction = two_kinds(VectorQuantizer2), latents(), latents()
     out = quantizer.quantize(z, prediction)
     out.loss.backward()
     used = quantizer.codebook.grad.abs().sum(-1).nonzero().flatten()
@@ -101,13 +103,33 @@ def test_gradients_reach_the_codes_of_both_kinds():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_revived_codes_are_latents_that_codes_are_far_from(kind):
-    quantizer = make(kind, revive_after=1)
+    quantizer = two_kinds(kind, revive_after=1)
     with torch.no_grad():
         quantizer._place(torch.arange(1, 100), 100 + torch.randn(99, 8))
     z = quantizer.codebook[0].detach().view(1, 8, 1, 1).repeat(1, 1, 20, 20)
     z[:, :, 3, 4] += 1  # one of 400 latents
     quantizer.quantize(z)
     assert (quantizer.codebook[1] - z[0, :, 3, 4]).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_code_is_revived_as_what_its_kind_stands_for(kind):
+    quantizer = two_kinds(kind, revive_after=1)
+    with torch.no_grad():
+        quantizer._place(torch.arange(1, 99), 1000 + torch.randn(98, 8))
+    z = 100 + latents()
+    quantizer.quantize(z, z - 7)
+    assert (quantizer.codebook[1:40] - 100).abs().max() < 6
+    assert (quantizer.codebook[40:99] - 7).abs().max() < 3
+
+
+@pytest.mark.parametrize("make", PREDICTED.values(), ids=PREDICTED)
+def test_a_prediction_is_given_no_gradient(make):
+    z, prediction = latents().requires_grad_(), latents().requires_grad_()
+    out = make().quantize(z, prediction)
+    (out.loss + out.z_q.sum()).backward()
+    assert z.grad.abs().max() > 0
+    assert prediction.grad is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

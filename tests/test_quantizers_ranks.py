@@ -19,6 +19,8 @@ SIDES = 8  # of the latents (b c h w), all four
 SAME = {
     "vq2": lambda: VectorQuantizer2(100, 8, 0.25),
     "ema": lambda: EMAVectorQuantizer(100, 8, 0.25),
+    "vq2 of two kinds": lambda: VectorQuantizer2(100, 8, 0.25, absolute_codes=30),
+    "ema of two kinds": lambda: EMAVectorQuantizer(100, 8, 0.25, absolute_codes=30),
     "gumbel": lambda: GumbelQuantize(8, 8, 100),
     "lfq": lambda: LFQ(codebook_size=256, inv_temperature=1.0),
     "lfq projected": lambda: LFQ(dim=8, codebook_size=32, inv_temperature=1.0),
@@ -28,6 +30,9 @@ SAME = {
 DRAWN = {
     "vq2": lambda: VectorQuantizer2(100, 8, 0.25, data_start=True, revive_after=1),
     "ema": lambda: EMAVectorQuantizer(100, 8, 0.25, data_start=True, revive_after=1),
+    "ema of two kinds": lambda: EMAVectorQuantizer(
+        *(100, 8, 0.25), data_start=True, revive_after=1, absolute_codes=30
+    ),
     "gumbel": lambda: GumbelQuantize(8, 8, 100, data_start=True),
 }
 
@@ -49,7 +54,7 @@ def learn(make, z):
     """One training step's loss, gradients and figures, and the state it leaves."""
     torch.manual_seed(7)
     quantizer, z = make(), z.clone().requires_grad_()
-    out = quantizer.quantize(z)
+    out = quantizer.quantize(z, z / 2)
     drawn = isinstance(quantizer, GumbelQuantize)
     (out.loss + (0.0 if drawn else out.z_q.square().mean())).backward()
     gradients = {k: p.grad for k, p in quantizer.named_parameters() if p.grad is not None}
@@ -86,11 +91,11 @@ def one_of_two(rank, folder, z, mask):
         torch.manual_seed(7)
         quantizer = make()
         torch.manual_seed(rank)  # ranks must agree though they would draw differently
-        quantizer.quantize(half)
+        quantizer.quantize(half, half / 2)
         with torch.no_grad():
             quantizer.codebook[10:] += 100  # dead, so that they are revived
         for _ in range(2):
-            quantizer.quantize(half)
+            quantizer.quantize(half, half / 2)
         drawn[name] = quantizer.state_dict()
         if rank == 0:  # in eval nothing may wait for the other rank
             quantizer.eval().quantize(half)

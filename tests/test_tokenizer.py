@@ -267,10 +267,14 @@ def test_a_difference_between_machines_ends_at_the_next_key_frame():
     assert differs == [False, True, True, True, False, False, False, False, False]
 
 
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
-def test_latents_are_decoded_to_what_the_encoder_reckoned_with(kind):
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(kind, []) for kind in config.QUANTIZERS]
+    + [(kind, ["quantizer.absolute_codes=2000"]) for kind in ("vq2", "ema")],
+)
+def test_latents_are_decoded_to_what_the_encoder_reckoned_with(kind, more):
     """Bit for bit, over a long clip, in chunks, and where the convolutions are narrow."""
-    tokenizer = small(kind, PREDICTORS[1]).cast(torch.bfloat16)
+    tokenizer = small(kind, PREDICTORS[1], *more).cast(torch.bfloat16)
     between = tokenizer.quantizer, tokenizer.predictor
     z = torch.randn(1, tokenizer.quantizer.dim, 150, 3, 4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

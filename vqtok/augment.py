@@ -11,12 +11,12 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 HUE, SATURATION, CONTRAST = 0.5, 0.5, 0.2  # standard deviations at full strength: radians, logs
 
 
-def side(rng: np.random.Generator, crop: int, zoom: float, room: int) -> int:
-    """Of the square to cut out for a clip of `crop` pixels: `zoom` times larger or smaller at most.
+def side(rng: np.random.Generator, crop: int, zoom: float, largest: int) -> int:
+    """How large a square to cut out for a clip as large as `crop`.
 
-    room: the largest there is.
+    It is up to `zoom` times larger or smaller, and never more than `largest`.
     """
-    return min(round(crop * zoom ** rng.uniform(-1, 1)), room)
+    return max(1, min(round(crop * zoom ** rng.uniform(-1, 1)), largest))
 
 
 def turned(rng: np.random.Generator, clip: Tensor) -> Tensor:
@@ -28,9 +28,9 @@ def turned(rng: np.random.Generator, clip: Tensor) -> Tensor:
 
 def scaled(clip: Tensor, crop: int) -> Tensor:
     """A clip (t h w c) uint8, as high and wide as `crop`."""
-    pixels = clip.movedim(-1, 1).float()
+    pixels = clip.movedim(-1, 1)
     pixels = F.interpolate(pixels, (crop, crop), mode="bilinear", antialias=True)
-    return pixels.round_().to(torch.uint8).movedim(1, -1)
+    return pixels.movedim(1, -1)
 
 
 def coloured(rng: np.random.Generator, clip: Tensor, strength: float) -> Tensor:

@@ -16,7 +16,7 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.files import EXTENSIONS, inside
 from vqtok.video import Clip, open_video, read_window
 
-FASTEST_PAN = 3  # pixels per frame over a still
+FASTEST_PAN = 3  # pixels per frame over a still, before it is scaled
 UNSEEN = 4  # made-up clips to validate on
 
 
@@ -48,7 +48,8 @@ class Source:
 
 
 class Clips:
-    """Random clips (b c t h w) uint8 of files: any start, any place, mirrored half of the time.
+    """Random clips (b c t h w) uint8 of files: any start, any place, mirrored half of the time, and
+    made more various as `settings` ask.
 
     Larger files are scaled down to `settings.size` on the short side; stills become slow pans; of
     files whose length the header does not tell, only the beginning is used.

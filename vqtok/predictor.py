@@ -116,7 +116,7 @@ def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Qu
         return quantizer.quantize(z)
     since_key = int(torch.randint(predictor.key_every, (1,))) if quantizer.training else 0
     predicted = predictor.predictions(_as_decoded(z, quantizer, predictor, since_key), since_key)
-    out = quantizer.quantize(z, predicted.detach())
+    out = quantizer.quantize(z, predicted)
     if not quantizer.training:
         return out
     lack = (predicted - z.detach())[:, :, 1:]

@@ -53,15 +53,17 @@ class Quantizer(nn.Module, ABC):
         """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout.
 
         prediction: what is known of z (shaped like it) without the indices, which tell the rest.
+            No gradient reaches it.
         """
-        out = self._measure(z) if prediction is None else self._complete(z, prediction)
+        known = None if prediction is None else widened(prediction.detach())
+        out = self._measure(z) if known is None else self._complete(z, known)
         loss = out.loss if self.training else torch.zeros_like(out.loss)
         terms = torch.stack([v.detach().float() for v in out.terms.values()])
         terms = mean_over_ranks(terms) if self.training else terms
         return replace(out, loss=loss, terms=dict(zip(out.terms, terms, strict=True)))
 
     def restore(self, indices: Tensor, prediction: Tensor | None = None) -> Tensor:
-        """Decode indices to z_q (b c *grid), where that was predicted."""
+        """Decode indices to z_q (b c *grid). prediction: the one that `quantize` was given."""
         codes = widened(self.lookup(indices))
         return codes if prediction is None else prediction + codes
 

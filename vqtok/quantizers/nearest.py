@@ -1,6 +1,7 @@
 """Codebooks searched for the nearest code: the step, its first codebook and its dead codes."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from vqtok.quantizers.base import (
     from_rank_zero,
     straight_through,
     summed_over_ranks,
-    widened,
 )
 from vqtok.quantizers.kmeans import kmeans, sample
 from vqtok.quantizers.search import nearest
@@ -62,28 +62,24 @@ class NearestCode(CodebookQuantizer):
         return self.training
 
     def restore(self, indices: Tensor, prediction: Tensor | None = None) -> Tensor:
-        z_q = super().restore(indices, prediction)
-        if prediction is None or not self.absolute_codes:
-            return z_q
-        absolute = (indices < self.absolute_codes).unsqueeze(1)
-        return torch.where(absolute, super().restore(indices), z_q)
+        if prediction is not None and self.absolute_codes:
+            absolute = (indices < self.absolute_codes).unsqueeze(1)
+            prediction = prediction.masked_fill(absolute, 0)
+        return super().restore(indices, prediction)
 
     def _complete(self, z: Tensor, prediction: Tensor) -> Quantized:
         if not self.absolute_codes:
             return super()._complete(z, prediction)
-        return self._measure(z, prediction=widened(prediction))
+        return self._measure(z, prediction=prediction)
 
     def _quantize(self, z: Tensor, prediction: Tensor | None = None) -> Quantized:
         latents = rearrange(z.detach(), "b c ... -> (b ...) c")
-        if prediction is None:
-            if self.learns:
-                self._begin(latents)
-            indices = nearest(latents, self.codebook)
-        else:
-            lacking = latents - rearrange(prediction, "b c ... -> (b ...) c")
-            if self.learns:
-                self._begin(latents, lacking)
-            indices, latents = self._nearer(latents, lacking)
+        kinds = (latents,)
+        if prediction is not None:
+            kinds = latents, latents - rearrange(prediction, "b c ... -> (b ...) c")
+        if self.learns:
+            self._begin(*kinds)
+        indices, chosen = self._nearest(*kinds)
         grid = indices.view(len(z), *z.shape[2:])
         z_q = self.restore(grid, prediction)
         loss, commitment = self._loss(z, z_q)
@@ -91,14 +87,19 @@ class NearestCode(CodebookQuantizer):
         counts = summed_over_ranks(counts) if self.training else counts
         terms = {"commitment": commitment, "perplexity": _perplexity(counts)}
         if self.learns:
-            self._learn(latents, indices, counts)
+            self._learn(chosen, indices, counts)
+            if self.revive_after:
+                self._revive(kinds, _distance(chosen, self.codebook[indices]), counts)
         return Quantized(straight_through(z, z_q), grid, loss, terms)
 
-    def _nearer(self, latents: Tensor, lacking: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices (n) for latents (n d) or what their predictions lack; which it was (n d)."""
-        first, rest = self.codebook.detach().split(
-            [self.absolute_codes, self.codebook_size - self.absolute_codes]
-        )
+    def _nearest(self, latents: Tensor, lacking: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Indices (n) for latents (n d), and what the codes stand in for.
+
+        Where predictions lack something (n d), that or the latent, as either has the nearer code.
+        """
+        if lacking is None:
+            return nearest(latents, self.codebook), latents
+        first, rest = self.codebook.detach().tensor_split([self.absolute_codes])
         absolute, relative = nearest(latents, first), nearest(lacking, rest)
         is_absolute = _distance(latents, first[absolute]) <= _distance(lacking, rest[relative])
         indices = torch.where(is_absolute, absolute, relative + self.absolute_codes)
@@ -112,28 +113,29 @@ class NearestCode(CodebookQuantizer):
     def _place(self, rows: Tensor, codes: Tensor) -> None:
         """Put codes (m d) into those rows (m) of the codebook, with a fresh state."""
 
-    def _learn(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
-        """Follow one training step: latents (n d), their indices (n), counts (k) over all ranks."""
-        if self.revive_after:
-            self._revive(latents, indices, counts)
+    def _learn(self, chosen: Tensor, indices: Tensor, counts: Tensor) -> None:
+        """Follow one training step: what chose (n d) which codes (n); counts (k) over all ranks."""
 
     @torch.no_grad()
-    def _revive(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
+    def _revive(self, kinds: Sequence[Tensor], far: Tensor, counts: Tensor) -> None:
+        """Replace dead codes by vectors (n d) of their own kind, the likelier the farther (n)."""
         self.age.add_(1).masked_fill_(counts > 0, 0)
-        dead = (self.age >= self.revive_after).nonzero().squeeze(-1)
-        if len(dead):
-            far = _distance(latents, self.codebook[indices])
-            self._place(dead, from_rank_zero(sample(latents, len(dead), far)))
-            self.age[dead] = 0
+        dead = self.age >= self.revive_after
+        for rows, vectors in zip(self._rows(kinds), kinds, strict=True):
+            rows = rows[dead[rows]]
+            if len(rows):
+                self._place(rows, from_rank_zero(sample(vectors, len(rows), far)))
+        self.age[dead] = 0
 
     @torch.no_grad()
-    def _start(self, *latents: Tensor) -> None:
-        """From latents (n d); or absolute codes from these, others from what they lack (n d)."""
-        sizes = [self.codebook_size]
-        if len(latents) > 1:
-            sizes = [self.absolute_codes, self.codebook_size - self.absolute_codes]
-        codes = torch.cat([kmeans(x, size) for x, size in zip(latents, sizes, strict=True)])
-        self._place(torch.arange(self.codebook_size, device=codes.device), codes)
+    def _start(self, *kinds: Tensor) -> None:
+        for rows, vectors in zip(self._rows(kinds), kinds, strict=True):
+            self._place(rows, kmeans(vectors, len(rows)))
+
+    def _rows(self, kinds: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Which codes stand for which kind: all for latents, or the rest for what these lack."""
+        rows = torch.arange(self.codebook_size, device=self.codebook.device)
+        return rows.tensor_split([self.absolute_codes]) if len(kinds) > 1 else [rows]
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:

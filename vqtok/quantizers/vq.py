@@ -200,11 +200,10 @@ class EMAVectorQuantizer(NearestCode):
         return self.beta * commitment, commitment
 
     @torch.no_grad()
-    def _learn(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
+    def _learn(self, chosen: Tensor, indices: Tensor, counts: Tensor) -> None:
         self.embedding.cluster_size_ema_update(counts)
-        self.embedding.embed_avg_ema_update(sums_per_code(latents, indices, self.num_tokens))
+        self.embedding.embed_avg_ema_update(sums_per_code(chosen, indices, self.num_tokens))
         self.embedding.weight_update(self.num_tokens)
-        super()._learn(latents, indices, counts)
 
     def _place(self, rows: Tensor, codes: Tensor) -> None:
         self.embedding.reset(rows, codes)

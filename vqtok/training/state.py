@@ -123,10 +123,11 @@ def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
     return AdamW(learned, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
 
 
-def _sizes(tokenizer: Tokenizer) -> tuple[str, int, dict[str, torch.Size]]:
-    """What two tokenizers share if the weights of one fit into the other."""
+def _sizes(tokenizer: Tokenizer) -> tuple[str, int, int, dict[str, torch.Size]]:
+    """What two tokenizers share if the weights of one fit into the other, and mean the same."""
     shapes = {name: weight.shape for name, weight in tokenizer.state_dict().items()}
-    return tokenizer.kind, tokenizer.codebook_size, shapes
+    absolute_codes = getattr(tokenizer.quantizer, "absolute_codes", 0)
+    return tokenizer.kind, tokenizer.codebook_size, absolute_codes, shapes
 
 
 def _moments(optimizer: Optimizer | None) -> dict[str, Tensor]:
