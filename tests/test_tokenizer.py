@@ -270,7 +270,7 @@ def test_a_difference_between_machines_ends_at_the_next_key_frame():
 @pytest.mark.parametrize(
     ("kind", "more"),
     [(kind, []) for kind in config.QUANTIZERS]
-    + [(kind, ["quantizer.absolute_codes=2000"]) for kind in ("vq2", "ema")],
+    + [(kind, ["quantizer.absolute_share=0.5"]) for kind in ("vq2", "ema")],
 )
 def test_latents_are_decoded_to_what_the_encoder_reckoned_with(kind, more):
     """Bit for bit, over a long clip, in chunks, and where the convolutions are narrow."""

@@ -238,7 +238,7 @@ def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
 @pytest.mark.parametrize("frames", [1, 9])
 @pytest.mark.parametrize("kind", config.QUANTIZERS)
 def test_a_predictor_is_trained_at_any_length_and_resumed(kind, frames, tmp_path):
-    more = ["quantizer.absolute_codes=16"] if kind in ("vq2", "ema") else []
+    more = ["quantizer.absolute_share=0.25"] if kind in ("vq2", "ema") else []
     guessed = settings(kind, "model.predictor_blocks=1", f"train.frames={frames}", *more)
     for name, stops in (("straight", [10]), ("stopped", [5, 10])):
         run = runs.Run(tmp_path / name, guessed, [])
@@ -264,7 +264,7 @@ def test_a_run_begins_from_a_tokenizer_and_stays_near(tmp_path):
     torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-2)
     for unlike in (
         settings("fsq", still[0]),
-        settings("ema", still[0], "quantizer.absolute_codes=9"),
+        settings("ema", still[0], "quantizer.absolute_share=0.1"),
     ):
         other = runs.Run(tmp_path / "other", unlike, [])
         with pytest.raises(UsageError, match=r"train\.origin has other \[model\]"):

@@ -31,7 +31,7 @@ class VQ2Settings:
     beta: Weight = 0.25
     data_start: bool = True
     revive_after: Count = 100
-    absolute_codes: Count = 0  # that stand for themselves, not for what a prediction lacks
+    absolute_share: Share = 0.0  # of the codes, for latents themselves, not what predictions lack
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EMASettings:
     decay: Share = 0.99
     data_start: bool = True
     revive_after: Count = 100
-    absolute_codes: Count = 0  # that stand for themselves, not for what a prediction lacks
+    absolute_share: Share = 0.0  # of the codes, for latents themselves, not what predictions lack
 
 
 @dataclass(frozen=True)

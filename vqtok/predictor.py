@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vqtok.layers import Block, CausalConv3d, State, streaming
 from vqtok.quantizers import Quantized
-from vqtok.quantizers.base import Quantizer, exact_products, mean_over_ranks
+from vqtok.quantizers.base import Quantizer, exact_products, from_rank_zero, mean_over_ranks
 
 
 class Predictor(nn.Module):
@@ -114,7 +114,9 @@ def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Qu
     """
     if predictor is None:
         return quantizer.quantize(z)
-    since_key = int(torch.randint(predictor.key_every, (1,))) if quantizer.training else 0
+    since_key = 0
+    if quantizer.training:
+        since_key = int(from_rank_zero(torch.randint(predictor.key_every, (1,))))
     predicted = predictor.predictions(_as_decoded(z, quantizer, predictor, since_key), since_key)
     out = quantizer.quantize(z, predicted)
     if not quantizer.training:

@@ -35,14 +35,14 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 *(s.codebook_size, s.dim, s.beta),
                 data_start=s.data_start,
                 revive_after=s.revive_after,
-                absolute_codes=s.absolute_codes,
+                absolute_codes=int(s.absolute_share * s.codebook_size),
             )
         case EMASettings() as s:
             return EMAVectorQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
                 data_start=s.data_start,
                 revive_after=s.revive_after,
-                absolute_codes=s.absolute_codes,
+                absolute_codes=int(s.absolute_share * s.codebook_size),
             )
         case GumbelSettings() as s:
             return GumbelQuantize(
