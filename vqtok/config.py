@@ -126,9 +126,7 @@ class TrainSettings:
     strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # every n-th frame, drawn
     turn: bool = False  # clips upside down, on their side and backwards too
     zoom: Annotated[float, Field(ge=1, le=8)] = 1.0  # clips up to so many times larger and smaller
-    recolour: Annotated[float, Field(ge=0, le=4)] = (
-        0.0  # how much hue, saturation and contrast of half of the clips vary
-    )
+    recolour: Annotated[float, Field(ge=0, le=4)] = 0.0  # how much the colours of half of them vary
     origin: str | None = None  # the tokenizer to begin from, a file or a bundled name
     start_clips: Positive = 32  # that the first weights and the first codebook are taken from
     optimizer: Literal["adamw", "muon"] = "muon"

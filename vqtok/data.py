@@ -171,11 +171,13 @@ class Clips:
 
     def _varied(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """The clip (t h w c), made into another one as the settings ask."""
-        clip = augment.turned(rng, clip) if self.settings.turn else clip
-        clip = augment.scaled(clip, self.settings.crop) if self.settings.zoom > 1 else clip
-        return (
-            augment.coloured(rng, clip, self.settings.recolour) if self.settings.recolour else clip
-        )
+        if self.settings.turn:
+            clip = augment.turned(rng, clip)
+        if self.settings.zoom > 1:
+            clip = augment.scaled(clip, self.settings.crop)
+        if self.settings.recolour:
+            clip = augment.coloured(rng, clip, self.settings.recolour)
+        return clip
 
 
 class Procedural:

@@ -89,7 +89,7 @@ class NearestCode(CodebookQuantizer):
         if self.learns:
             self._learn(chosen, indices, counts)
             if self.revive_after:
-                self._revive(kinds, _distance(chosen, self.codebook[indices]), counts)
+                self._revive(kinds, chosen, indices, counts)
         return Quantized(straight_through(z, z_q), grid, loss, terms)
 
     def _nearest(self, latents: Tensor, lacking: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -117,10 +117,15 @@ class NearestCode(CodebookQuantizer):
         """Follow one training step: what chose (n d) which codes (n); counts (k) over all ranks."""
 
     @torch.no_grad()
-    def _revive(self, kinds: Sequence[Tensor], far: Tensor, counts: Tensor) -> None:
-        """Replace dead codes by vectors (n d) of their own kind, the likelier the farther (n)."""
+    def _revive(
+        self, kinds: Sequence[Tensor], chosen: Tensor, indices: Tensor, counts: Tensor
+    ) -> None:
+        """Replace dead codes by vectors (n d) of their kind, likelier by those far from codes."""
         self.age.add_(1).masked_fill_(counts > 0, 0)
         dead = self.age >= self.revive_after
+        if not dead.any():
+            return
+        far = _distance(chosen, self.codebook[indices])
         for rows, vectors in zip(self._rows(kinds), kinds, strict=True):
             rows = rows[dead[rows]]
             if len(rows):
