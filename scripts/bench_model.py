@@ -15,7 +15,7 @@ import torch
 import typer
 
 from vqtok import config
-from vqtok.tokenizer import Tokenizer
+from vqtok.model.tokenizer import Tokenizer
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -18,8 +18,8 @@ import numpy as np
 import typer
 from bench_memory import peak
 
-from vqtok import tokens
-from vqtok.tokens import Tokens
+from vqtok.tokens import format as tokens
+from vqtok.tokens.format import Tokens
 
 
 def make(folder: Path, files: int, shape: tuple[int, int, int], codebook_size: int) -> None:

@@ -15,10 +15,10 @@ import torch
 import typer
 
 from vqtok import config
+from vqtok.codebook_stats.usage import codebook_use, psnr
 from vqtok.config import Config
-from vqtok.data import Clips, find
-from vqtok.metrics import codebook_use, psnr
-from vqtok.tokenizer import Tokenizer
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.training.data import Clips, find
 from vqtok.training.state import State
 from vqtok.training.step import train_step
 from vqtok.video import open_video

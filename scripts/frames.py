@@ -12,8 +12,8 @@ import torch
 import typer
 
 from vqtok import DEFAULT
-from vqtok.evaluate import measure, write_strip
-from vqtok.pipeline import load_tokenizer
+from vqtok.pipeline.clip import load_tokenizer
+from vqtok.quality import measure, write_strip
 from vqtok.video import open_video
 
 

@@ -4,8 +4,8 @@ import io
 
 import torch
 
-from vqtok import tokens as token_file
-from vqtok.pipeline import decode_clip, encode_clip
+from vqtok.pipeline.clip import decode_clip, encode_clip
+from vqtok.tokens import format as token_file
 from vqtok.video import open_video
 
 

@@ -13,44 +13,26 @@ MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
     "files": {"errors"},
-    "batch": {"errors", "files"},
-    "options": {"errors", "files"},
-    "metrics": set(),
+    "distributed": set(),
     "device": {"errors"},
-    "stopwatch": set(),
     "config": BASE,
-    "layers": BASE,
-    "terminal": set(),
-    "threads": set(),
+    "options": BASE,
     "video": BASE,
     "tokens": BASE,
     "quantizers": BASE | {"config"},
-    "predictor": BASE | {"layers", "quantizers"},
-    "tokenizer": BASE | {"config", "layers", "predictor", "quantizers"},
-    "checkpoint": BASE | {"config", "tokenizer"},
-    "cache": BASE | {"video"},
-    "data": BASE | {"augment", "cache", "config", "video"},
-    "augment": set(),
-    "ranks": set(),
-    "evaluate": BASE | {"metrics", "tokenizer", "video"},
-    "runs": BASE | {"config", "data"},
-    "__main__": {"cli"},
-    "codebook": BASE | {"metrics", "quantizers", "tokens"},
-    "report": BASE | {"codebook", "config", "metrics"},
-    "pipeline": BASE
-    | {"checkpoint", "device", "stopwatch", "threads", "tokenizer", "tokens", "video"},
-    "scores": BASE | {"batch", "evaluate", "metrics", "terminal", "tokenizer", "video"},
-    "stats": BASE
-    | {"batch", "checkpoint", "codebook", "pipeline", "report", "terminal", "tokens", "video"},
+    "model": BASE | {"config", "quantizers"},
+    "codebook_stats": BASE | {"quantizers", "tokens"},
+    "pipeline": BASE | {"device", "model", "tokens", "video"},
+    "quality": BASE | {"codebook_stats", "model", "video"},
+    "report": BASE | {"codebook_stats", "config"},
     "training": BASE
-    | {"checkpoint", "config", "data", "evaluate", "metrics", "quantizers", "ranks", "report"}
-    | {"runs", "terminal", "threads", "tokenizer"},
+    | {"codebook_stats", "config", "distributed", "model", "pipeline", "quality", "quantizers"}
+    | {"video"},
     "commands": BASE
-    | {"batch", "checkpoint", "device", "layers", "metrics", "pipeline", "stopwatch", "terminal"}
-    | {"threads", "tokenizer", "tokens", "video"},
-    "cli": BASE
-    | {"batch", "commands", "device", "options", "pipeline", "runs", "scores", "stats"}
-    | {"training"},
+    | {"codebook_stats", "device", "distributed", "model", "pipeline", "quality", "report"}
+    | {"tokens", "training", "video"},
+    "cli": BASE | {"commands", "device", "options", "pipeline", "training"},
+    "__main__": {"cli"},
 }
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from test_train import settings
 
-from vqtok import augment
-from vqtok.data import Clips, find
+from vqtok.training import augmentation as augment
+from vqtok.training.data import Clips, find
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 

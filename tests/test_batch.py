@@ -10,13 +10,16 @@ import pytest
 from conftest import pattern, write_clip
 from typer.testing import CliRunner
 
-from vqtok import DEFAULT, batch, checkpoint, config, tokens
+from vqtok import DEFAULT, config
 from vqtok.cli import app
-from vqtok.commands import Running
+from vqtok.commands import batch
+from vqtok.commands.encode import Running
 from vqtok.errors import UsageError
 from vqtok.files import WRITABLE
+from vqtok.model import checkpoint
+from vqtok.model.tokenizer import Tokenizer
 from vqtok.options import video_name
-from vqtok.tokenizer import Tokenizer
+from vqtok.tokens import format as tokens
 from vqtok.video.write import _CONTAINERS
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]

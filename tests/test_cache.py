@@ -7,9 +7,9 @@ import pytest
 import torch
 from test_train import settings
 
-from vqtok.cache import Cache
-from vqtok.data import Clips
 from vqtok.errors import VqtokError
+from vqtok.training.cache import Cache
+from vqtok.training.data import Clips
 from vqtok.video import open_video
 
 

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import load, load_file, save_file
 
 import vqtok
-from vqtok import checkpoint, config
+from vqtok import config
 from vqtok.errors import VqtokError
-from vqtok.tokenizer import Tokenizer
+from vqtok.model import checkpoint
+from vqtok.model.tokenizer import Tokenizer
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
 SMALL += ["model.predictor_blocks=1"]

@@ -22,9 +22,9 @@ from conftest import clip_files
 from typer.testing import CliRunner
 
 import vqtok
-from vqtok import tokens
 from vqtok.cli import app
-from vqtok.pipeline import encode_clip
+from vqtok.pipeline.clip import encode_clip
+from vqtok.tokens import format as tokens
 from vqtok.video import open_video
 
 DEMO = Path(__file__).parents[1] / "scripts" / "demo.mp4"
@@ -250,7 +250,7 @@ def test_ctrl_c_can_leave_a_shorter_token_file(make_clip, tmp_path, monkeypatch)
 
     clip, output, whole = make_clip(frames=60), tmp_path / "t.safetensors", tmp_path / "whole"
     works("encode", clip, "-o", whole)
-    monkeypatch.setattr("vqtok.commands.progress", pressing)
+    monkeypatch.setattr("vqtok.commands.encode.progress", pressing)
     said = fails(130, "interrupted", "encode", clip, "-o", output, "--keep-partial")
     assert "frames" in said
     kept = tokens.read(output)

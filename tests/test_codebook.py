@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqtok import config
-from vqtok.codebook import structure, tally
-from vqtok.codebook.figures import figures
-from vqtok.codebook.table import table
-from vqtok.codebook.tally import Sample, Tally
-from vqtok.codebook.verdict import CLIPS, judge
-from vqtok.metrics import codebook_use
+from vqtok.codebook_stats import counts as tally
+from vqtok.codebook_stats import structure
+from vqtok.codebook_stats.codebook_report import figures
+from vqtok.codebook_stats.codes import table
+from vqtok.codebook_stats.counts import Sample, Tally
+from vqtok.codebook_stats.usage import codebook_use
+from vqtok.codebook_stats.verdict import CLIPS, judge
 from vqtok.quantizers import build
 from vqtok.quantizers.search import neighbours
-from vqtok.tokens import Tokens
+from vqtok.tokens.format import Tokens
 
 
 def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vqtok.device import Ferry
-from vqtok.stopwatch import Stopwatch
+from vqtok.pipeline.stopwatch import Stopwatch
 
 CUDA = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -9,8 +9,8 @@ import torch
 from test_cli import fails, inside, works
 
 import vqtok
-from vqtok.evaluate import block_averages, measure
-from vqtok.metrics import psnr, ssim
+from vqtok.codebook_stats.usage import psnr, ssim
+from vqtok.quality import block_averages, measure
 from vqtok.video import open_video
 
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import pattern
 from typer.testing import CliRunner
 
-from vqtok import tokens
 from vqtok.cli import app
 from vqtok.errors import UsageError, VqtokError
+from vqtok.tokens import format as tokens
 from vqtok.video import VideoWriter, open_video
 
 STILLS = Path(__file__).parent / "golden" / "stills"  # written by Pillow, all of the same picture

@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_train import TINY
 
-from vqtok import config, runs
-from vqtok.training import train
+from vqtok import config
+from vqtok.training import runs, train
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available(), reason="torch was built without torch.distributed"

@@ -17,12 +17,12 @@ from rich.console import Console
 from test_codebook import entropy, tallied
 
 from vqtok import config, report
-from vqtok.codebook.figures import figures
-from vqtok.codebook.table import Codes, Spread, Table
+from vqtok.codebook_stats.codebook_report import figures
+from vqtok.codebook_stats.codes import Codes, Spread, Table
+from vqtok.codebook_stats.usage import bits_per_pixel, codebook_use, usage_by_chance
+from vqtok.commands.progress import Bars
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
-from vqtok.metrics import bits_per_pixel, codebook_use, usage_by_chance
-from vqtok.terminal import Bars
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 LEVELS = (5, 5, 5, 8)
@@ -148,7 +148,7 @@ def test_a_name_in_brackets_is_a_name(name):
         console.print(screen)
         assert name in console.file.getvalue().split("verdict")[0]
     terminal = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    with patch("vqtok.terminal.console", return_value=terminal):
+    with patch("vqtok.commands.progress.console", return_value=terminal):
         bars = Bars(False, "x", 1)
     with bars, bars.clip(name, 3):
         pass  # the bar is drawn as it ends

@@ -15,10 +15,11 @@ from test_cli import TINY, fails, inside, works
 from test_codebook import tokens
 
 import vqtok
-from vqtok import checkpoint, config
+from vqtok import config
 from vqtok.files import BUNDLED
-from vqtok.tokenizer import Tokenizer
-from vqtok.tokens import write
+from vqtok.model import checkpoint
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.tokens.format import write
 
 
 def save(path, seed=0, model="a" * 64, size=16, quantizer="lfq", shape=(9, 8, 8)):

@@ -11,9 +11,9 @@ from conftest import pattern, write_clip
 from test_tokens import SAMPLE, VARYING, joined, parts
 from typer.testing import CliRunner
 
-from vqtok import tokens as token_file
 from vqtok.cli import app
-from vqtok.tokens import Tokens
+from vqtok.tokens import format as token_file
+from vqtok.tokens.format import Tokens
 
 GOLDEN = Path(__file__).parent / "golden"
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "token-format.md").read_text()

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 import vqtok
 from vqtok import config
 from vqtok.errors import VqtokError
-from vqtok.layers import CausalConv3d, compile_blocks, compile_every_shape, streaming
-from vqtok.predictor import decode, encode
-from vqtok.tokenizer import CHUNK, Tokenizer
+from vqtok.model.layers import CausalConv3d, compile_blocks, compile_every_shape, streaming
+from vqtok.model.predictive import decode, encode
+from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.video import read_window
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]

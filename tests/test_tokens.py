@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from vqtok import tokens as token_file
 from vqtok.errors import VqtokError
-from vqtok.tokens import Tokens
+from vqtok.tokens import format as token_file
+from vqtok.tokens.format import Tokens
 
 SAMPLE = Tokens(
     indices=np.arange(3 * 8 * 12).reshape(3, 8, 12) % 64,

@@ -15,12 +15,13 @@ from conftest import write_clip
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from vqtok import checkpoint, config, runs
-from vqtok.data import Clips, Procedural, find
+from vqtok import config
 from vqtok.errors import UsageError, VqtokError
-from vqtok.training import train
-from vqtok.training.adversary import Adversary
-from vqtok.training.muon import Muon
+from vqtok.model import checkpoint
+from vqtok.training import runs, train
+from vqtok.training.data import Clips, Procedural, find
+from vqtok.training.discriminator import Adversary
+from vqtok.training.optimizer import Muon
 from vqtok.training.state import State
 from vqtok.training.step import learning_rate, reconstruction_loss
 

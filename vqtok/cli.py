@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqtok import DEFAULT, batch
+from vqtok import DEFAULT
+from vqtok.commands import batch
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import EXTENSIONS
 from vqtok.options import (
@@ -109,7 +110,7 @@ def encode(
     else:
         check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
 
-    from vqtok.commands import Reading, Running, encode_many, encode_one
+    from vqtok.commands.encode import Reading, Running, encode_many, encode_one
 
     running = Running(tokenizer, device, dtype, compile, jobs, quiet, verbose)
     how = Reading(size, rate, start, duration, strict, keep_partial)
@@ -161,7 +162,7 @@ def decode(
     else:
         check_output(output, force, "redirect it or give -o FILE")
 
-    from vqtok.commands import Running, Writing, decode_many, decode_one
+    from vqtok.commands.encode import Running, Writing, decode_many, decode_one
 
     running = Running(tokenizer, device, dtype, compile, jobs, quiet, verbose)
     how = Writing(codec, crf, audio_from)
@@ -212,9 +213,9 @@ def train(
     if resume is not None and (quantizer or config or set_ or out):
         raise UsageError("--resume goes on with the run's own settings; leave the others out")
 
-    from vqtok import runs
+    from vqtok.commands.train import train_and_show
     from vqtok.device import find_device
-    from vqtok.training.command import train_and_show
+    from vqtok.training import runs
 
     where = find_device(device)
     places = [*(data or []), *(files or [])], validation or [], cache
@@ -246,8 +247,8 @@ def evaluate(
     if save is not None:
         check_folder(str(save))
 
-    from vqtok import scores
-    from vqtok.pipeline import load_tokenizer
+    from vqtok.commands import eval as scores
+    from vqtok.pipeline.clip import load_tokenizer
 
     todo = scores.tasks(clips, save, force)
     model = load_tokenizer(tokenizer, device, dtype)
@@ -284,7 +285,7 @@ def stats(
     if (as_json and as_csv) or (alone and counting):
         raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
 
-    from vqtok import stats as command
+    from vqtok.commands import stats as command
 
     if watch:
         command.watch(watch)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vqtok.errors import UsageError
 from vqtok.quantizers.base import widened
+from vqtok.quantizers.codebook import NearestCode
 from vqtok.quantizers.kmeans import sums_per_code
-from vqtok.quantizers.nearest import NearestCode
 
 
 class VectorQuantizer2(NearestCode):

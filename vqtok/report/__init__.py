@@ -1,9 +1,9 @@
 """Figures for people: the codebook report, runs side by side, and the live view of training."""
 
-from vqtok.report.compare import comparison
+from vqtok.report.codebook import report
+from vqtok.report.codes import table_report
+from vqtok.report.comparison import comparison
 from vqtok.report.plot import check_plot, plot
-from vqtok.report.screen import report
-from vqtok.report.table import table_report
 from vqtok.report.training import TrainingView, follow
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vqtok.codebook.figures import Figures
+from vqtok.codebook_stats.codebook_report import Figures
 from vqtok.errors import UsageError
 from vqtok.files import replacing
 

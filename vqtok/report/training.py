@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vqtok import config
-from vqtok.codebook.verdict import collapses
+from vqtok.codebook_stats.verdict import collapses
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
-from vqtok.report.parts import glyphs, line, meter
+from vqtok.report.widgets import glyphs, line, meter
 
 SECONDS_BETWEEN_LINES = 10
 SECONDS_BETWEEN_LOOKS = 0.5

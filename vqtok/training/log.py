@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqtok.codebook_stats.usage import codebook_use
 from vqtok.errors import UsageError
 from vqtok.files import replacing
-from vqtok.metrics import codebook_use
 
 Row = dict[str, Any]
 Write = Callable[[Row], None]

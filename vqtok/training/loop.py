@@ -8,17 +8,18 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from vqtok import checkpoint, ranks
+from vqtok import distributed as ranks
 from vqtok.config import TrainSettings
-from vqtok.data import Clips, Procedural
 from vqtok.errors import UsageError, VqtokError
-from vqtok.runs import STATE, TOKENIZER, Run
-from vqtok.threads import ahead, stopping
+from vqtok.model import checkpoint
+from vqtok.pipeline.overlap import ahead, stopping
 from vqtok.training import log
-from vqtok.training.adversary import SMALLEST
+from vqtok.training.data import Clips, Procedural
+from vqtok.training.discriminator import SMALLEST
+from vqtok.training.runs import STATE, TOKENIZER, Run
 from vqtok.training.state import State
 from vqtok.training.step import train_step
-from vqtok.training.validate import validate
+from vqtok.training.validation import validate
 
 LOG_EVERY = 10  # steps
 

@@ -15,9 +15,9 @@ from torch.optim import AdamW, Optimizer
 from vqtok.config import Config, TrainSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
-from vqtok.tokenizer import Tokenizer
-from vqtok.training.adversary import Adversary
-from vqtok.training.muon import Muon
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.training.discriminator import Adversary
+from vqtok.training.optimizer import Muon
 from vqtok.training.perceptual import Perceptual
 
 

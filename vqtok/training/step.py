@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from vqtok import ranks
+from vqtok import distributed as ranks
+from vqtok.codebook_stats.usage import psnr
 from vqtok.config import TrainSettings
-from vqtok.metrics import psnr
 from vqtok.quantizers.base import mean_over_ranks
 from vqtok.training.state import State
 

@@ -14,7 +14,7 @@ from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
-from vqtok.video.colour import Converter
+from vqtok.video.color import Converter
 from vqtok.video.decode import Decoder
 from vqtok.video.source import Source, file_name, open_container
 

@@ -15,8 +15,8 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
-from vqtok.video.colour import conversion
-from vqtok.video.sound import Sound
+from vqtok.video.audio import Sound
+from vqtok.video.color import conversion
 from vqtok.video.source import Source, file_name, open_container
 
 Target = str | os.PathLike[str] | BinaryIO

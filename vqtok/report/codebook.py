@@ -7,11 +7,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from vqtok.codebook.figures import Figures
-from vqtok.codebook.structure import Bits, Repetition
-from vqtok.codebook.verdict import Verdict
-from vqtok.metrics import CodebookUse
-from vqtok.report.parts import COLOURS, WIDE, Glyphs, columns, glyphs, heat, line, meter, section
+from vqtok.codebook_stats.codebook_report import Figures
+from vqtok.codebook_stats.structure import Bits, Repetition
+from vqtok.codebook_stats.usage import CodebookUse
+from vqtok.codebook_stats.verdict import Verdict
+from vqtok.report.widgets import COLOURS, WIDE, Glyphs, columns, glyphs, heat, line, meter, section
 
 BAR = 6  # characters of a meter in a table
 SHOWN = 5  # correlations of bits

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok import augment
-from vqtok.cache import Cache, Kept
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import EXTENSIONS, inside
+from vqtok.training import augmentation as augment
+from vqtok.training.cache import Cache, Kept
 from vqtok.video import Clip, open_video, read_window
 
 FASTEST_PAN = 3  # pixels per frame over a still, before it is scaled

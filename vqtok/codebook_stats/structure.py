@@ -7,8 +7,8 @@ from math import isnan, sqrt
 
 import numpy as np
 
-from vqtok.codebook.tally import COLUMNS, ROWS, Tally
-from vqtok.metrics import entropy_bits
+from vqtok.codebook_stats.counts import COLUMNS, ROWS, Tally
+from vqtok.codebook_stats.usage import entropy_bits
 
 BINS = 8  # of the histogram
 STRONGEST = 10  # correlations of bits that are kept

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vqtok import batch
+from vqtok.codebook_stats.usage import codebook_use
+from vqtok.commands import batch
+from vqtok.commands.progress import progress
 from vqtok.errors import UsageError, VqtokError
-from vqtok.evaluate import Pair, Quality, measure
 from vqtok.files import EXTENSIONS
-from vqtok.metrics import codebook_use
-from vqtok.terminal import progress
-from vqtok.tokenizer import Tokenizer
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.quality import Pair, Quality, measure
 from vqtok.video import Clip, VideoWriter, open_video
 
 Scores = list[tuple[str, Quality]]  # of clips, by name

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtok import predictor
 from vqtok.config import ModelSettings, QuantizerSettings
 from vqtok.errors import VqtokError
-from vqtok.layers import (
+from vqtok.model import predictive as predictor
+from vqtok.model.layers import (
     Block,
     CausalConv3d,
     State,

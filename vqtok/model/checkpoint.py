@@ -12,7 +12,7 @@ from vqtok import DEFAULT, config
 from vqtok.config import Config
 from vqtok.errors import VqtokError
 from vqtok.files import BUNDLED, replacing
-from vqtok.tokenizer import Tokenizer
+from vqtok.model.tokenizer import Tokenizer
 
 FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
 

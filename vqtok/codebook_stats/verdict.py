@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vqtok.metrics import CodebookUse, usage_by_chance
+from vqtok.codebook_stats.usage import CodebookUse, usage_by_chance
 
 HEALTHY = 0.25  # of the usage by chance; real video is far from using its codes evenly
 EVEN = 0.1  # of the codes used, in effective use

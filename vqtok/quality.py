@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqtok.metrics import bits_per_pixel, decibels, ssim
-from vqtok.tokenizer import Tokenizer
+from vqtok.codebook_stats.usage import bits_per_pixel, decibels, ssim
+from vqtok.model.tokenizer import Tokenizer
 from vqtok.video import VideoWriter
 
 Pair = tuple[np.ndarray, np.ndarray]  # uint8 (t h w c): frames, and what came back of them

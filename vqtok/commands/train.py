@@ -2,11 +2,11 @@
 
 import torch
 
-from vqtok import ranks
+from vqtok import distributed as ranks
+from vqtok.commands.progress import console, say
 from vqtok.report import TrainingView
-from vqtok.runs import TOKENIZER, Run
-from vqtok.terminal import console, say
 from vqtok.training.loop import train
+from vqtok.training.runs import TOKENIZER, Run
 
 
 def train_and_show(run: Run, device: torch.device, until: int | None, quiet: bool) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vqtok.codebook.structure import (
+from vqtok.codebook_stats.counts import Tally
+from vqtok.codebook_stats.structure import (
     Bits,
     Repetition,
     Slice,
@@ -18,9 +19,8 @@ from vqtok.codebook.structure import (
     over_time,
     repetition,
 )
-from vqtok.codebook.tally import Tally
-from vqtok.codebook.verdict import Verdict, judge
-from vqtok.metrics import CodebookUse, bits_per_pixel, codebook_use
+from vqtok.codebook_stats.usage import CodebookUse, bits_per_pixel, codebook_use
+from vqtok.codebook_stats.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)

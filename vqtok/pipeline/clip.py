@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok import checkpoint
 from vqtok.device import Ferry, fast_bfloat16, find_device
 from vqtok.errors import VqtokError
-from vqtok.stopwatch import Stopwatch
-from vqtok.threads import ahead, behind
-from vqtok.tokenizer import CHUNK, Tokenizer
-from vqtok.tokens import Spool, Tokens
+from vqtok.model import checkpoint
+from vqtok.model.tokenizer import CHUNK, Tokenizer
+from vqtok.pipeline.overlap import ahead, behind
+from vqtok.pipeline.stopwatch import Stopwatch
+from vqtok.tokens.format import Spool, Tokens
 from vqtok.video import Clip, VideoWriter
 
 Progress = Callable[[int], None]  # told how many more frames are done

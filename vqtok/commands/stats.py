@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from vqtok import batch, report, tokens
-from vqtok.codebook.figures import Figures, figures
-from vqtok.codebook.tally import Tally
+from vqtok import report
+from vqtok.codebook_stats.codebook_report import Figures, figures
+from vqtok.codebook_stats.counts import Tally
+from vqtok.commands import batch
+from vqtok.commands.progress import Bars
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import EXTENSIONS
-from vqtok.terminal import Bars
-from vqtok.tokens import Tokens
+from vqtok.tokens import format as tokens
+from vqtok.tokens.format import Tokens
 
 MOST = 2**26  # codes: two counts of each take 1 GiB
 TOLD = 5  # reasons: the next are most often the same
 
 # torch and av are imported where a clip or a checkpoint is at hand: token files need neither.
 if TYPE_CHECKING:
-    from vqtok.tokenizer import Tokenizer
+    from vqtok.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ def _show(runs: list[Figures], how: Showing) -> None:
 
 def show_codes(tokenizer: str, as_json: bool) -> None:
     """Report on the codes of a checkpoint."""
-    from vqtok import checkpoint
-    from vqtok.codebook.table import table
+    from vqtok.codebook_stats.codes import table
+    from vqtok.model import checkpoint
 
     model = checkpoint.load(tokenizer)
     found = table(model.kind, model.quantizer)
@@ -164,7 +166,7 @@ def _is_clip(file: str) -> bool:
 
 
 def _loaded(tokenizer: str, device: str) -> "Tokenizer":
-    from vqtok.pipeline import load_tokenizer
+    from vqtok.pipeline.clip import load_tokenizer
 
     return load_tokenizer(tokenizer, device, None)
 
@@ -173,7 +175,7 @@ def _read(file: str, model: "Tokenizer | None", bars: Bars) -> Tokens:
     """The tokens of a token file, or of a clip."""
     if not _is_clip(file):
         return tokens.read(sys.stdin.buffer if file == "-" else file)
-    from vqtok.pipeline import encode_clip
+    from vqtok.pipeline.clip import encode_clip
     from vqtok.video import open_video
 
     with open_video(file) as video:

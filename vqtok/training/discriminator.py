@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import AdamW
 
-from vqtok import ranks
+from vqtok import distributed as ranks
 from vqtok.config import TrainSettings
 from vqtok.quantizers.base import mean_over_ranks
 

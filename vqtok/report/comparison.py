@@ -7,8 +7,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from vqtok.codebook.figures import Figures
-from vqtok.report.parts import COLOURS, Glyphs, glyphs
+from vqtok.codebook_stats.codebook_report import Figures
+from vqtok.report.widgets import COLOURS, Glyphs, glyphs
 
 NAMES = 16  # characters of the first column
 COLUMN = 16  # characters of each other, at least

@@ -12,17 +12,20 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
 
-from vqtok import batch, checkpoint, pipeline, tokens
-from vqtok.batch import Job
+from vqtok.codebook_stats.usage import bits_per_pixel
+from vqtok.commands import batch
+from vqtok.commands.batch import Job
+from vqtok.commands.progress import Bars, progress, say
 from vqtok.device import device_name
 from vqtok.errors import UsageError, VqtokError
-from vqtok.layers import compile_blocks, compile_every_shape
-from vqtok.metrics import bits_per_pixel
-from vqtok.stopwatch import Stopwatch
-from vqtok.terminal import Bars, progress, say
-from vqtok.threads import stopping
-from vqtok.tokenizer import Tokenizer
-from vqtok.tokens import Tokens
+from vqtok.model import checkpoint
+from vqtok.model.layers import compile_blocks, compile_every_shape
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.pipeline import clip as pipeline
+from vqtok.pipeline.overlap import stopping
+from vqtok.pipeline.stopwatch import Stopwatch
+from vqtok.tokens import format as tokens
+from vqtok.tokens.format import Tokens
 from vqtok.video import open_video
 
 Bar = Callable[[int | None], AbstractContextManager[Callable[[int], None]]]

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import TrainSettings
-from vqtok.data import Clips, Procedural
-from vqtok.evaluate import Pair, Quality, measure, write_strip
-from vqtok.metrics import codebook_use
-from vqtok.tokenizer import Tokenizer
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.quality import Pair, Quality, measure, write_strip
+from vqtok.training.data import Clips, Procedural
 
 FRAMES = 33  # of each clip, its first
 SHOWN = 4  # clips in the picture

@@ -6,10 +6,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as Rows
 from rich.text import Text
 
-from vqtok.report.parts import Glyphs, glyphs, line
+from vqtok.report.widgets import Glyphs, glyphs, line
 
 if TYPE_CHECKING:  # it brings torch along
-    from vqtok.codebook.table import Codes, Spread, Table
+    from vqtok.codebook_stats.codes import Codes, Spread, Table
 
 
 def table_report(table: "Table", console: Console) -> RenderableType:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vqtok.layers import Block, CausalConv3d, State, streaming
+from vqtok.model.layers import Block, CausalConv3d, State, streaming
 from vqtok.quantizers import Quantized
 from vqtok.quantizers.base import Quantizer, exact_products, from_rank_zero, mean_over_ranks
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vqtok.tokens import Tokens
+from vqtok.tokens.format import Tokens
 
 PIECE = 1 << 20  # tokens counted at a time
 SAMPLE = 1 << 22  # tokens and pairs kept: 32 MiB each

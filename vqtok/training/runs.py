@@ -8,9 +8,9 @@ from pathlib import Path
 
 from vqtok import config
 from vqtok.config import Config
-from vqtok.data import Clips, Procedural, find
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import replacing
+from vqtok.training.data import Clips, Procedural, find
 
 SETTINGS, DATA, STATE = "config.json", "data.json", "resume.safetensors"
 TOKENIZER = "tokenizer.safetensors"

@@ -1,0 +1,1 @@
+"""The networks: encoder, decoder, predictive coder, and their files."""
