@@ -18,20 +18,20 @@ from vqtok import config
 from vqtok.codebook_stats.usage import codebook_use, psnr
 from vqtok.config import Config
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.training.data import Clips, find
+from vqtok.training.data import Clips, find_media
 from vqtok.training.state import State
 from vqtok.training.step import train_step
 from vqtok.video import open_video
 
 VARIANTS = {
     "vq2": [],
-    "vq2, no data start": ["data_start=false"],
+    "vq2, no data start": ["init_from_data=false"],
     "vq2, no revival": ["revive_after=0"],
-    "vq2, neither": ["data_start=false", "revive_after=0"],
+    "vq2, neither": ["init_from_data=false", "revive_after=0"],
     "ema": [],
-    "ema, neither": ["data_start=false", "revive_after=0"],
+    "ema, neither": ["init_from_data=false", "revive_after=0"],
     "gumbel": ["codebook_size=4096"],
-    "gumbel, no data start": ["codebook_size=4096", "data_start=false"],
+    "gumbel, no data start": ["codebook_size=4096", "init_from_data=false"],
     "lfq": ["codebook_size=4096"],
     "fsq": ["levels=[8,8,8,8]"],
 }
@@ -50,7 +50,7 @@ def held_out(paths: list[Path]) -> list[torch.Tensor]:
 def train(settings: Config, clips: Clips, device: torch.device) -> tuple[Tokenizer, float]:
     """A tokenizer trained for `train.steps`, and the median seconds of a step."""
     state = State.new(settings, device)
-    batches = range(-(-settings.train.start_clips // settings.train.batch_size))
+    batches = range(-(-settings.train.init_clips // settings.train.batch_size))
     state.start(torch.cat([clips.batch(i) for i in batches]))
     times = []
     for step in range(settings.train.steps):
@@ -73,7 +73,7 @@ def main(
     set_: list[str] = typer.Option([], "--set"),  # noqa: B008
 ) -> None:
     torch.set_flush_denormal(True)
-    where, paths = torch.device(device), find(clips)
+    where, paths = torch.device(device), find_media(clips)
     validation = [clip.to(where) for clip in held_out(paths)]
     common = config.load(config.folder() / "fsq.toml", [f"train.steps={steps}", *set_]).train
     training = Clips([path for i, path in enumerate(paths) if i % 8], common)

@@ -14,22 +14,25 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "distributed": set(),
+    "precision": set(),
+    "interrupt": set(),
     "device": {"errors"},
     "config": BASE,
     "options": BASE,
     "video": BASE,
     "tokens": BASE,
-    "quantizers": BASE | {"config"},
-    "model": BASE | {"config", "quantizers"},
+    "quantizers": BASE | {"config", "distributed", "precision"},
+    "model": BASE | {"config", "distributed", "precision", "quantizers"},
     "codebook_stats": BASE | {"quantizers", "tokens"},
-    "pipeline": BASE | {"device", "model", "tokens", "video"},
+    "pipeline": BASE | {"device", "model", "precision", "tokens", "video"},
     "quality": BASE | {"codebook_stats", "model", "video"},
     "report": BASE | {"codebook_stats", "config"},
     "training": BASE
-    | {"codebook_stats", "config", "distributed", "model", "pipeline", "quality", "quantizers"}
-    | {"video"},
+    | {"codebook_stats", "config", "distributed", "interrupt", "model", "pipeline", "precision"}
+    | {"quality", "video"},
     "commands": BASE
-    | {"codebook_stats", "device", "distributed", "model", "pipeline", "quality", "report"}
+    | {"codebook_stats", "device", "distributed", "interrupt", "model", "pipeline", "quality"}
+    | {"report"}
     | {"tokens", "training", "video"},
     "cli": BASE | {"commands", "device", "options", "pipeline", "training"},
     "__main__": {"cli"},

@@ -6,7 +6,7 @@ import torch
 from test_train import settings
 
 from vqtok.training import augmentation as augment
-from vqtok.training.data import Clips, find
+from vqtok.training.data import Clips, find_media
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
@@ -27,7 +27,7 @@ def test_a_turned_clip_is_one_of_eight_of_the_same_pixels():
 @pytest.mark.parametrize("size", [(32, 32), (32, 70), (33, 40)])
 def test_stills_and_clips_of_any_size_can_be_scaled(make_still, tmp_path, size, zoom):
     make_still(tmp_path / "a.png", *size)
-    clips = Clips(find([tmp_path]), settings("fsq", f"train.zoom={zoom}").train)
+    clips = Clips(find_media([tmp_path]), settings("fsq", f"train.random_scale={zoom}").train)
     for step in range(4):
         assert clips.batch(step).shape == (2, 3, 5, 32, 32)
 
@@ -79,9 +79,9 @@ def test_hue_and_saturation_leave_brightness(monkeypatch):
 
 def test_varied_clips_are_as_large_as_others_and_the_same_every_time(tmp_path, make_clip):
     make_clip("a.mp4", frames=12)
-    more = ["train.turn=true", "train.zoom=2", "train.recolour=1"]
-    first, again = (Clips(find([tmp_path]), settings("fsq", *more).train) for _ in range(2))
-    plain = Clips(find([tmp_path]), settings("fsq").train)
+    more = ["train.flip=true", "train.random_scale=2", "train.color_jitter=1"]
+    first, again = (Clips(find_media([tmp_path]), settings("fsq", *more).train) for _ in range(2))
+    plain = Clips(find_media([tmp_path]), settings("fsq").train)
     for step in range(3):
         batch = first.batch(step)
         assert batch.shape == plain.batch(step).shape

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from vqtok import DEFAULT, config
 from vqtok.cli import app
 from vqtok.commands import batch
-from vqtok.commands.encode import Running
+from vqtok.commands.encode import RunOptions
 from vqtok.errors import UsageError
-from vqtok.files import WRITABLE
+from vqtok.files import OUTPUT_SUFFIXES
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.options import video_name
@@ -121,7 +121,7 @@ def test_a_folder_never_mixes_tokenizers_sizes_or_rates(tree, tmp_path):
 
 
 def test_workers_share_weights_and_nothing_else():
-    one, two = Running(DEFAULT, "cpu", None, False, 2, True, False).load(2)
+    one, two = RunOptions(DEFAULT, "cpu", None, False, 2, True, False).load(2)
     pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
     assert not set(one.modules()) & set(two.modules())
@@ -182,7 +182,7 @@ def test_patterns_and_names(tree, tmp_path):
 )
 def test_decoded_files_are_named_like_their_sources(tokens, video):
     assert video_name(tokens) == video
-    assert set(_CONTAINERS) == WRITABLE
+    assert set(_CONTAINERS) == OUTPUT_SUFFIXES
 
 
 @pytest.mark.parametrize("output", [(), ("-o", "-"), ("-o", "a_file")])

@@ -16,7 +16,7 @@ from vqtok.codebook_stats import counts as tally
 from vqtok.codebook_stats import structure
 from vqtok.codebook_stats.codebook_report import figures
 from vqtok.codebook_stats.codes import table
-from vqtok.codebook_stats.counts import Sample, Tally
+from vqtok.codebook_stats.counts import CodeCounts, Sample
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.codebook_stats.verdict import CLIPS, judge
 from vqtok.quantizers import build
@@ -44,7 +44,7 @@ def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
 
 
 def tallied(clips, **options):
-    counted = Tally(tokens(clips[0], **options))
+    counted = CodeCounts(tokens(clips[0], **options))
     for clip in clips:
         counted.add(tokens(clip, **options))
     return counted
@@ -311,7 +311,7 @@ SMALL = {"vq2": {}, "ema": {}, "gumbel": {"dim": 8}, "lfq": {"codebook_size": 64
 def test_codes_of_every_quantizer(kind):
     options = SMALL[kind] | ({"codebook_size": 64} if kind != "fsq" else {})
     settings = {"quantizer": {"kind": kind, **options}}
-    quantizer = build(config._checked(settings, "a test").quantizer)
+    quantizer = build(config._validate(config.Config, settings, "a test").quantizer)
     found = table(kind, quantizer)
     assert (found.quantizer, found.codebook_size) == (kind, quantizer.codebook_size)
     if kind in ("lfq", "fsq"):

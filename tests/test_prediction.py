@@ -9,7 +9,7 @@ from vqtok.quantizers import EMAVectorQuantizer, VectorQuantizer2
 
 KINDS = [VectorQuantizer2, EMAVectorQuantizer]
 PREDICTED = MAKE | {
-    f"{kind.__name__} absolute": lambda kind=kind: kind(100, 8, 0.25, absolute_codes=40)
+    f"{kind.__name__} absolute": lambda kind=kind: kind(100, 8, 0.25, intra_codes=40)
     for kind in KINDS
 }
 
@@ -21,7 +21,7 @@ def seed():
 
 def two_kinds(kind, **options):
     """A quantizer of 40 absolute and 60 other codes, all near 1 in size."""
-    quantizer = kind(100, 8, 0.25, absolute_codes=40, **options)
+    quantizer = kind(100, 8, 0.25, intra_codes=40, **options)
     with torch.no_grad():
         quantizer._place(torch.arange(100), torch.randn(100, 8))
     return quantizer
@@ -52,7 +52,7 @@ def test_indices_tell_what_a_prediction_lacks(make):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_absolute_codes_are_chosen_where_they_are_nearer(kind):
+def test_intra_codes_are_chosen_where_they_are_nearer(kind):
     quantizer, z, prediction = two_kinds(kind).eval(), latents(), latents()
     out = quantizer.quantize(z, prediction)
     flat, known = (x.movedim(1, -1).reshape(-1, 8) for x in (z, prediction))
@@ -75,7 +75,7 @@ def test_without_a_prediction_all_codes_are_alike(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_codebook_has_latents_and_what_they_lack(kind):
-    quantizer = kind(100, 8, 0.25, absolute_codes=40, data_start=True)
+    quantizer = kind(100, 8, 0.25, intra_codes=40, init_from_data=True)
     z = 100 + latents()
     quantizer.quantize(z, z - 7)
     assert (quantizer.codebook[:40] > 90).all()
@@ -135,4 +135,4 @@ def test_a_prediction_is_given_no_gradient(make):
 @pytest.mark.parametrize("kind", KINDS)
 def test_codes_are_left_for_the_rest(kind):
     with pytest.raises(UsageError, match="100 leaves none of 100"):
-        kind(100, 8, 0.25, absolute_codes=100)
+        kind(100, 8, 0.25, intra_codes=100)

@@ -30,11 +30,11 @@ USED = str(GOLDEN / "used.npy")
 
 MAKE = {
     "vq2": lambda: VectorQuantizer2(100, 8, 0.25),
-    "vq2 revived": lambda: VectorQuantizer2(100, 8, 0.25, data_start=True, revive_after=1),
+    "vq2 revived": lambda: VectorQuantizer2(100, 8, 0.25, init_from_data=True, revive_after=1),
     "ema": lambda: EMAVectorQuantizer(100, 8, 0.25),
-    "ema revived": lambda: EMAVectorQuantizer(100, 8, 0.25, data_start=True, revive_after=1),
+    "ema revived": lambda: EMAVectorQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1),
     "gumbel": lambda: GumbelQuantize(8, 8, 100),
-    "gumbel started": lambda: GumbelQuantize(8, 8, 100, data_start=True),
+    "gumbel started": lambda: GumbelQuantize(8, 8, 100, init_from_data=True),
     "lfq": lambda: LFQ(codebook_size=256),
     "lfq projected": lambda: LFQ(dim=8, codebook_size=2**5),
     "lfq twofold": lambda: LFQ(dim=8, codebook_size=2**4, num_codebooks=2),
@@ -349,15 +349,15 @@ def test_ema_decodes_its_own_indices():
 
 
 @pytest.mark.parametrize("kind", [VectorQuantizer2, EMAVectorQuantizer])
-def test_data_start_uses_the_codebook_from_the_first_step(kind):
+def test_init_from_data_uses_the_codebook_from_the_first_step(kind):
     z = 3 + torch.randn(4, 8, 16, 16)
-    bare, started = kind(256, 8, 0.25), kind(256, 8, 0.25, data_start=True)
+    bare, started = kind(256, 8, 0.25), kind(256, 8, 0.25, init_from_data=True)
     usage = [len(q.quantize(z).indices.unique()) / 256 for q in (bare, started)]
     assert usage[0] < 0.6 and usage[1] > 0.95
 
 
-def test_data_start_happens_once_and_not_in_eval():
-    quantizer, z = VectorQuantizer2(16, 8, 0.25, data_start=True), torch.randn(2, 2, 8, 8, 8)
+def test_init_from_data_happens_once_and_not_in_eval():
+    quantizer, z = VectorQuantizer2(16, 8, 0.25, init_from_data=True), torch.randn(2, 2, 8, 8, 8)
     seen = [quantizer.codebook.detach().clone()]
     for training in (False, True, True):
         quantizer.train(training).quantize(z[len(seen) % 2])
@@ -378,14 +378,14 @@ def test_data_start_happens_once_and_not_in_eval():
     ids=["vq2", "ema", "gumbel"],
 )
 def test_a_codebook_from_elsewhere_is_not_started_over(make):
-    elsewhere, quantizer = make(), make(data_start=True)
+    elsewhere, quantizer = make(), make(init_from_data=True)
     quantizer.load_state_dict(elsewhere.state_dict())
     quantizer.quantize(torch.randn(2, 8, 8, 8))
     torch.testing.assert_close(quantizer.codebook, elsewhere.codebook)
 
 
 def test_weights_of_another_module_are_no_start():
-    both = torch.nn.ModuleDict({"codes": VectorQuantizer2(64, 8, 0.25, data_start=True)})
+    both = torch.nn.ModuleDict({"codes": VectorQuantizer2(64, 8, 0.25, init_from_data=True)})
     both["layer"] = torch.nn.Linear(2, 2)
     layer = {f"layer.{k}": v for k, v in torch.nn.Linear(2, 2).state_dict().items()}
     both.load_state_dict(layer, strict=False)
@@ -411,8 +411,8 @@ def test_gumbel_trains_the_codes_it_gave_though_backward_runs_under_autocast():
     assert torch.equal(used, out.indices.unique())
 
 
-def test_data_start_with_fewer_latents_than_codes():
-    quantizer = VectorQuantizer2(256, 8, 0.25, data_start=True)
+def test_init_from_data_with_fewer_latents_than_codes():
+    quantizer = VectorQuantizer2(256, 8, 0.25, init_from_data=True)
     assert quantizer.quantize(torch.randn(1, 8, 2, 3)).z_q.isfinite().all()
     assert len(quantizer.codebook.unique(dim=0)) == 256
 
@@ -505,9 +505,9 @@ def test_gumbel_in_blocks_is_the_formula_with_the_same_noise(straight_through, b
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_gumbel_data_start_makes_the_likeliest_code_the_nearest():
+def test_gumbel_init_from_data_makes_the_likeliest_code_the_nearest():
     z = 3 + torch.randn(4, 8, 16, 16)
-    quantizer = GumbelQuantize(8, 8, 256, data_start=True)
+    quantizer = GumbelQuantize(8, 8, 256, init_from_data=True)
     first = quantizer.quantize(z)
     assert len(first.indices.unique()) > 0.8 * 256
     with torch.no_grad():
@@ -518,7 +518,7 @@ def test_gumbel_data_start_makes_the_likeliest_code_the_nearest():
     quantizer.train().quantize(z)
     assert torch.equal(quantizer.codebook, before)
     with pytest.raises(UsageError):
-        GumbelQuantize(8, 4, 16, data_start=True)
+        GumbelQuantize(8, 4, 16, init_from_data=True)
 
 
 def test_gumbel_samples_its_softmax_and_mixes_without_straight_through():
@@ -688,9 +688,9 @@ def test_fsq_refuses(levels):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: VectorQuantizer2(8192, 4, 0.25, data_start=True, revive_after=1),
-        lambda: EMAVectorQuantizer(8192, 4, 0.25, data_start=True, revive_after=1),
-        lambda: GumbelQuantize(4, 4, 8192, data_start=True),
+        lambda: VectorQuantizer2(8192, 4, 0.25, init_from_data=True, revive_after=1),
+        lambda: EMAVectorQuantizer(8192, 4, 0.25, init_from_data=True, revive_after=1),
+        lambda: GumbelQuantize(4, 4, 8192, init_from_data=True),
         lambda: GumbelQuantize(4, 4, 8192, straight_through=False),
         lambda: GumbelQuantize(4, 4, 65536).eval(),
         lambda: FSQ((8,) * 4),

@@ -11,11 +11,11 @@ from vqtok.quantizers.search import nearest
 # dim and codebook size -> a quantizer; those without a table know neither K=1 nor an odd K.
 MAKE = {
     "vq2": lambda d, k: VectorQuantizer2(k, d, 0.25),
-    "vq2 revived": lambda d, k: VectorQuantizer2(k, d, 0.25, data_start=True, revive_after=1),
+    "vq2 revived": lambda d, k: VectorQuantizer2(k, d, 0.25, init_from_data=True, revive_after=1),
     "ema": lambda d, k: EMAVectorQuantizer(k, d, 0.25),
-    "ema revived": lambda d, k: EMAVectorQuantizer(k, d, 0.25, data_start=True, revive_after=1),
+    "ema revived": lambda d, k: EMAVectorQuantizer(k, d, 0.25, init_from_data=True, revive_after=1),
     "gumbel": lambda d, k: GumbelQuantize(d, d, k),
-    "gumbel started": lambda d, k: GumbelQuantize(d, d, k, data_start=True),
+    "gumbel started": lambda d, k: GumbelQuantize(d, d, k, init_from_data=True),
     "lfq": lambda d, k: LFQ(dim=d),
     "lfq projected": lambda d, k: LFQ(dim=d, codebook_size=2 ** k.bit_length()),
     "fsq": lambda d, k: FSQ((k + 2,) * min(d, 4), dim=d),

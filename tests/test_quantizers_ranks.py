@@ -19,8 +19,8 @@ SIDES = 8  # of the latents (b c h w), all four
 SAME = {
     "vq2": lambda: VectorQuantizer2(100, 8, 0.25),
     "ema": lambda: EMAVectorQuantizer(100, 8, 0.25),
-    "vq2 of two kinds": lambda: VectorQuantizer2(100, 8, 0.25, absolute_codes=30),
-    "ema of two kinds": lambda: EMAVectorQuantizer(100, 8, 0.25, absolute_codes=30),
+    "vq2 of two kinds": lambda: VectorQuantizer2(100, 8, 0.25, intra_codes=30),
+    "ema of two kinds": lambda: EMAVectorQuantizer(100, 8, 0.25, intra_codes=30),
     "gumbel": lambda: GumbelQuantize(8, 8, 100),
     "lfq": lambda: LFQ(codebook_size=256, inv_temperature=1.0),
     "lfq projected": lambda: LFQ(dim=8, codebook_size=32, inv_temperature=1.0),
@@ -28,12 +28,12 @@ SAME = {
 }
 # Those that do: rank 0 draws for all.
 DRAWN = {
-    "vq2": lambda: VectorQuantizer2(100, 8, 0.25, data_start=True, revive_after=1),
-    "ema": lambda: EMAVectorQuantizer(100, 8, 0.25, data_start=True, revive_after=1),
+    "vq2": lambda: VectorQuantizer2(100, 8, 0.25, init_from_data=True, revive_after=1),
+    "ema": lambda: EMAVectorQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1),
     "ema of two kinds": lambda: EMAVectorQuantizer(
-        *(100, 8, 0.25), data_start=True, revive_after=1, absolute_codes=30
+        *(100, 8, 0.25), init_from_data=True, revive_after=1, intra_codes=30
     ),
-    "gumbel": lambda: GumbelQuantize(8, 8, 100, data_start=True),
+    "gumbel": lambda: GumbelQuantize(8, 8, 100, init_from_data=True),
 }
 
 
@@ -43,7 +43,7 @@ class Model(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = nn.Conv2d(8, 8, 1)
-        self.quantizer = EMAVectorQuantizer(32, 8, 0.25, data_start=True, revive_after=5)
+        self.quantizer = EMAVectorQuantizer(32, 8, 0.25, init_from_data=True, revive_after=5)
 
     def forward(self, z):
         out = self.quantizer.quantize(self.layer(z))

@@ -27,7 +27,7 @@ TOLERANCE = dict.fromkeys(config.QUANTIZERS, 1e-4) | {"gumbel": 0.02}
 def settings(kind):
     # Of two latent frames the second is a key frame half of the time. Predictions from gumbel's
     # noise would lead two runs of it further apart.
-    guessed = [f"model.predictor_blocks={int(kind != 'gumbel')}", "model.key_every=2"]
+    guessed = [f"model.predictor_blocks={int(kind != 'gumbel')}", "model.keyframe_interval=2"]
     small = [] if kind in ("fsq", "lfq") else ["quantizer.codebook_size=64"]
     # Muon computes in bfloat16, where sums in another order can make another step.
     more = ["train.batch_size=4", "train.validate_every=10", "train.optimizer=adamw"]

@@ -16,8 +16,8 @@ from test_codebook import tokens
 
 import vqtok
 from vqtok import config
-from vqtok.files import BUNDLED
 from vqtok.model import checkpoint
+from vqtok.model.checkpoint import BUNDLED
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.tokens.format import write
 

@@ -239,7 +239,7 @@ def test_what_stands_still_comes_back_sharper():
 
 @pytest.mark.parametrize("since_key", [0, 1, 2])
 def test_predictions_of_a_stream_are_those_of_the_whole_clip(since_key):
-    net = small("fsq", PREDICTORS[1], "model.key_every=3").double().predictor
+    net = small("fsq", PREDICTORS[1], "model.keyframe_interval=3").double().predictor
     z_q = torch.randn(1, 6, 7, 4, 5, dtype=torch.float64)
     with torch.no_grad():
         whole, state, streamed = net.predictions(z_q, since_key), {net: (None, since_key)}, []
@@ -253,7 +253,7 @@ def test_predictions_of_a_stream_are_those_of_the_whole_clip(since_key):
 
 
 def test_a_difference_between_machines_ends_at_the_next_key_frame():
-    tokenizer = small("fsq", PREDICTORS[1], "model.key_every=4")
+    tokenizer = small("fsq", PREDICTORS[1], "model.keyframe_interval=4")
     between = tokenizer.quantizer, tokenizer.predictor
     indices = torch.randint(0, 64000, (1, 9, 3, 3))
     with torch.no_grad():
@@ -270,7 +270,7 @@ def test_a_difference_between_machines_ends_at_the_next_key_frame():
 @pytest.mark.parametrize(
     ("kind", "more"),
     [(kind, []) for kind in config.QUANTIZERS]
-    + [(kind, ["quantizer.absolute_share=0.5"]) for kind in ("vq2", "ema")],
+    + [(kind, ["model.intra_share=0.5"]) for kind in ("vq2", "ema")],
 )
 def test_latents_are_decoded_to_what_the_encoder_reckoned_with(kind, more):
     """Bit for bit, over a long clip, in chunks, and where the convolutions are narrow."""

@@ -19,8 +19,8 @@ from vqtok import config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model import checkpoint
 from vqtok.training import runs, train
-from vqtok.training.data import Clips, Procedural, find
-from vqtok.training.discriminator import Adversary
+from vqtok.training.data import Clips, Procedural, find_media
+from vqtok.training.discriminator import Discriminator
 from vqtok.training.optimizer import Muon
 from vqtok.training.state import State
 from vqtok.training.step import learning_rate, reconstruction_loss
@@ -227,7 +227,7 @@ def test_an_adversary_takes_part_at_the_end_and_is_resumed(tmp_path):
 
 def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
     rival = settings("fsq", "train.adversarial_weight=0.3").train
-    adversary = Adversary(rival)
+    adversary = Discriminator(rival)
     made = torch.rand(2, 3, 5, 32, 32, requires_grad=True)
     loss = (made - 0.5).abs().mean()
     pull = torch.autograd.grad(adversary.pull(made, loss), made)[0]
@@ -239,7 +239,7 @@ def test_what_the_adversary_pulls_is_the_weight_times_the_loss():
 @pytest.mark.parametrize("frames", [1, 9])
 @pytest.mark.parametrize("kind", config.QUANTIZERS)
 def test_a_predictor_is_trained_at_any_length_and_resumed(kind, frames, tmp_path):
-    more = ["quantizer.absolute_share=0.25"] if kind in ("vq2", "ema") else []
+    more = ["model.intra_share=0.25"] if kind in ("vq2", "ema") else []
     guessed = settings(kind, "model.predictor_blocks=1", f"train.frames={frames}", *more)
     for name, stops in (("straight", [10]), ("stopped", [5, 10])):
         run = runs.Run(tmp_path / name, guessed, [])
@@ -257,7 +257,7 @@ def test_a_predictor_is_trained_at_any_length_and_resumed(kind, frames, tmp_path
 def test_a_run_begins_from_a_tokenizer_and_stays_near(tmp_path):
     run_to(tmp_path / "first", 10, "ema")
     file = tmp_path / "first" / "tokenizer.safetensors"
-    still = [f"train.origin={file}", "train.steps=1", "train.learning_rate=1e-9"]
+    still = [f"train.init_from={file}", "train.steps=1", "train.learning_rate=1e-9"]
     run = runs.Run(tmp_path / "second", settings("ema", *still), [])
     train(run, run.clips(), CPU, [].append)
     before, after = (load_file(path) for path in (file, run.folder / file.name))
@@ -265,7 +265,7 @@ def test_a_run_begins_from_a_tokenizer_and_stays_near(tmp_path):
     torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-2)
     for unlike in (
         settings("fsq", still[0]),
-        settings("ema", still[0], "quantizer.absolute_share=0.1"),
+        settings("ema", still[0], "model.intra_share=0.1"),
     ):
         other = runs.Run(tmp_path / "other", unlike, [])
         with pytest.raises(UsageError, match=r"train\.origin has other \[model\]"):
@@ -274,7 +274,7 @@ def test_a_run_begins_from_a_tokenizer_and_stays_near(tmp_path):
 
 
 def test_a_decibel_of_an_easy_clip_counts_as_much_as_one_of_a_hard_clip():
-    weights = ["train.l1_weight=0", "train.l2_weight=0", "train.log_weight=2"]
+    weights = ["train.l1_weight=0", "train.l2_weight=0", "train.log_mse_weight=2"]
     alike = settings("fsq", *weights).train
     target = torch.zeros(2, 3, 1, 8, 8)
     error = torch.tensor([0.1, 0.3]).view(2, 1, 1, 1, 1).expand_as(target)
@@ -343,7 +343,7 @@ def test_frames_can_be_taken_with_strides(tmp_path):
     brighter = np.arange(30)[:, None, None, None] * np.full((1, 32, 32, 3), 8)
     write_clip(tmp_path / "long.mp4", brighter.astype(np.uint8))
     write_clip(tmp_path / "short.mp4", brighter[:6].astype(np.uint8))
-    batches = Clips(find([tmp_path]), settings("fsq", "train.strides=[1, 2]").train)
+    batches = Clips(find_media([tmp_path]), settings("fsq", "train.strides=[1, 2]").train)
     seen = set()
     for step in range(20):
         levels = batches.batch(step).float().mean((1, 3, 4))  # (b t)
@@ -434,7 +434,7 @@ def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_s
     (tmp_path / "notes.txt").write_text("not listed")
     (tmp_path / ".hidden.mp4").write_bytes(b"not listed")
     (tmp_path / "folder.mp4").mkdir()
-    paths = find([tmp_path])
+    paths = find_media([tmp_path])
     assert [p.name for p in paths] == ["broken.mp4", "long.mp4", "short.mkv", "still.png"]
     kept = Clips(paths, settings().train)
     streamed = Clips(paths, settings("fsq", "train.cache_gib=0").train)
@@ -451,10 +451,10 @@ def test_training_clips_come_from_every_kind_of_file(tmp_path, make_clip, make_s
 def test_no_readable_file_is_an_error(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(VqtokError, match="none of the 1 training files can be read"):
-        Clips(find([tmp_path]), settings().train).batch(0)
+        Clips(find_media([tmp_path]), settings().train).batch(0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no video or still"):
-        find([tmp_path / "empty"])
+    with pytest.raises(UsageError, match="no videos or images"):
+        find_media([tmp_path / "empty"])
 
 
 def test_procedural_clips_are_varied_and_repeatable():
@@ -473,7 +473,7 @@ def test_resuming_on_files_is_exact_with_a_broken_one_and_little_memory(tmp_path
         make_clip(data / name, frames=12 + i, height=40, width=48, codec=codec, pix_fmt=pixels)
     (data / "f.mp4").write_bytes(b"no video")
     little = settings("fsq", "train.cache_gib=0.0001", "train.strides=[1, 2]").train
-    straight, resumed = Clips(find([data]), little), Clips(find([data]), little)
+    straight, resumed = Clips(find_media([data]), little), Clips(find_media([data]), little)
     batches = [straight.batch(step) for step in range(20)]
     assert straight.broken
     kept = {source.kept is not None for source in straight._sources.values()}

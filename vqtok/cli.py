@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from vqtok import DEFAULT
 from vqtok.commands import batch
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import EXTENSIONS
+from vqtok.files import MEDIA_SUFFIXES
 from vqtok.options import (
     CompileOption,
     DeviceOption,
@@ -106,14 +106,14 @@ def encode(
         folder = check_folder(output)
         if keep_partial:
             raise UsageError("--keep-partial is for one clip: many go on where they stopped")
-        todo = batch.jobs(clips, folder, EXTENSIONS, "{}.safetensors".format)
+        todo = batch.jobs(clips, folder, MEDIA_SUFFIXES, "{}.safetensors".format)
     else:
         check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
 
-    from vqtok.commands.encode import Reading, Running, encode_many, encode_one
+    from vqtok.commands.encode import EncodeOptions, RunOptions, encode_many, encode_one
 
-    running = Running(tokenizer, device, dtype, compile, jobs, quiet, verbose)
-    how = Reading(size, rate, start, duration, strict, keep_partial)
+    running = RunOptions(tokenizer, device, dtype, compile, jobs, quiet, verbose)
+    how = EncodeOptions(size, rate, start, duration, strict, keep_partial)
     if many:
         encode_many(todo, folder, running, how, force)
     else:
@@ -136,7 +136,8 @@ def decode(
     ],
     tokenizer: TokenizerOption = DEFAULT,
     crf: Annotated[
-        int | None, typer.Option(min=0, max=63, help="Quality of the video codec; lower is better.")
+        int | None,
+        typer.Option(min=0, max=63, help="EvalResult of the video codec; lower is better."),
     ] = None,
     codec: Annotated[str | None, typer.Option(help="Video codec, such as ffv1 (lossless).")] = None,
     audio_from: Annotated[
@@ -162,10 +163,10 @@ def decode(
     else:
         check_output(output, force, "redirect it or give -o FILE")
 
-    from vqtok.commands.encode import Running, Writing, decode_many, decode_one
+    from vqtok.commands.encode import DecodeOptions, RunOptions, decode_many, decode_one
 
-    running = Running(tokenizer, device, dtype, compile, jobs, quiet, verbose)
-    how = Writing(codec, crf, audio_from)
+    running = RunOptions(tokenizer, device, dtype, compile, jobs, quiet, verbose)
+    how = DecodeOptions(codec, crf, audio_from)
     if many:
         decode_many(todo, folder, running, how, force)
     else:

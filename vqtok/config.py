@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, checked once, from a TOML file and `key=value` overrides."""
+"""All settings: frozen dataclasses, read from a TOML file and `section.key=value` overrides."""
 
 import json
 import tomllib
@@ -15,43 +15,41 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 strict = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
 class VQ2Settings:
-    """`VectorQuantizer2`: a learned codebook, pulled towards the latents by its own loss."""
+    """`VectorQuantizer2`: a codebook learned by gradient."""
 
     __pydantic_config__ = strict
     kind: Literal["vq2"] = "vq2"
     codebook_size: Positive = 4096
     dim: Positive = 8
-    beta: Weight = 0.25
-    data_start: bool = True
-    revive_after: Count = 100
-    absolute_share: Share = 0.0  # of the codes, for latents themselves, not what predictions lack
+    beta: Weight = 0.25  # weight of the codebook loss
+    init_from_data: bool = True  # k-means of the first latents
+    revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
 
 
 @dataclass(frozen=True)
 class EMASettings:
-    """`EMAVectorQuantizer`: a codebook that is the running mean of the latents it is given."""
+    """`EMAVectorQuantizer`: a codebook learned by exponential moving averages of latents."""
 
     __pydantic_config__ = strict
     kind: Literal["ema"] = "ema"
     codebook_size: Positive = 4096
     dim: Positive = 8
-    beta: Weight = 0.25
-    decay: Share = 0.99
-    data_start: bool = True
-    revive_after: Count = 100
-    absolute_share: Share = 0.0  # of the codes, for latents themselves, not what predictions lack
+    beta: Weight = 0.25  # weight of the commitment loss
+    decay: Fraction = 0.99
+    init_from_data: bool = True  # k-means of the first latents
+    revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
 
 
 @dataclass(frozen=True)
 class GumbelSettings:
-    """`GumbelQuantize`: a code drawn from logits, with a temperature that falls while training."""
+    """`GumbelQuantize`: codes sampled from logits at an annealed temperature."""
 
     __pydantic_config__ = strict
     kind: Literal["gumbel"] = "gumbel"
@@ -61,12 +59,12 @@ class GumbelSettings:
     temp_start: Annotated[float, Field(gt=0)] = 1.0
     temp_end: Annotated[float, Field(gt=0)] = 0.1
     temp_steps: Count = 2000
-    data_start: bool = True
+    init_from_data: bool = True  # k-means of the first latents
 
 
 @dataclass(frozen=True)
 class LFQSettings:
-    """`LFQ`: one bit for each latent channel; codebook_size is a power of two."""
+    """`LFQ`: one bit per latent channel; codebook_size is a power of two."""
 
     __pydantic_config__ = strict
     kind: Literal["lfq"] = "lfq"
@@ -95,67 +93,68 @@ QuantizerSettings = Annotated[
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The networks. Encoder and decoder work at half of the spatial stride, and at all of it."""
+    """Encoder, decoder and predictor. Two scales: half the spatial stride, and all of it."""
 
     __pydantic_config__ = strict
     stride: Literal["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"] = "4x8x8"
     widths: tuple[Positive, Positive] = (128, 256)  # channels at each scale
     encoder_blocks: tuple[Count, Count] = (3, 4)  # residual blocks at each scale
     decoder_blocks: tuple[Count, Count] = (4, 4)
-    predictor_blocks: Count = 0  # of the network that predicts latent frames; 0: none is predicted
-    key_every: Positive = 32  # latent frames; each so many-th is not predicted from others
+    predictor_blocks: Count = 0  # residual blocks of the predictor; 0: no prediction
+    keyframe_interval: Positive = 32  # latent frames from one key frame to the next
+    intra_share: Fraction = 0.0  # share of codes that ignore the prediction; vq2 and ema only
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Pixels per token in time, height and width."""
+        """The stride (time, height, width) in frames and pixels per token."""
         t, h, w = map(int, self.stride.split("x"))
         return t, h, w
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One training run; docs/training.md says more of each."""
+    """A training run; docs/training.md explains each setting."""
 
     __pydantic_config__ = strict
     steps: Positive = 5000
-    batch_size: Positive = 4  # clips of one step, over all processes
-    accumulate: Positive = 1  # parts that a batch is worked through in, to save memory
-    frames: Positive = 13  # of each training clip; 1 + s*n wastes none
-    crop: Positive = 112  # height and width of each training clip
-    size: Positive = 256  # short side that larger clips are scaled to before cropping
-    strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # every n-th frame, drawn
-    turn: bool = False  # clips upside down, on their side and backwards too
-    zoom: Annotated[float, Field(ge=1, le=8)] = 1.0  # clips up to so many times larger and smaller
-    recolour: Annotated[float, Field(ge=0, le=4)] = 0.0  # how much the colours of half of them vary
-    origin: str | None = None  # the tokenizer to begin from, a file or a bundled name
-    start_clips: Positive = 32  # that the first weights and the first codebook are taken from
+    batch_size: Positive = 4  # clips per step, over all processes
+    accumulate: Positive = 1  # gradient accumulation: micro-batches per step
+    frames: Positive = 13  # per training clip; 1 + s*n wastes none
+    crop: Positive = 112  # height and width of a training clip, pixels
+    size: Positive = 256  # larger videos are scaled to this short side before cropping
+    strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # frame strides, sampled
+    flip: bool = False  # also flip vertically, transpose and reverse in time, each with p = 0.5
+    random_scale: Annotated[float, Field(ge=1, le=8)] = 1.0  # up to this factor, up and down
+    color_jitter: Annotated[float, Field(ge=0, le=4)] = 0.0  # strength, applied with p = 0.5
+    init_from: str | None = None  # initial weights: a tokenizer file or the name of a bundled one
+    init_clips: Positive = 32  # clips that the first weights and codebook are computed from
     optimizer: Literal["adamw", "muon"] = "muon"
     learning_rate: Annotated[float, Field(gt=0)] = 7e-4
-    schedule: Literal["cosine", "wsd"] = "cosine"  # after the warm-up
+    schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: Count = 100  # steps
-    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps, at the end of wsd
-    weight_decay: Weight = 0.01
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    ema_decay: Share = 0.999  # of the weights' moving average, which is what is shipped; 0: none
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps; wsd only
+    weight_decay: Weight = 0.01  # of weight matrices and kernels
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0  # maximum gradient norm
+    ema_decay: Fraction = 0.999  # of the averaged weights, which are the ones saved; 0: no average
     l1_weight: Weight = 1.0
     l2_weight: Weight = 1.0
-    log_weight: Weight = 0.0  # of the logarithm of each clip's squared error: all clips count alike
-    adversarial_weight: Weight = 0.0  # of a discriminator's pull beside that of the loss; 0: none
-    adversarial_share: Share = 0.2  # of the steps, at the end, in which it takes part
-    perceptual_weight: Weight = 0.0  # of differences that a trained network sees; 0: none
-    perceptual_model: str = "microsoft/resnet-18"  # that network: for transformers' AutoModel
+    log_mse_weight: Weight = 0.0  # of the log of each clip's squared error
+    adversarial_weight: Weight = 0.0  # of the discriminator's gradient; 0: no discriminator
+    adversarial_share: Fraction = 0.2  # last part of the steps, in which it is used
+    perceptual_weight: Weight = 0.0  # of the distance of feature maps; 0: none
+    perceptual_model: str = "microsoft/resnet-18"  # the feature network, for AutoModel
     seed: Seed = 0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the arithmetic; weights stay float32
-    save_every: Positive = 100
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of autocast; weights stay float32
+    save_every: Positive = 100  # steps
     validate_every: Count = 500  # steps; 0: never
-    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of the files, held out
-    cache_gib: Weight = 6.0  # decoded clips kept in memory, or added to the folder of --cache
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of the files
+    cache_gib: Weight = 6.0  # decoded clips kept in memory or in --cache, per process
     tensorboard: bool = False
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that makes a run."""
+    """Everything that defines a training run."""
 
     __pydantic_config__ = strict
     quantizer: QuantizerSettings
@@ -163,27 +162,49 @@ class Config:
     train: TrainSettings = TrainSettings()
 
     def to_json(self) -> str:
-        """The whole configuration, defaults included; `from_json` reads it."""
+        """Return all settings, defaults included, as JSON for `from_json`."""
         return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The settings that define a tokenizer; training settings do not."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+    quantizer: QuantizerSettings
+    model: ModelSettings = ModelSettings()
 
 
 QUANTIZERS = tuple(
     get_type_hints(settings)["kind"].__args__[0]
     for settings in get_args(get_args(QuantizerSettings)[0])
 )
-_adapter = TypeAdapter(Config)
+
+# Keys that earlier versions wrote, and what they are called now. Files with the old name are still
+# read; TOML files and overrides are refused with the new name.
+RENAMED = {
+    "quantizer.absolute_share": "model.intra_share",
+    "quantizer.data_start": "quantizer.init_from_data",
+    "model.key_every": "model.keyframe_interval",
+    "train.turn": "train.flip",
+    "train.zoom": "train.random_scale",
+    "train.recolour": "train.color_jitter",
+    "train.origin": "train.init_from",
+    "train.start_clips": "train.init_clips",
+    "train.log_weight": "train.log_mse_weight",
+}
 
 
 def folder() -> Path:
-    """Where the configs lie: inside an installed package, beside it in a checkout."""
+    """Return the folder of the configs: in an installed package, or beside it in a checkout."""
     here = Path(__file__).parent
     return next(f for f in (here / "configs", here.parent / "configs") if f.is_dir())
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a TOML file and apply `section.key=value` overrides (values as in TOML, or plain words).
+    """Read a TOML file and apply `section.key=value` overrides (TOML values or plain words).
 
-    Raises UsageError for a file, key or value that is not right, naming the keys that exist.
+    Raises UsageError for a wrong file, key or value; the message lists the valid keys.
     """
     try:
         settings = tomllib.loads(path.read_text())
@@ -193,18 +214,41 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _set(settings, override)
-    return _checked(settings, str(path))
+    return _validate(Config, settings, str(path))
 
 
 def from_json(text: str, origin: str) -> Config:
-    """Read what `Config.to_json` wrote; `origin` names the file in the error.
+    """Read what `Config.to_json` wrote, in this version or an earlier one.
 
-    Raises VqtokError when the text is not such a configuration.
+    origin: the file's name for error messages. Raises VqtokError if the text is not a config.
     """
+    return _from_json(Config, text, origin)
+
+
+def tokenizer_from_json(text: str, origin: str) -> TokenizerConfig:
+    """Read the settings of a tokenizer from a JSON object; sections other than its two are ignored.
+
+    origin: the file's name for error messages. Raises VqtokError if the text is not a config.
+    """
+    return _from_json(TokenizerConfig, text, origin)
+
+
+def _from_json(kind: type, text: str, origin: str) -> Any:
     try:
-        return _checked(json.loads(text), origin)
+        return _validate(kind, _upgrade(json.loads(text)), origin)
     except (json.JSONDecodeError, UsageError) as error:
         raise VqtokError(f"{origin} holds no configuration of this version: {error}") from None
+
+
+def _upgrade(settings: Any) -> Any:
+    """Rename the keys of earlier versions in place."""
+    if not isinstance(settings, dict):
+        return settings
+    for old, new in RENAMED.items():
+        (section, key), (new_section, new_key) = old.split("."), new.split(".")
+        if isinstance(settings.get(section), dict) and key in settings[section]:
+            settings.setdefault(new_section, {})[new_key] = settings[section].pop(key)
+    return settings
 
 
 def _set(settings: dict[str, Any], override: str) -> None:
@@ -223,19 +267,22 @@ def _set(settings: dict[str, Any], override: str) -> None:
     settings[name] = value
 
 
-def _checked(settings: Any, origin: str) -> Config:
+def _validate(kind: type, settings: Any, origin: str) -> Any:
     try:
-        return _adapter.validate_python(settings)
+        return TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
-        raise UsageError(f"{origin}: {_sentence(error.errors()[0], settings)}") from None
+        raise UsageError(f"{origin}: {_explain(error.errors()[0], settings)}") from None
 
 
-def _sentence(error: Any, settings: Any) -> str:
+def _explain(error: Any, settings: Any) -> str:
+    """Return a sentence for pydantic's first error."""
     path = [str(part) for part in error["loc"]]
-    if path[0] == "quantizer" and path[1:2] and path[1] in QUANTIZERS:
-        del path[1]  # the kind, which chooses the keys: people did not write it there
+    if path[:1] == ["quantizer"] and path[1:2] and path[1] in QUANTIZERS:
+        del path[1]  # pydantic puts the kind there; users do not write it
     name = ".".join(path)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if name in RENAMED:
+            return f"{name} is now called {RENAMED[name]}"
         return f"unknown key {name}; the keys there are {', '.join(_keys(path[:-1], settings))}"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{name}.kind must be one of {', '.join(QUANTIZERS)}"
@@ -243,6 +290,7 @@ def _sentence(error: Any, settings: Any) -> str:
 
 
 def _keys(path: list[str], settings: Any) -> list[str]:
+    """Return the valid keys of a section."""
     if path == ["quantizer"]:
         kind = settings["quantizer"].get("kind")
         choices = get_args(get_args(QuantizerSettings)[0])

@@ -1,4 +1,7 @@
-"""Processes that train as one, started by `torchrun`: each works on its share of a batch."""
+"""Data-parallel training under `torchrun`: rank, world size and collectives.
+
+Collectives do nothing in a single process, so callers need no special case.
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,72 +12,99 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def number() -> int:
-    """Which of the processes this is; rank 0 alone writes and speaks."""
+def rank() -> int:
+    """Return the rank of this process; rank 0 writes files and prints."""
     return int(os.environ["RANK"]) if _launched() else 0
 
 
-def count() -> int:
-    """How many processes there are."""
+def world_size() -> int:
+    """Return the number of processes that train together."""
     return int(os.environ["WORLD_SIZE"]) if _launched() else 1
 
 
-def own_device(device: torch.device) -> torch.device:
-    """This process's share of what the user asked for: "cuda" is a GPU for each process."""
+def local_device(device: torch.device) -> torch.device:
+    """Return this process's device: `cuda` without an index means one GPU per process."""
     if device.type == "cuda" and device.index is None and _launched():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
-    """Inside, the processes can speak to each other: by gloo, and between GPUs by NCCL."""
-    if count() == 1:
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the process group inside the block: gloo on CPUs, NCCL between GPUs."""
+    if world_size() == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
     yield
-    dist.destroy_process_group()  # not after an error: the others may be waiting for this one
+    # Not in a finally: after an error the other ranks may still wait for this one.
+    dist.destroy_process_group()
 
 
-def alike(model: nn.Module) -> None:
-    """Give every process the weights and buffers of rank 0."""
-    if count() > 1:
-        for tensor in model.state_dict().values():
-            dist.broadcast(tensor, 0)
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum x over all ranks, in place, and return it."""
+    if _initialized():
+        dist.all_reduce(x)
+    return x
 
 
-def average_gradients(model: nn.Module) -> None:
-    """Replace each gradient by its mean over all processes, in one exchange."""
-    if count() == 1:
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Return the mean of x over all ranks; no gradient flows through it."""
+    if not _initialized():
+        return x
+    return all_reduce_sum(x.detach().clone()) / dist.get_world_size()
+
+
+def synced_mean(x: Tensor) -> Tensor:
+    """Return the mean of x over all ranks, with the gradient of this rank's own x.
+
+    Averaged over ranks, as DistributedDataParallel does, these gradients are those of the mean.
+    """
+    return all_reduce_mean(x) + (x - x.detach()) if _initialized() else x
+
+
+def broadcast(x: Tensor) -> Tensor:
+    """Overwrite x with rank 0's x, in place, and return it: random draws then agree."""
+    if _initialized():
+        dist.broadcast(x, 0)
+    return x
+
+
+def broadcast_module(module: nn.Module) -> None:
+    """Overwrite all parameters and buffers with those of rank 0."""
+    for tensor in module.state_dict().values():
+        broadcast(tensor)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Replace each gradient by its mean over all ranks, in one all-reduce."""
+    if not _initialized():
         return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    parts = flat.div_(count()).split([g.numel() for g in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = all_reduce_sum(torch.cat([g.flatten() for g in gradients])).div_(dist.get_world_size())
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
 
-def gathered(x: Tensor) -> Tensor:
-    """x (n) of all processes, joined."""
-    if count() == 1:
+def all_gather(x: Tensor) -> Tensor:
+    """Concatenate x (n) of all ranks; n is the same on each."""
+    if not _initialized():
         return x
-    parts = [torch.empty_like(x) for _ in range(count())]
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, x)
     return torch.cat(parts)
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it is so in any process. On the CPU: nothing waits for a GPU."""
-    if count() == 1:
-        return flag
-    votes = torch.tensor(int(flag))
-    dist.all_reduce(votes)
-    return bool(votes)
+def any_rank(flag: bool) -> bool:
+    """Return whether the flag is set on any rank. Runs on the CPU: no GPU is waited for."""
+    return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
 def _launched() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def _initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()

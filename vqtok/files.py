@@ -1,35 +1,63 @@
-"""Which files are videos, and files that appear whole or not at all."""
+"""Finding input files, and writing output files whole or not at all."""
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
 from vqtok.errors import UsageError
 
-# What is taken for a video or a still in a folder; a file that is named may end in anything.
-EXTENSIONS = {
+# Suffixes of videos and images that are picked up in folders and patterns. A file that is named
+# explicitly may have any suffix.
+MEDIA_SUFFIXES = {
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ts", ".flv", ".mpg", ".ogv"),
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
 }
-
-BUNDLED = Path(__file__).parent / "bundled"  # tokenizers, each beside its card (.md)
-
-WRITABLE = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
+TOKEN_SUFFIXES = {".safetensors"}
+OUTPUT_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
 
 
-def inside(folder: Path, suffixes: set[str], pattern: str = "**/*") -> list[Path]:
-    """The files in a folder that match and end in `suffixes`, sorted, without hidden ones."""
-    found = (f for f in folder.glob(pattern) if f.suffix.lower() in suffixes and f.is_file())
-    return sorted(f for f in found if f.name[0] != ".")
+def list_files(sources: Iterable[str | Path], suffixes: Set[str]) -> Iterator[tuple[Path, Path]]:
+    """Yield (root, file) for each file in files, folders and glob patterns such as `a/**/*.mp4`.
+
+    root: the folder that a mirrored output path is relative to: the folder itself, the part of a
+        pattern before its first wildcard, or the parent of a single file.
+    suffixes: the lower-case suffixes to pick in folders and patterns. Hidden files are skipped.
+
+    Files come sorted within each source. Raises UsageError for a source that does not exist.
+    """
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            root, found = path, _matching(path, "**/*", suffixes)
+        elif is_pattern(source):
+            fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+            root = Path(*path.parts[:fixed])
+            found = _matching(root, "/".join(path.parts[fixed:]), suffixes)
+        elif path.exists():
+            root, found = path.parent, [path]
+        else:
+            raise UsageError(f"{source}: no such file or folder")
+        yield from ((root, file) for file in found)
+
+
+def is_pattern(source: str | Path) -> bool:
+    """Whether a source is a glob pattern rather than a file whose name has wildcards in it."""
+    return glob.has_magic(str(source)) and not Path(source).exists()
+
+
+def _matching(folder: Path, pattern: str, suffixes: Set[str]) -> list[Path]:
+    files = (f for f in folder.glob(pattern) if f.suffix.lower() in suffixes and f.is_file())
+    return sorted(f for f in files if not f.name.startswith("."))
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` at the end, remove it on any error.
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` on success, delete it on error.
 
-    The temporary name keeps the suffix, because video containers are chosen by it. A link stays a
-    link. Raises UsageError for a path that is there and no regular file.
+    The temporary name keeps the suffix, because FFmpeg chooses the container by it. A symbolic
+    link stays a link. Raises UsageError if `path` exists and is not a regular file.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():

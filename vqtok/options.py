@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.files import WRITABLE
+from vqtok.files import OUTPUT_SUFFIXES
 
 TokenizerOption = Annotated[
     str, typer.Option("--tokenizer", help="A file made by `vqtok train`, or a bundled name.")
@@ -89,4 +89,4 @@ def check_folder(output: str | None) -> Path:
 def video_name(tokens: str) -> str:
     """What many token files are decoded to: clip.mp4.safetensors to clip.mp4, others to .mp4."""
     name = tokens.removesuffix(".safetensors")
-    return name if Path(name).suffix.lower() in WRITABLE else f"{name}.mp4"
+    return name if Path(name).suffix.lower() in OUTPUT_SUFFIXES else f"{name}.mp4"

@@ -1,4 +1,4 @@
-"""Quality of a tokenizer on a clip, beside that of block averages, the trivial stand-in."""
+"""Quality of a tokenizer on a clip, beside block averages as a baseline."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # uint8 (t h w c): frames, and what came b
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Fidelity:
     """How alike two clips are: PSNR in dB over all RGB pixels, mean SSIM of the frames."""
 
     psnr: float
@@ -27,7 +27,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Quality:
+class EvalResult:
     """What a tokenizer makes of a clip.
 
     tokenizer, blocks: likeness to the clip of its reconstruction, and of block averages.
@@ -38,15 +38,15 @@ class Quality:
     frames: int
     height: int
     width: int
-    tokenizer: Likeness
-    blocks: Likeness
+    tokenizer: Fidelity
+    blocks: Fidelity
     bits_per_pixel: float
     counts: np.ndarray
     encode_fps: float
     decode_fps: float
 
 
-class Comparison:
+class FidelityMeter:
     """The likeness of two clips that come a few frames at a time."""
 
     def __init__(self) -> None:
@@ -59,15 +59,15 @@ class Comparison:
         self._values += video.numel()
         self._ssim += ssim(video / 255, other / 255).flatten().tolist()
 
-    def likeness(self) -> Likeness:
+    def likeness(self) -> Fidelity:
         """Of all frames so far; equal clips have 100 dB."""
         error = torch.tensor(self._error / self._values / 255**2, dtype=torch.float64)
-        return Likeness(decibels(error).item(), float(np.mean(self._ssim)))
+        return Fidelity(decibels(error).item(), float(np.mean(self._ssim)))
 
 
 def measure(
     video: Tensor, tokenizer: Tokenizer, see: Callable[[Pair], object] = lambda pair: None
-) -> Quality:
+) -> EvalResult:
     """Encode and decode a clip (1 3 t h w) uint8, and compare, all in 8 bits per channel.
 
     see: is given the frames of the clip and of the reconstruction, a few at a time.
@@ -76,7 +76,7 @@ def measure(
     begin = time.perf_counter()
     indices = tokenizer.encode(video).cpu()
     encoding, decoding = time.perf_counter() - begin, 0.0
-    ours, trivial, done = Comparison(), Comparison(), 0
+    ours, trivial, done = FidelityMeter(), FidelityMeter(), 0
     for part, seconds in timed(tokenizer.decode_stream([indices])):
         decoding += seconds
         part = part[:, :, : frames - done, :height, :width].mul(255).round_().to(torch.uint8)
@@ -86,7 +86,7 @@ def measure(
         see(tuple(x[0].movedim(0, -1).cpu().numpy() for x in (clip, part)))
         done += part.shape[2]
     counts = torch.bincount(indices.flatten(), minlength=tokenizer.codebook_size).numpy()
-    return Quality(
+    return EvalResult(
         *(frames, height, width),
         tokenizer=ours.likeness(),
         blocks=trivial.likeness(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vqtok.codebook_stats.counts import Tally
+from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.codebook_stats.structure import (
     Bits,
     Repetition,
@@ -24,7 +24,7 @@ from vqtok.codebook_stats.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)
-class Figures:
+class CodebookReport:
     """The codebook report of token files of one tokenizer.
 
     use: of all tokens; with several codebooks, sums of counts and means of the rest, without `top`.
@@ -94,7 +94,7 @@ class Figures:
         }
 
 
-def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Figures:
+def figures(tally: CodeCounts, name: str, levels: Sequence[int] | None = None) -> CodebookReport:
     """All figures of a tally; `levels` are those of its FSQ, if they are known."""
     counts = tally.counts.reshape(tally.codebooks, -1)
     each = [codebook_use(row) for row in counts]
@@ -104,7 +104,7 @@ def figures(tally: Tally, name: str, levels: Sequence[int] | None = None) -> Fig
     rate = fixed * tally.pixels / tally.seconds / 1000
     even = use.codebook_size & (use.codebook_size - 1) == 0  # a file can say what it likes
     repeated = tally.followed - int(tally.fresh.sum())
-    return Figures(
+    return CodebookReport(
         name=name,
         model=tally.model,
         quantizer=tally.quantizer,

@@ -10,7 +10,7 @@ SLICES = 20  # of a clip's length
 ROWS, COLUMNS = 8, 12  # of the picture
 
 
-class Tally:
+class CodeCounts:
     """What `figures` needs to know of token files of one tokenizer.
 
     Every codebook has its own ids: index + codebook * codebook_size, `ids` in all.

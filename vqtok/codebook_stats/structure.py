@@ -7,7 +7,7 @@ from math import isnan, sqrt
 
 import numpy as np
 
-from vqtok.codebook_stats.counts import COLUMNS, ROWS, Tally
+from vqtok.codebook_stats.counts import COLUMNS, ROWS, CodeCounts
 from vqtok.codebook_stats.usage import entropy_bits
 
 BINS = 8  # of the histogram
@@ -60,7 +60,7 @@ class Bits:
     correlations: list[tuple[int, int, float]]
 
 
-def repetition(tally: Tally) -> Repetition | None:
+def repetition(tally: CodeCounts) -> Repetition | None:
     """What tokens say of those that follow them; None where no clip has a second latent frame."""
     if not tally.followed:
         return None
@@ -93,7 +93,7 @@ def histogram(counts: np.ndarray) -> list[tuple[int, int, int]]:
     return list(zip(lows, tops, codes, strict=True))
 
 
-def over_time(tally: Tally) -> list[Slice]:
+def over_time(tally: CodeCounts) -> list[Slice]:
     """Each slice of the clips' length that has latent frames, from the first to the last."""
     slices, _, ids = tally.place_of(tally.places.kept())
     bits = _bits_by(slices, ids, tally, len(tally.over_time))
@@ -104,7 +104,7 @@ def over_time(tally: Tally) -> list[Slice]:
     ]
 
 
-def over_picture(tally: Tally) -> list[list[float | None]]:
+def over_picture(tally: CodeCounts) -> list[list[float | None]]:
     """As `bits` of a slice, by row and column of the picture; None where there are no tokens.
 
     Rows and columns without any, as small grids have them, are left out.
@@ -116,7 +116,7 @@ def over_picture(tally: Tally) -> list[list[float | None]]:
     return [[None if isnan(value) else value for value in row] for row in rows]
 
 
-def _bits_by(groups: np.ndarray, ids: np.ndarray, tally: Tally, number: int) -> np.ndarray:
+def _bits_by(groups: np.ndarray, ids: np.ndarray, tally: CodeCounts, number: int) -> np.ndarray:
     """Mean surprise in bits of the ids (n) of each group; NaN where there are none.
 
     Over all tokens its mean is their entropy. Entropies of the groups themselves would be lower

@@ -1,4 +1,4 @@
-"""Quality and codebook figures, as plain numbers."""
+"""Usage of a codebook, and the quality of video."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class CodebookUse:
 
 
 def codebook_use(counts: np.ndarray) -> CodebookUse:
-    """Figures of a histogram (k) of indices."""
+    """Return the usage of a codebook from a histogram (k) of its indices."""
     tokens, used = int(counts.sum()), int(np.count_nonzero(counts))
     entropy = entropy_bits(counts)
     top = np.argsort(-counts, kind="stable")[: min(TOP, used)]

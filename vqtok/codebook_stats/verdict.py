@@ -12,9 +12,9 @@ CLIPS = 8  # below, many codes may wait for scenes that were not shown
 ALIVE = 500  # codes in use: then a few clips do not prove that the others are dead
 
 REMEDIES = {
-    "vq2": "train with quantizer.data_start=true and quantizer.revive_after=100",
-    "ema": "train with quantizer.data_start=true and quantizer.revive_after=100",
-    "gumbel": "train with quantizer.data_start=true, or a higher quantizer.kl_weight",
+    "vq2": "train with quantizer.init_from_data=true and quantizer.revive_after=100",
+    "ema": "train with quantizer.init_from_data=true and quantizer.revive_after=100",
+    "gumbel": "train with quantizer.init_from_data=true, or a higher quantizer.kl_weight",
     "lfq": "train with a higher quantizer.entropy_loss_weight",
     "fsq": "train with a higher quantizer.whitening_weight",
 }

@@ -1,14 +1,13 @@
 """Many clips at once: what is to do, several at a time, and what went wrong with which."""
 
-import glob
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import inside, replacing
+from vqtok.files import atomic_write, is_pattern, list_files
 
 FAILURES = "failures.jsonl"
 
@@ -23,7 +22,7 @@ class Job:
 
 def is_many(sources: Sequence[str], output: str | None) -> bool:
     """Whether these are many clips and an output folder, not one clip and its file."""
-    several = len(sources) > 1 or Path(sources[0]).is_dir() or _is_pattern(sources[0])
+    several = len(sources) > 1 or Path(sources[0]).is_dir() or is_pattern(sources[0])
     return several or (output is not None and Path(output).is_dir())
 
 
@@ -40,7 +39,7 @@ def jobs(
     Raises UsageError when there is nothing to do, or two sources have the same target.
     """
     found: dict[Path, Path] = {}
-    for root, path in files(sources, suffixes):
+    for root, path in list_files(sources, suffixes):
         target = folder / path.relative_to(root).with_name(rename(path.name))
         if found.setdefault(target, path).resolve() != path.resolve():
             raise UsageError(f"{found[target]} and {path} would both become {target}")
@@ -53,31 +52,6 @@ def missing(todo: Sequence[Job]) -> tuple[list[Job], list[Path]]:
     """The jobs whose targets are not there, and the targets that are."""
     there = {job.target for job in todo if job.target.exists()}
     return [job for job in todo if job.target not in there], sorted(there)
-
-
-def files(sources: Iterable[str], suffixes: set[str]) -> Iterator[tuple[Path, Path]]:
-    """Each file of files, folders and patterns, with the folder that its place counts from.
-
-    In folders and patterns only those that end in `suffixes`. Raises UsageError for what is not
-    there.
-    """
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            root, found = path, inside(path, suffixes)
-        elif _is_pattern(source):
-            fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-            root = Path(*path.parts[:fixed])
-            found = inside(root, suffixes, "/".join(path.parts[fixed:]))
-        elif path.exists():
-            root, found = path.parent, [path]
-        else:
-            raise UsageError(f"{source}: no such file or folder")
-        yield from ((root, file) for file in found)
-
-
-def _is_pattern(source: str) -> bool:
-    return glob.has_magic(source) and not Path(source).exists()
 
 
 class Stopped(BaseException):
@@ -121,7 +95,7 @@ def run(
             stop = True
     (folder / FAILURES).unlink(missing_ok=True)
     if failures:
-        with replacing(folder / FAILURES) as temporary:
+        with atomic_write(folder / FAILURES) as temporary:
             lines = sorted(json.dumps(failure) for failure in failures)
             temporary.write_text("".join(line + "\n" for line in lines))
         raise VqtokError(

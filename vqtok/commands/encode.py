@@ -16,13 +16,13 @@ from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.commands import batch
 from vqtok.commands.batch import Job
 from vqtok.commands.progress import Bars, progress, say
-from vqtok.device import device_name
+from vqtok.device import describe_device
 from vqtok.errors import UsageError, VqtokError
+from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
 from vqtok.model.layers import compile_blocks, compile_every_shape
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline import clip as pipeline
-from vqtok.pipeline.overlap import stopping
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import format as tokens
 from vqtok.tokens.format import Tokens
@@ -32,7 +32,7 @@ Bar = Callable[[int | None], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodeOptions:
     """How `encode` reads a clip; as in `open_video`, and strict refuses damage."""
 
     size: int | None
@@ -44,7 +44,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Writing:
+class DecodeOptions:
     """How `decode` writes a video; as in `VideoWriter`."""
 
     codec: str | None
@@ -53,7 +53,7 @@ class Writing:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunOptions:
     """What a command runs, where, how many at once, and how much it says."""
 
     tokenizer: str
@@ -76,7 +76,7 @@ class Running:
         dtype = str(model.dtype).removeprefix("torch.") + ", compiled" * self.compile
         self.detail(
             f"{self.tokenizer}: {model.kind}, weights {model.fingerprint[:12]}, in {dtype} "
-            f"on {device_name(model.device)}"
+            f"on {describe_device(model.device)}"
         )
         return models
 
@@ -89,12 +89,12 @@ class Running:
         say(not self.verbose, *lines)
 
 
-def encode_one(clip: str, output: str | None, running: Running, how: Reading) -> None:
+def encode_one(clip: str, output: str | None, running: RunOptions, how: EncodeOptions) -> None:
     """Encode a clip (- is stdin) to a token file or stdout, and say so."""
     [model] = running.load()
     begin, watch = time.perf_counter(), Stopwatch()
     source = sys.stdin.buffer if clip == "-" else clip
-    with stopping() if how.keep_partial else nullcontext(lambda: False) as stopped:
+    with defer_sigint() if how.keep_partial else nullcontext(lambda: False) as stopped:
         bar = partial(progress, running.quiet, "encoding")
         result, notes, decoder = _encode(source, clip, model, how, bar, watch, stopped)
         with watch.on("writing"):
@@ -106,7 +106,7 @@ def encode_one(clip: str, output: str | None, running: Running, how: Reading) ->
 
 
 def encode_many(
-    todo: Sequence[Job], folder: Path, running: Running, how: Reading, force: bool
+    todo: Sequence[Job], folder: Path, running: RunOptions, how: EncodeOptions, force: bool
 ) -> None:
     """Encode clips into a folder, those that are not there yet or, with `force`, all.
 
@@ -127,7 +127,7 @@ def encode_many(
     _many("encoding", todo, folder, running, work)
 
 
-def decode_one(name: str, output: str, running: Running, how: Writing) -> None:
+def decode_one(name: str, output: str, running: RunOptions, how: DecodeOptions) -> None:
     """Decode a token file (- is stdin) to a video, and say so; the model is loaded last."""
     content = tokens.read(sys.stdin.buffer if name == "-" else name)
     [model] = running.load()
@@ -146,7 +146,7 @@ def decode_one(name: str, output: str, running: Running, how: Writing) -> None:
 
 
 def decode_many(
-    todo: Sequence[Job], folder: Path, running: Running, how: Writing, force: bool
+    todo: Sequence[Job], folder: Path, running: RunOptions, how: DecodeOptions, force: bool
 ) -> None:
     """Decode token files into a folder, those that are not there yet or, with `force`, all.
 
@@ -165,7 +165,7 @@ def _many(
     what: str,
     todo: Sequence[Job],
     folder: Path,
-    running: Running,
+    running: RunOptions,
     work: Callable[[Job, Tokenizer, Bar], list[str]],
 ) -> None:
     """Do the jobs; `work` gives what a person should hear of one. No model is loaded for none."""
@@ -185,7 +185,7 @@ def _many(
     running.say(f"{folder}: {len(todo)} clips written" if todo else "nothing left to do")
 
 
-def _check_alike(targets: Sequence[Path], model: str, how: Reading) -> None:
+def _check_alike(targets: Sequence[Path], model: str, how: EncodeOptions) -> None:
     """UsageError if a token file is of another tokenizer, size or frame rate than asked for."""
     for target in targets:
         label = tokens.labels(target)
@@ -205,7 +205,7 @@ def _encode(
     source: str | BinaryIO,
     name: str,
     model: Tokenizer,
-    how: Reading,
+    how: EncodeOptions,
     bar: Bar,
     watch: Stopwatch,
     stopped: Callable[[], bool] = lambda: False,
@@ -228,7 +228,7 @@ def _decode(
     content: Tokens,
     target: Path | BinaryIO,
     model: Tokenizer,
-    how: Writing,
+    how: DecodeOptions,
     bar: Bar,
     watch: Stopwatch,
 ) -> list[str]:

@@ -20,12 +20,12 @@ from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands import batch
 from vqtok.commands.progress import progress
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import EXTENSIONS
+from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.quality import Pair, Quality, measure
+from vqtok.quality import EvalResult, Pair, measure
 from vqtok.video import Clip, VideoWriter, open_video
 
-Scores = list[tuple[str, Quality]]  # of clips, by name
+Scores = list[tuple[str, EvalResult]]  # of clips, by name
 # key: (heading, format)
 COLUMNS = {
     "frames": ("frames", "{:.0f}"),
@@ -55,7 +55,7 @@ def tasks(clips: Sequence[str], save: Path | None, force: bool) -> list[Task]:
 
     Raises UsageError when there is none, and where targets in `save` would be one, or are there.
     """
-    files = batch.files(clips, EXTENSIONS)
+    files = list_files(clips, MEDIA_SUFFIXES)
     found = {path.resolve(): (str(path.relative_to(root)), path) for root, path in files}
     if not found:
         raise UsageError(f"no clips in {', '.join(clips)}")
@@ -69,7 +69,7 @@ def tasks(clips: Sequence[str], save: Path | None, force: bool) -> list[Task]:
 
 def _targets(clips: Sequence[str], save: Path, force: bool) -> dict[Path, Path]:
     """Where each clip is written, by its resolved path."""
-    jobs = batch.jobs(clips, save, EXTENSIONS, "{}.mp4".format)
+    jobs = batch.jobs(clips, save, MEDIA_SUFFIXES, "{}.mp4".format)
     _, there = batch.missing(jobs)
     if there and not force:
         raise UsageError(f"{there[0]} exists: --force overwrites it")
@@ -120,7 +120,7 @@ def score(
 
 def _one(
     path: Path, tokenizer: Tokenizer, size: int | None, frames: int, target: Path | None
-) -> Quality:
+) -> EvalResult:
     with open_video(path, size=size) as clip:
         pixels, times = next(clip.chunks(frames))  # (t h w c)
     video = torch.from_numpy(pixels).movedim(-1, 0)[None]
@@ -158,7 +158,7 @@ def numbers(scores: Scores) -> dict[str, Any]:
     return {"clips": clips, "mean": means | codebook_use(together).brief()}
 
 
-def _figures(quality: Quality) -> dict[str, float]:
+def _figures(quality: EvalResult) -> dict[str, float]:
     return {
         "frames": quality.frames,
         "height": quality.height,

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from vqtok import report
-from vqtok.codebook_stats.codebook_report import Figures, figures
-from vqtok.codebook_stats.counts import Tally
-from vqtok.commands import batch
+from vqtok.codebook_stats.codebook_report import CodebookReport, figures
+from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import Bars
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import EXTENSIONS
+from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, list_files
 from vqtok.tokens import format as tokens
 from vqtok.tokens.format import Tokens
 
@@ -66,7 +65,7 @@ def show_tokens(
         raise VqtokError(f"{len(broken)} of {len(todo)} cannot be counted: {told}")
 
 
-def _show(runs: list[Figures], how: Showing) -> None:
+def _show(runs: list[CodebookReport], how: Showing) -> None:
     if how.plot:
         report.plot(runs, how.plot)
     if how.as_json:
@@ -101,12 +100,12 @@ def watch(run: Path) -> None:
 
 def count(
     todo: Sequence[tuple[str, str]], model: "Tokenizer | None", each: bool, quiet: bool
-) -> tuple[list[Figures], list[str]]:
-    """Figures of (argument, file) pairs, a group for each tokenizer, or each argument's; and the
-    reasons of the files that are left out: no tokens, those of another tokenizer than the one
-    given, or of a codebook too large to count.
+) -> tuple[list[CodebookReport], list[str]]:
+    """Return the reports of (argument, file) pairs, one per tokenizer or per argument, and the
+    reasons why files were left out: no tokens, tokens of another tokenizer than the one given, or
+    a codebook too large to count.
     """
-    tallies: dict[tuple[object, ...], Tally] = {}
+    tallies: dict[tuple[object, ...], CodeCounts] = {}
     arguments: dict[tuple[object, ...], set[str]] = {}
     broken: list[str] = []
     with Bars(quiet, "counting", len(todo)) as bars:
@@ -120,7 +119,7 @@ def count(
                 rest = content.stride, content.codebook_size, content.indices.shape[3:]
                 key = (each and argument, content.model, content.quantizer, *rest)
                 if key not in tallies:
-                    tallies[key], arguments[key] = Tally(content), set()
+                    tallies[key], arguments[key] = CodeCounts(content), set()
                 tallies[key].add(content)
                 arguments[key].add(argument)
             bars.done()
@@ -129,7 +128,7 @@ def count(
     return [figures(tally, name, levels(tally, model)) for tally, name in groups], broken
 
 
-def levels(tally: Tally, model: "Tokenizer | None") -> Sequence[int] | None:
+def levels(tally: CodeCounts, model: "Tokenizer | None") -> Sequence[int] | None:
     """The levels of the FSQ that made tokens, where it is given; the tokens do not tell them."""
     return model.quantizer.levels if model and tally.quantizer == "fsq" else None
 
@@ -140,10 +139,10 @@ def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]
         if source == "-":
             yield source, source
             continue
-        found = batch.files([source], {".safetensors"})
+        found = list_files([source], TOKEN_SUFFIXES)
         first = next(found, None)
         if first is None:
-            found = batch.files([source], EXTENSIONS)
+            found = list_files([source], MEDIA_SUFFIXES)
             first = next(found, None)
         if first is None:
             raise UsageError(f"{source}: no token files in it")
@@ -162,7 +161,7 @@ def _once(named: Iterable[tuple[str, str]], each: bool) -> list[tuple[str, str]]
 
 
 def _is_clip(file: str) -> bool:
-    return Path(file).suffix.lower() in EXTENSIONS
+    return Path(file).suffix.lower() in MEDIA_SUFFIXES
 
 
 def _loaded(tokenizer: str, device: str) -> "Tokenizer":
@@ -197,7 +196,7 @@ def _check(file: str, content: Tokens, model: "Tokenizer | None") -> None:
         raise VqtokError(f"{file}: these tokens were made by another tokenizer than --tokenizer")
 
 
-def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
+def _names(tallies: list[CodeCounts], arguments: list[set[str]]) -> list[str]:
     """Short and different names: the argument where it is one, with the tokenizer where need be."""
     names = []
     for tally, given in zip(tallies, arguments, strict=True):
@@ -212,7 +211,7 @@ def _names(tallies: list[Tally], arguments: list[set[str]]) -> list[str]:
     return names
 
 
-def _write_csv(runs: list[Figures]) -> None:
+def _write_csv(runs: list[CodebookReport]) -> None:
     """A head, and a line of the numbers that are no lists for each run."""
     rows = [run.numbers() for run in runs]
     keys = list(takewhile(lambda key: key != "top", rows[0]))

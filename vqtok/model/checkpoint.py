@@ -11,9 +11,10 @@ from torch import Tensor
 from vqtok import DEFAULT, config
 from vqtok.config import Config
 from vqtok.errors import VqtokError
-from vqtok.files import BUNDLED, replacing
+from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
 
+BUNDLED = Path(__file__).parents[1] / "bundled"  # each tokenizer beside its model card
 FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
 
 
@@ -23,15 +24,17 @@ def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     Convolutions and learned codes are kept in float16, which halves the file; the rest of a
     quantizer stays as it is. What loading can make from the rest is left out.
     """
-    derived = {f"quantizer.{name}" for name in tokenizer.quantizer.derived}
-    halved = {f"quantizer.{name}" for name in tokenizer.quantizer.halved}
+    recomputed_keys = {f"quantizer.{name}" for name in tokenizer.quantizer.recomputed_keys}
+    fp16_keys = {f"quantizer.{name}" for name in tokenizer.quantizer.fp16_keys}
     weights = {
-        name: (w.half() if name in halved or not name.startswith("quantizer.") else w).contiguous()
+        name: (
+            w.half() if name in fp16_keys or not name.startswith("quantizer.") else w
+        ).contiguous()
         for name, w in tokenizer.state_dict().items()
-        if name not in derived
+        if name not in recomputed_keys
     }
     metadata = FORMAT | {"config": settings.to_json(), "step": str(step)}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(to_bytes(weights, metadata))
 
 

@@ -92,7 +92,7 @@ class Block(nn.Module):
         return x + self.time(self.act(self.space(self.norm(x))))
 
 
-class Unfold(nn.Module):
+class DepthToSpace(nn.Module):
     """Convolution and depth-to-space-time: each position becomes p x q x r of them.
 
     look: height and width of the convolution.
@@ -109,7 +109,7 @@ class Unfold(nn.Module):
         return rearrange(self.conv(x), pattern, **self.factors).movedim(-1, 1)
 
     @torch.no_grad()
-    def invert(self, basis: Tensor) -> None:
+    def init_as_inverse(self, basis: Tensor) -> None:
         """Undo a fold whose weight was this basis (m k): each channel gives its component back."""
         middle = self.conv.kernel_size[1] // 2
         self.conv.weight.zero_()

@@ -5,9 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from vqtok.distributed import all_reduce_mean, broadcast
 from vqtok.model.layers import Block, CausalConv3d, State, streaming
+from vqtok.precision import full_float32
 from vqtok.quantizers import Quantized
-from vqtok.quantizers.base import Quantizer, exact_products, from_rank_zero, mean_over_ranks
+from vqtok.quantizers.base import Quantizer
 
 
 class Predictor(nn.Module):
@@ -17,13 +19,13 @@ class Predictor(nn.Module):
     modulation): what stands still comes back sharper with every frame. It computes in float32
     whatever they do (in float64 where its weights are), so that both predict the same.
 
-    key_every: each so many-th frame is a key frame, of which nothing is predicted. Else what two
-        machines round differently could grow for as long as a clip is.
+    keyframe_interval: latent frames from one key frame, which is not predicted, to the next. It
+        bounds how long a difference in rounding between two machines can grow.
     """
 
-    def __init__(self, dim: int, width: int, blocks: int, key_every: int) -> None:
+    def __init__(self, dim: int, width: int, blocks: int, keyframe_interval: int) -> None:
         super().__init__()
-        self.key_every = key_every
+        self.keyframe_interval = keyframe_interval
         self.net = nn.Sequential(
             CausalConv3d(dim, width, (1, 3, 3)),
             *(Block(width) for _ in range(blocks)),
@@ -35,7 +37,7 @@ class Predictor(nn.Module):
     def forward(self, z_q: Tensor) -> Tensor:
         """Decoded latents (b c t h w) -> after each frame, the prediction of the next."""
         x = z_q.to(self.net[0].weight.dtype, memory_format=torch.channels_last_3d)
-        with torch.autocast(z_q.device.type, enabled=False), exact_products():
+        with torch.autocast(z_q.device.type, enabled=False), full_float32():
             return self.net(x).to(z_q.dtype)
 
     def predictions(self, z_q: Tensor, since_key: int = 0) -> Tensor:
@@ -43,7 +45,7 @@ class Predictor(nn.Module):
 
         The first frame is one; the next comes as if `since_key` frames had gone by before.
         """
-        keys = range(self.key_every - since_key, z_q.shape[2], self.key_every)
+        keys = range(self.keyframe_interval - since_key, z_q.shape[2], self.keyframe_interval)
         parts = z_q.tensor_split(tuple(keys), dim=2)
         shifted = [(torch.zeros_like(p[:, :, :1]), self(p)[:, :, :-1]) for p in parts]
         return torch.cat([frame for pair in shifted for frame in pair], dim=2)
@@ -57,7 +59,7 @@ class Predictor(nn.Module):
         _, since_key = state.get(self, (None, 0))
         with streaming(self, state):
             state[self] = self(z_q), since_key + 1
-        if since_key + 1 == self.key_every:
+        if since_key + 1 == self.keyframe_interval:
             for module in self.modules():
                 state.pop(module, None)
 
@@ -116,14 +118,14 @@ def quantize(z: Tensor, quantizer: Quantizer, predictor: Predictor | None) -> Qu
         return quantizer.quantize(z)
     since_key = 0
     if quantizer.training:
-        since_key = int(from_rank_zero(torch.randint(predictor.key_every, (1,))))
+        since_key = int(broadcast(torch.randint(predictor.keyframe_interval, (1,))))
     predicted = predictor.predictions(_as_decoded(z, quantizer, predictor, since_key), since_key)
     out = quantizer.quantize(z, predicted)
     if not quantizer.training:
         return out
     lack = (predicted - z.detach())[:, :, 1:]
     loss = lack.square().sum() / max(1, lack.numel())
-    terms = out.terms | {"prediction_loss": mean_over_ranks(loss.detach())}
+    terms = out.terms | {"prediction_loss": all_reduce_mean(loss.detach())}
     return replace(out, loss=out.loss + loss, terms=terms)
 
 

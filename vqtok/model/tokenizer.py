@@ -14,8 +14,8 @@ from vqtok.model import predictive as predictor
 from vqtok.model.layers import (
     Block,
     CausalConv3d,
+    DepthToSpace,
     State,
-    Unfold,
     principal_components,
     streaming,
 )
@@ -42,11 +42,11 @@ def decoder(settings: ModelSettings, dim: int) -> nn.Sequential:
     """Latents (b dim n h' w') -> (b 3 s*n h w), about -1..1."""
     (t, h, w), (shallow, deep) = settings.strides, settings.widths
     return nn.Sequential(
-        Unfold(dim, deep, (1, 1, 1), look=3),
+        DepthToSpace(dim, deep, (1, 1, 1), look=3),
         *(Block(deep) for _ in range(settings.decoder_blocks[1])),
-        Unfold(deep, shallow, (1, 2, 2)),
+        DepthToSpace(deep, shallow, (1, 2, 2)),
         *(Block(shallow) for _ in range(settings.decoder_blocks[0])),
-        Unfold(shallow, 3, (t, h // 2, w // 2)),
+        DepthToSpace(shallow, 3, (t, h // 2, w // 2)),
     )
 
 
@@ -75,10 +75,10 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.stride = model.strides
         self.kind = quantizer.kind
-        self.quantizer = build(quantizer)
+        self.quantizer = build(quantizer, model.intra_share)
         self.encoder = encoder(model, self.quantizer.dim)
         self.decoder = decoder(model, self.quantizer.dim)
-        sizes = self.quantizer.dim, model.widths[0], model.predictor_blocks, model.key_every
+        sizes = self.quantizer.dim, model.widths[0], model.predictor_blocks, model.keyframe_interval
         self.predictor = predictor.Predictor(*sizes) if model.predictor_blocks else None
         self.encoder.to(memory_format=torch.channels_last_3d)
         self.decoder.to(memory_format=torch.channels_last_3d)
@@ -137,9 +137,9 @@ class Tokenizer(nn.Module):
         gain = (z * z_q).sum(over) / z_q.square().sum(over).clamp(min=1e-6)  # best guess of z
         kept = len(bases[-1])  # fewer than there are channels, where those are wider than the net
         bases[-1] = bases[-1] * (gain * std.flatten())[:kept, None]
-        unfolds = [m for m in self.decoder if isinstance(m, Unfold)]
+        unfolds = [m for m in self.decoder if isinstance(m, DepthToSpace)]
         for unfold, basis in zip(unfolds, reversed(bases), strict=True):
-            unfold.invert(basis)
+            unfold.init_as_inverse(basis)
 
     def encode(self, video: Tensor) -> Tensor:
         """(b 3 t h w), uint8 or float 0..1 -> int64 indices (b t' h' w') or (b t' h' w' codebooks).

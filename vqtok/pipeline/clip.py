@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.device import Ferry, fast_bfloat16, find_device
+from vqtok.device import find_device
 from vqtok.errors import VqtokError
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import CHUNK, Tokenizer
-from vqtok.pipeline.overlap import ahead, behind
+from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
-from vqtok.tokens.format import Spool, Tokens
+from vqtok.precision import has_fast_bfloat16, set_global_flags
+from vqtok.tokens.format import IndexBuffer, Tokens
 from vqtok.video import Clip, VideoWriter
 
 Progress = Callable[[int], None]  # told how many more frames are done
@@ -27,10 +28,9 @@ def load_tokenizer(source: str | Path, device: str, dtype: str | None) -> Tokeni
     The fast type is bfloat16 where the processor has it. Raises UsageError for a device that is
     not there.
     """
-    torch.set_flush_denormal(True)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    set_global_flags()
     where = find_device(device)
-    dtype = dtype or ("bfloat16" if fast_bfloat16(where) else "float32")
+    dtype = dtype or ("bfloat16" if has_fast_bfloat16(where) else "float32")
     return checkpoint.load(source).to(where).cast(getattr(torch, dtype))
 
 
@@ -47,7 +47,7 @@ def encode_clip(
     watch: told how long was waited for `reading`.
     """
     times: list[int] = []
-    watch, ferry = watch or Stopwatch(), Ferry(tokenizer.device)
+    watch, transfer = watch or Stopwatch(), DeviceTransfer(tokenizer.device)
 
     def chunks() -> Iterator[Tensor]:
         for frames, stamps in watch.each("reading", read):
@@ -55,16 +55,18 @@ def encode_clip(
             yield frames.movedim(-1, 0)[None]  # (1 c t h w)
             progress(len(stamps))
 
-    spool = Spool(tokenizer.codebook_size)
-    lifted = ((ferry.up(frames), stamps) for frames, stamps in clip.chunks(tokenizer.stride[0]))
-    with ahead(lifted) as read:
+    buffer = IndexBuffer(tokenizer.codebook_size)
+    lifted = (
+        (transfer.to_device(frames), stamps) for frames, stamps in clip.chunks(tokenizer.stride[0])
+    )
+    with prefetch(lifted) as read:
         for part in tokenizer.encode_stream(chunks()):
-            spool.append(part[0].cpu().numpy())
+            buffer.append(part[0].cpu().numpy())
             if stopped():
-                del times[1 + (spool.frames - 1) * tokenizer.stride[0] :]
+                del times[1 + (buffer.frames - 1) * tokenizer.stride[0] :]
                 break
     return Tokens(
-        indices=spool.indices(),
+        indices=buffer.indices(),
         frames=len(times),
         height=clip.height,
         width=clip.width,
@@ -106,13 +108,13 @@ def decode_clip(
     shape = {"height": tokens.height, "width": tokens.width, "pixel_aspect": tokens.pixel_aspect}
     origin = min(tokens.origin, tokens.timestamps[0])
     rate = {"fps": tokens.fps, "time_base": tokens.time_base, "origin": origin}
-    watch, ferry = watch or Stopwatch(), Ferry(tokenizer.device)
+    watch, transfer = watch or Stopwatch(), DeviceTransfer(tokenizer.device)
     with (
         VideoWriter(target, **shape, **rate, codec=codec, crf=crf, audio_from=audio_from) as out,
-        behind(out.write) as write,
+        background_writer(out.write) as write,
     ):
         done = 0
-        for frames in watch.each("the model", ferry.down(_pictures(tokens, tokenizer))):
+        for frames in watch.each("the model", transfer.to_host(_pictures(tokens, tokenizer))):
             write(frames, tokens.timestamps[done : done + len(frames)])
             done += len(frames)
             progress(len(frames))

@@ -27,22 +27,22 @@ __all__ = [
 ]
 
 
-def build(settings: QuantizerSettings) -> Quantizer:
+def build(settings: QuantizerSettings, intra_share: float = 0.0) -> Quantizer:
     """The quantizer that the settings describe, ready to train: codebooks start from the data."""
     match settings:
         case VQ2Settings() as s:
             return VectorQuantizer2(
                 *(s.codebook_size, s.dim, s.beta),
-                data_start=s.data_start,
+                init_from_data=s.init_from_data,
                 revive_after=s.revive_after,
-                absolute_codes=int(s.absolute_share * s.codebook_size),
+                intra_codes=int(intra_share * s.codebook_size),
             )
         case EMASettings() as s:
             return EMAVectorQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
-                data_start=s.data_start,
+                init_from_data=s.init_from_data,
                 revive_after=s.revive_after,
-                absolute_codes=int(s.absolute_share * s.codebook_size),
+                intra_codes=int(intra_share * s.codebook_size),
             )
         case GumbelSettings() as s:
             return GumbelQuantize(
@@ -51,7 +51,7 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 temp_init=s.temp_start,
                 temp_final=s.temp_end,
                 anneal_steps=s.temp_steps,
-                data_start=s.data_start,
+                init_from_data=s.init_from_data,
             )
         case LFQSettings() as s:
             return LFQ(

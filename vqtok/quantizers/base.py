@@ -1,18 +1,18 @@
 """The contract that every quantizer keeps, and what the codebook quantizers share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqtok.distributed import all_reduce_mean
 from vqtok.errors import UsageError
+from vqtok.precision import at_least_float32, full_float32
 
 
 @dataclass
@@ -39,15 +39,15 @@ class Quantizer(nn.Module, ABC):
 
     channelwise: whether each channel of z is rounded by itself, and so best has unit variance; else
         what counts is the distance between whole latents.
-    derived: names in its state that `load_state_dict` makes from the others where they are absent.
-    halved: those that are as good in float16.
+    recomputed_keys: state dict keys that `load_state_dict` computes from the others if absent.
+    fp16_keys: those that are as good in float16.
     """
 
     codebook_size: int
     dim: int
     channelwise = False
-    derived: tuple[str, ...] = ()
-    halved: tuple[str, ...] = ()
+    recomputed_keys: tuple[str, ...] = ()
+    fp16_keys: tuple[str, ...] = ()
 
     def quantize(self, z: Tensor, prediction: Tensor | None = None) -> Quantized:
         """Quantize latents z (b c h w) or (b c t h w), of any float dtype and memory layout.
@@ -55,16 +55,16 @@ class Quantizer(nn.Module, ABC):
         prediction: what is known of z (shaped like it) without the indices, which tell the rest.
             No gradient reaches it.
         """
-        known = None if prediction is None else widened(prediction.detach())
+        known = None if prediction is None else at_least_float32(prediction.detach())
         out = self._measure(z) if known is None else self._complete(z, known)
         loss = out.loss if self.training else torch.zeros_like(out.loss)
         terms = torch.stack([v.detach().float() for v in out.terms.values()])
-        terms = mean_over_ranks(terms) if self.training else terms
+        terms = all_reduce_mean(terms) if self.training else terms
         return replace(out, loss=loss, terms=dict(zip(out.terms, terms, strict=True)))
 
     def restore(self, indices: Tensor, prediction: Tensor | None = None) -> Tensor:
         """Decode indices to z_q (b c *grid). prediction: the one that `quantize` was given."""
-        codes = widened(self.lookup(indices))
+        codes = at_least_float32(self.lookup(indices))
         return codes if prediction is None else prediction + codes
 
     @abstractmethod
@@ -72,14 +72,14 @@ class Quantizer(nn.Module, ABC):
         """Decode indices (b *grid) or (b *grid codebooks) to z_q, channel-first."""
 
     def _complete(self, z: Tensor, prediction: Tensor) -> Quantized:
-        out = self._measure(widened(z) - prediction)
+        out = self._measure(at_least_float32(z) - prediction)
         return replace(out, z_q=(prediction + out.z_q).to(z.dtype))
 
     def _measure(self, z: Tensor, **options: Any) -> Quantized:
         # bfloat16 moves 4-6% of the picks to another code, and matrix products round by layout:
         # both are settled here for all.
-        with torch.autocast(z.device.type, enabled=False), exact_products():
-            out = self._quantize(widened(z).contiguous(), **options)
+        with torch.autocast(z.device.type, enabled=False), full_float32():
+            out = self._quantize(at_least_float32(z).contiguous(), **options)
         return replace(out, z_q=out.z_q.to(z.dtype).contiguous())
 
     @abstractmethod
@@ -94,8 +94,8 @@ class CodebookQuantizer(Quantizer):
         positions in it. `quantize` and `lookup` always speak of whole-codebook ids.
     unknown_index: the position given to an id outside `used`: "random", "extra" (one more
         position, len(used)) or an integer.
-    data_start: take the first codebook from the first training batch, by k-means; several batches
-        joined make a better one. That it was done is saved with the weights.
+    init_from_data: take the first codebook from the first training batch, by k-means; several
+        batches joined make a better one. That it was done is saved with the weights.
     """
 
     used: Tensor | None
@@ -106,7 +106,7 @@ class CodebookQuantizer(Quantizer):
         dim: int,
         remap: str | None,
         unknown_index: str | int,
-        data_start: bool,
+        init_from_data: bool,
     ) -> None:
         super().__init__()
         if not isinstance(unknown_index, int) and unknown_index not in ("random", "extra"):
@@ -118,8 +118,8 @@ class CodebookQuantizer(Quantizer):
         used = None if remap is None else torch.from_numpy(np.load(remap)).long()
         self.register_buffer("used", used)
         self.re_embed = codebook_size if used is None else len(used) + (unknown_index == "extra")
-        self.data_start = data_start
-        if data_start:
+        self.init_from_data = init_from_data
+        if init_from_data:
             self.register_buffer("started", torch.tensor(False))
 
     @property
@@ -164,7 +164,7 @@ class CodebookQuantizer(Quantizer):
 
     def _begin(self, *latents: Tensor) -> None:
         """In training, before anything else: start from latents (n d), but only once."""
-        if self.data_start and not self.started:
+        if self.init_from_data and not self.started:
             self._start(*latents)
             self.started.fill_(True)
 
@@ -174,7 +174,7 @@ class CodebookQuantizer(Quantizer):
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # A codebook from elsewhere is not to be started over.
-        if self.data_start and any(key.startswith(prefix) for key in state):
+        if self.init_from_data and any(key.startswith(prefix) for key in state):
             state.setdefault(f"{prefix}started", torch.tensor(True))
         super()._load_from_state_dict(state, prefix, *rest)
 
@@ -187,58 +187,3 @@ class CodebookQuantizer(Quantizer):
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """z_q exactly, with the gradient of z (the usual z + (z_q - z).detach() rounds)."""
     return z_q.detach() + (z - z.detach())
-
-
-def widened(x: Tensor) -> Tensor:
-    """x in float32, or as it is where it is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Inside, float32 products and convolutions are computed in float32, not in TensorFloat32 or
-    bfloat16.
-    """
-    cpu = torch.backends.mkldnn
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, cpu.matmul, cpu.conv)
-    fast = [(p, p.fp32_precision) for p in places if p.fp32_precision not in ("none", "ieee")]
-    try:
-        for place, _ in fast:
-            place.fp32_precision = "ieee"
-        yield
-    finally:
-        for place, precision in fast:
-            place.fp32_precision = "none"  # where that already means what it was: inherited
-            if place.fp32_precision != precision:
-                place.fp32_precision = precision
-
-
-def summed_over_ranks(x: Tensor) -> Tensor:
-    """The sum of x over all ranks (in place; x itself where there is one process)."""
-    if _distributed():
-        dist.all_reduce(x)
-    return x
-
-
-def mean_over_ranks(x: Tensor) -> Tensor:
-    """The mean of x over all ranks."""
-    return summed_over_ranks(x.clone()) / dist.get_world_size() if _distributed() else x
-
-
-def shared_mean(x: Tensor) -> Tensor:
-    """The mean of x over all ranks, with this rank's share of its gradient.
-
-    Whatever follows has one slope at the shared mean, so only values travel between ranks.
-    """
-    return straight_through(x, mean_over_ranks(x.detach())) if _distributed() else x
-
-
-def from_rank_zero(x: Tensor) -> Tensor:
-    """Rank 0's x on every rank (in place), so that random picks agree."""
-    if _distributed():
-        dist.broadcast(x, 0)
-    return x
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -8,14 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vqtok.distributed import all_reduce_sum, broadcast
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import (
-    CodebookQuantizer,
-    Quantized,
-    from_rank_zero,
-    straight_through,
-    summed_over_ranks,
-)
+from vqtok.quantizers.base import CodebookQuantizer, Quantized, straight_through
 from vqtok.quantizers.kmeans import kmeans, sample
 from vqtok.quantizers.search import nearest
 
@@ -25,11 +20,11 @@ class NearestCode(CodebookQuantizer):
 
     revive_after: replace a code that no latent chose for so many training steps by a latent of the
         batch (of rank 0's), drawn by its squared distance from its code; 0 never does.
-    absolute_codes: so many, the first, stand for a latent whatever was predicted; the others for
+    intra_codes: so many, the first, stand for a latent whatever was predicted; the others for
         what the prediction lacks. Where something new comes into the picture they are nearer.
     """
 
-    halved = ("embedding.weight",)
+    fp16_keys = ("embedding.weight",)
 
     def __init__(
         self,
@@ -37,16 +32,16 @@ class NearestCode(CodebookQuantizer):
         dim: int,
         remap: str | None,
         unknown_index: str | int,
-        data_start: bool,
+        init_from_data: bool,
         revive_after: int,
-        absolute_codes: int,
+        intra_codes: int,
     ) -> None:
-        super().__init__(codebook_size, dim, remap, unknown_index, data_start)
-        if absolute_codes >= codebook_size:
+        super().__init__(codebook_size, dim, remap, unknown_index, init_from_data)
+        if intra_codes >= codebook_size:
             raise UsageError(
-                f"absolute_codes={absolute_codes} leaves none of {codebook_size} codes for the rest"
+                f"intra_codes={intra_codes} leaves none of {codebook_size} codes for the rest"
             )
-        self.absolute_codes = absolute_codes
+        self.intra_codes = intra_codes
         self.revive_after = revive_after
         if revive_after:  # saved, so that a resumed run knows which codes are dying
             self.register_buffer("age", torch.zeros(codebook_size, dtype=torch.int64))
@@ -62,13 +57,13 @@ class NearestCode(CodebookQuantizer):
         return self.training
 
     def restore(self, indices: Tensor, prediction: Tensor | None = None) -> Tensor:
-        if prediction is not None and self.absolute_codes:
-            absolute = (indices < self.absolute_codes).unsqueeze(1)
+        if prediction is not None and self.intra_codes:
+            absolute = (indices < self.intra_codes).unsqueeze(1)
             prediction = prediction.masked_fill(absolute, 0)
         return super().restore(indices, prediction)
 
     def _complete(self, z: Tensor, prediction: Tensor) -> Quantized:
-        if not self.absolute_codes:
+        if not self.intra_codes:
             return super()._complete(z, prediction)
         return self._measure(z, prediction=prediction)
 
@@ -84,7 +79,7 @@ class NearestCode(CodebookQuantizer):
         z_q = self.restore(grid, prediction)
         loss, commitment = self._loss(z, z_q)
         counts = torch.bincount(indices, minlength=self.codebook_size)
-        counts = summed_over_ranks(counts) if self.training else counts
+        counts = all_reduce_sum(counts) if self.training else counts
         terms = {"commitment": commitment, "perplexity": _perplexity(counts)}
         if self.learns:
             self._learn(chosen, indices, counts)
@@ -99,10 +94,10 @@ class NearestCode(CodebookQuantizer):
         """
         if lacking is None:
             return nearest(latents, self.codebook), latents
-        first, rest = self.codebook.detach().tensor_split([self.absolute_codes])
+        first, rest = self.codebook.detach().tensor_split([self.intra_codes])
         absolute, relative = nearest(latents, first), nearest(lacking, rest)
         is_absolute = _distance(latents, first[absolute]) <= _distance(lacking, rest[relative])
-        indices = torch.where(is_absolute, absolute, relative + self.absolute_codes)
+        indices = torch.where(is_absolute, absolute, relative + self.intra_codes)
         return indices, torch.where(is_absolute.unsqueeze(-1), latents, lacking)
 
     @abstractmethod
@@ -129,7 +124,7 @@ class NearestCode(CodebookQuantizer):
         for rows, vectors in zip(self._rows(kinds), kinds, strict=True):
             rows = rows[dead[rows]]
             if len(rows):
-                self._place(rows, from_rank_zero(sample(vectors, len(rows), far)))
+                self._place(rows, broadcast(sample(vectors, len(rows), far)))
         self.age[dead] = 0
 
     @torch.no_grad()
@@ -140,7 +135,7 @@ class NearestCode(CodebookQuantizer):
     def _rows(self, kinds: Sequence[Tensor]) -> Sequence[Tensor]:
         """Which codes stand for which kind: all for latents, or the rest for what these lack."""
         rows = torch.arange(self.codebook_size, device=self.codebook.device)
-        return rows.tensor_split([self.absolute_codes]) if len(kinds) > 1 else [rows]
+        return rows.tensor_split([self.intra_codes]) if len(kinds) > 1 else [rows]
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vqtok.distributed import synced_mean
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import Quantized, shared_mean, straight_through
+from vqtok.quantizers.base import Quantized, straight_through
 from vqtok.quantizers.scalar import ScalarQuantizer
 
 
@@ -92,5 +93,5 @@ class FSQ(ScalarQuantizer):
 
 def _distance_from_white(z: Tensor) -> Tensor:
     """Mean squared difference between the second moments of z (n d) and the identity."""
-    moments = shared_mean(z.T @ z / len(z))
+    moments = synced_mean(z.T @ z / len(z))
     return (moments - torch.eye(z.shape[1], device=z.device)).square().mean()

@@ -10,14 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from vqtok.distributed import all_reduce_mean
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import (
-    CodebookQuantizer,
-    Quantized,
-    exact_products,
-    mean_over_ranks,
-    widened,
-)
+from vqtok.precision import at_least_float32, full_float32
+from vqtok.quantizers.base import CodebookQuantizer, Quantized
 from vqtok.quantizers.kmeans import kmeans
 from vqtok.quantizers.search import nearest
 
@@ -32,8 +28,8 @@ class GumbelQuantize(CodebookQuantizer):
     codes in training. use_vqinterface shapes what `forward` returns.
     temp_final, anneal_steps: in training the temperature goes from temp_init to temp_final
         geometrically over so many steps; it is saved with the weights.
-    data_start: see `CodebookQuantizer`; the likeliest code is then the nearest. Needs num_hiddens
-        equal to embedding_dim.
+    init_from_data: see `CodebookQuantizer`; the likeliest code is then the nearest. Needs
+        num_hiddens equal to embedding_dim.
     """
 
     def __init__(
@@ -50,11 +46,13 @@ class GumbelQuantize(CodebookQuantizer):
         *,
         temp_final: float | None = None,
         anneal_steps: int = 0,
-        data_start: bool = False,
+        init_from_data: bool = False,
     ) -> None:
-        if data_start and num_hiddens != embedding_dim:
-            raise UsageError("GumbelQuantize data_start needs num_hiddens equal to embedding_dim.")
-        super().__init__(n_embed, embedding_dim, remap, unknown_index, data_start)
+        if init_from_data and num_hiddens != embedding_dim:
+            raise UsageError(
+                "GumbelQuantize init_from_data needs num_hiddens equal to embedding_dim."
+            )
+        super().__init__(n_embed, embedding_dim, remap, unknown_index, init_from_data)
         self.num_hiddens, self.embedding_dim, self.n_embed = num_hiddens, embedding_dim, n_embed
         self.straight_through, self.kl_weight = straight_through, kl_weight
         self.use_vqinterface = use_vqinterface
@@ -77,8 +75,8 @@ class GumbelQuantize(CodebookQuantizer):
         last = (None, None, indices) if self.use_vqinterface else indices
         logits = ()
         if return_logits:
-            x = widened(z).movedim(1, -1)
-            with torch.autocast(z.device.type, enabled=False), exact_products():
+            x = at_least_float32(z).movedim(1, -1)
+            with torch.autocast(z.device.type, enabled=False), full_float32():
                 logits = (F.linear(x, *self._projection(x.dtype)).movedim(-1, 1),)
         return out.z_q, out.loss, last, *logits
 
@@ -141,7 +139,7 @@ class GumbelQuantize(CodebookQuantizer):
     def _start(self, latents: Tensor) -> None:
         """Begin as a mixture of Gaussians about k-means codes, in which each code is as likely."""
         codes = kmeans(latents, self.n_embed)
-        spread = mean_over_ranks((latents - codes[nearest(latents, codes)]).square().mean())
+        spread = all_reduce_mean((latents - codes[nearest(latents, codes)]).square().mean())
         # With hardly more latents than codes it is near zero, and no gradient would get through.
         sharpness = 0.5 / spread.clamp(min=0.01 * codes.var(correction=0).item() + 1e-6)
         self.embed.weight.copy_(codes)
@@ -188,7 +186,7 @@ class _Sample(torch.autograd.Function):
     def backward(ctx: Any, grad_z_q: Tensor, _: Tensor, grad_kl: Tensor) -> tuple[Any, ...]:
         z, *weights, temperature, best = ctx.saved_tensors
         grad_z, sums = torch.empty_like(z), [torch.zeros_like(w) for w in weights]
-        with torch.autocast(z.device.type, enabled=False), exact_products():
+        with torch.autocast(z.device.type, enabled=False), full_float32():
             for block, noise in _blocks(z, len(weights[-1]), ctx.seed):
                 picks = best[block] if ctx.hard else None
                 with torch.enable_grad():

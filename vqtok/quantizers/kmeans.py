@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vqtok.quantizers.base import from_rank_zero, summed_over_ranks
+from vqtok.distributed import all_reduce_sum, broadcast
 from vqtok.quantizers.search import nearest
 
 _STEPS = 8
@@ -12,10 +12,10 @@ _STEPS = 8
 @torch.no_grad()
 def kmeans(latents: Tensor, codebook_size: int) -> Tensor:
     """Codes (k d) amid the latents (n d) of all ranks, the first guess from rank 0's alone."""
-    codes = from_rank_zero(sample(latents, codebook_size))
+    codes = broadcast(sample(latents, codebook_size))
     for _ in range(_STEPS):
         indices = nearest(latents, codes)
-        counts = summed_over_ranks(torch.bincount(indices, minlength=codebook_size)).unsqueeze(-1)
+        counts = all_reduce_sum(torch.bincount(indices, minlength=codebook_size)).unsqueeze(-1)
         means = sums_per_code(latents, indices, codebook_size) / counts.clamp(min=1)
         codes = torch.where(counts > 0, means, codes)
     return codes
@@ -24,7 +24,7 @@ def kmeans(latents: Tensor, codebook_size: int) -> Tensor:
 def sums_per_code(latents: Tensor, indices: Tensor, codebook_size: int) -> Tensor:
     """Sums (k d) of the latents (n d) that chose each code, over all ranks."""
     sums = latents.new_zeros(codebook_size, latents.shape[1])
-    return summed_over_ranks(sums.index_add_(0, indices, latents))
+    return all_reduce_sum(sums.index_add_(0, indices, latents))
 
 
 def sample(latents: Tensor, count: int, weights: Tensor | None = None) -> Tensor:

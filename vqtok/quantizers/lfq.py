@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vqtok.distributed import all_reduce_mean, synced_mean
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import Quantized, mean_over_ranks, shared_mean, straight_through
+from vqtok.quantizers.base import Quantized, straight_through
 from vqtok.quantizers.scalar import ScalarQuantizer
 
 _CHUNK = 1 << 20  # half-code probabilities held at once: 4 MiB a tensor
@@ -143,7 +144,7 @@ def _mean(x: Tensor, total: Tensor | None = None) -> Tensor:
     total: the sum of x over n, where it is known. In value and gradient this is one rank's share:
     the mean of all shares is the mean. 0 where no rank has a position.
     """
-    positions = mean_over_ranks(x.new_tensor(float(len(x))))
+    positions = all_reduce_mean(x.new_tensor(float(len(x))))
     return (x.sum(0) if total is None else total) / positions.clamp(min=1e-6)
 
 
@@ -165,7 +166,7 @@ def _batch_entropy(logits: Tensor) -> Tensor:
         mass = _mass(logits)
     else:
         mass = sum(checkpoint(_mass, chunk, use_reentrant=False) for chunk in logits.split(rows))
-    return torch.special.entr(shared_mean(_mean(logits, mass))).sum() / codebooks
+    return torch.special.entr(synced_mean(_mean(logits, mass))).sum() / codebooks
 
 
 def _mass(logits: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import Quantizer, exact_products, widened
+from vqtok.precision import at_least_float32, full_float32
+from vqtok.quantizers.base import Quantizer
 
 
 class ScalarQuantizer(Quantizer):
@@ -74,6 +75,6 @@ class _Projection(nn.Linear):
     """Linear in float32 or wider weights: neither autocast nor a bfloat16 model moves an index."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = widened(self.weight), widened(self.bias)
-        with torch.autocast(x.device.type, enabled=False), exact_products():
+        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        with torch.autocast(x.device.type, enabled=False), full_float32():
             return F.linear(x.to(weight.dtype), weight, bias)

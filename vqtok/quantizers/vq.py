@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.base import widened
+from vqtok.precision import at_least_float32
 from vqtok.quantizers.codebook import NearestCode
 from vqtok.quantizers.kmeans import sums_per_code
 
@@ -18,7 +18,7 @@ class VectorQuantizer2(NearestCode):
 
     beta weights the codebook loss where legacy, else (as published) the commitment loss.
     sane_index_shape: `forward` returns indices (b *grid), not flat.
-    remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after, absolute_codes: see
+    remap, unknown_index, init_from_data: see `CodebookQuantizer`; revive_after, intra_codes: see
     `NearestCode`.
     """
 
@@ -32,12 +32,12 @@ class VectorQuantizer2(NearestCode):
         sane_index_shape: bool = False,
         legacy: bool = True,
         *,
-        data_start: bool = False,
+        init_from_data: bool = False,
         revive_after: int = 0,
-        absolute_codes: int = 0,
+        intra_codes: int = 0,
     ) -> None:
         size = n_e, e_dim
-        super().__init__(*size, remap, unknown_index, data_start, revive_after, absolute_codes)
+        super().__init__(*size, remap, unknown_index, init_from_data, revive_after, intra_codes)
         self.n_e, self.e_dim, self.beta = n_e, e_dim, beta
         self.sane_index_shape, self.legacy = sane_index_shape, legacy
         self.embedding = nn.Embedding(n_e, e_dim)
@@ -107,7 +107,7 @@ class EmbeddingEMA(nn.Module):
         super()._apply(fn, recurse)
         for name, before in zip(("cluster_size", "embed_avg"), averages, strict=True):
             after = getattr(self, name)
-            if after.dtype != widened(after).dtype:
+            if after.dtype != at_least_float32(after).dtype:
                 setattr(self, name, before.to(after.device))
         return self
 
@@ -143,11 +143,11 @@ class EMAVectorQuantizer(NearestCode):
 
     `.embedding` is an `EmbeddingEMA` of n_embed codes; it moves in training, while its `update`
     is True. Counts and sums are taken over all ranks. loss_key names the loss that `forward`
-    returns. remap, unknown_index, data_start: see `CodebookQuantizer`; revive_after,
-    absolute_codes: see `NearestCode`.
+    returns. remap, unknown_index, init_from_data: see `CodebookQuantizer`; revive_after,
+    intra_codes: see `NearestCode`.
     """
 
-    derived = ("embedding.embed_avg",)
+    recomputed_keys = ("embedding.embed_avg",)
 
     def __init__(
         self,
@@ -160,12 +160,12 @@ class EMAVectorQuantizer(NearestCode):
         unknown_index: str | int = "random",
         loss_key: str = "loss/vq",
         *,
-        data_start: bool = False,
+        init_from_data: bool = False,
         revive_after: int = 0,
-        absolute_codes: int = 0,
+        intra_codes: int = 0,
     ) -> None:
         size = n_embed, embedding_dim
-        super().__init__(*size, remap, unknown_index, data_start, revive_after, absolute_codes)
+        super().__init__(*size, remap, unknown_index, init_from_data, revive_after, intra_codes)
         self.num_tokens, self.codebook_dim = n_embed, embedding_dim
         self.beta, self.loss_key = beta, loss_key
         self.embedding = EmbeddingEMA(n_embed, embedding_dim, decay, eps)

@@ -1,4 +1,4 @@
-"""Figures for people: the codebook report, runs side by side, and the live view of training."""
+"""Rendering: codebook reports, comparisons, plots, and the live view of training."""
 
 from vqtok.report.codebook import report
 from vqtok.report.codes import table_report

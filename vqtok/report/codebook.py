@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from vqtok.codebook_stats.codebook_report import Figures
+from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.codebook_stats.structure import Bits, Repetition
 from vqtok.codebook_stats.usage import CodebookUse
 from vqtok.codebook_stats.verdict import Verdict
@@ -21,7 +21,7 @@ UNKNOWN = "not known here: name the tokenizer with --tokenizer"
 Row = tuple[str, str, RenderableType, str]
 
 
-def report(figures: Figures, console: Console) -> Group:
+def report(figures: CodebookReport, console: Console) -> Group:
     """What `vqtok stats` prints: the verdict first, then what it rests on."""
     g, width = glyphs(console), console.width
     stride = "x".join(map(str, figures.stride))
@@ -41,7 +41,7 @@ def report(figures: Figures, console: Console) -> Group:
     return Group(head, summary(g, figures, width), columns(width, left, right))
 
 
-def _codes(g: Glyphs, figures: Figures) -> RenderableType:
+def _codes(g: Glyphs, figures: CodebookReport) -> RenderableType:
     if len(figures.each) > 1:
         return section("each codebook", each_codebook(figures.each))
     return section("most used codes", top_codes(g, figures.use))
@@ -54,7 +54,7 @@ def verdict(verdict: Verdict, heading: str) -> Panel:
     return Panel(text, title=Text(heading), title_align="left", border_style=colour)
 
 
-def summary(g: Glyphs, figures: Figures, width: int) -> Table:
+def summary(g: Glyphs, figures: CodebookReport, width: int) -> Table:
     """The figures: what, how much, beside what."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -69,7 +69,7 @@ def summary(g: Glyphs, figures: Figures, width: int) -> Table:
     return table
 
 
-def _sizes(figures: Figures) -> list[Row]:
+def _sizes(figures: CodebookReport) -> list[Row]:
     use, number = figures.use, len(figures.each)
     several = f"in each of {number} codebooks, " if number > 1 else ""
     files = f"{figures.files:,} file" + "s" * (figures.files > 1)
@@ -85,7 +85,7 @@ def _sizes(figures: Figures) -> list[Row]:
     ]
 
 
-def _use(g: Glyphs, figures: Figures, length: int) -> list[Row]:
+def _use(g: Glyphs, figures: CodebookReport, length: int) -> list[Row]:
     use, most = figures.use, log2(figures.use.codebook_size)
     share, chance = use.perplexity / use.codebook_size, use.usage_by_chance
     entropy = meter(g, use.entropy_bits / (most or 1), length)
@@ -112,7 +112,7 @@ def _use(g: Glyphs, figures: Figures, length: int) -> list[Row]:
     ]
 
 
-def _cost(figures: Figures) -> list[Row]:
+def _cost(figures: CodebookReport) -> list[Row]:
     bpp, rate = figures.bits_per_pixel_ideal, figures.kilobits_per_second_ideal
     return [
         (
@@ -153,7 +153,7 @@ def top_codes(g: Glyphs, use: CodebookUse) -> Table:
     return table
 
 
-def histogram(g: Glyphs, figures: Figures) -> Table:
+def histogram(g: Glyphs, figures: CodebookReport) -> Table:
     """How many codes are used how often, in classes that grow by a factor."""
     table = _numbers("times used", "codes")
     most = max(codes for *_, codes in figures.histogram)
@@ -172,7 +172,7 @@ def each_codebook(uses: list[CodebookUse]) -> Table:
     return table
 
 
-def over_time(g: Glyphs, figures: Figures) -> Table:
+def over_time(g: Glyphs, figures: CodebookReport) -> Table:
     """Entropy and number of codes of a latent frame, along the clips."""
     table = Table.grid(padding=(0, 1))
     bits = [part.bits for part in figures.over_time]
@@ -182,7 +182,7 @@ def over_time(g: Glyphs, figures: Figures) -> Table:
     return table
 
 
-def over_picture(g: Glyphs, figures: Figures) -> Group:
+def over_picture(g: Glyphs, figures: CodebookReport) -> Group:
     """A map of the entropy by position, with its scale."""
     flat = [bits for row in figures.over_picture for bits in row if bits is not None]
     scale = Text.assemble(f"{min(flat):.2f} ", (g.shades, "cyan"), f" {max(flat):.2f}")

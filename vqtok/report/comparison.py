@@ -7,13 +7,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from vqtok.codebook_stats.codebook_report import Figures
+from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.report.widgets import COLOURS, Glyphs, glyphs
 
 NAMES = 16  # characters of the first column
 COLUMN = 16  # characters of each other, at least
 
-Value = Callable[[Figures], float | None]
+Value = Callable[[CodebookReport], float | None]
 
 # What is compared, how it is written, and which is better: 1 more, -1 less, 0 neither. More tokens
 # alone use more codes, so usage is judged beside that by chance.
@@ -37,7 +37,7 @@ ROWS: tuple[tuple[str, Value, str, int], ...] = (
 )
 
 
-def comparison(runs: list[Figures], console: Console) -> Group:
+def comparison(runs: list[CodebookReport], console: Console) -> Group:
     """Columns of figures, the better ones marked; as many beside each other as fit.
 
     In the last row a run's verdict; the reasons follow below.
@@ -62,7 +62,7 @@ def _best(values: list[float | None], sign: int) -> float | None:
     return max(known) if sign > 0 else min(known)
 
 
-def _table(g: Glyphs, runs: list[Figures], best: list[float | None]) -> Table:
+def _table(g: Glyphs, runs: list[CodebookReport], best: list[float | None]) -> Table:
     table = Table(title=f"{g.better} marks the better", title_justify="left", title_style="")
     table.add_column("", no_wrap=True)
     for run in runs:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vqtok.codebook_stats.codebook_report import Figures
+from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.errors import UsageError
-from vqtok.files import replacing
+from vqtok.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def check_plot(path: Path, force: bool) -> None:
         raise UsageError("--plot needs matplotlib: pip install matplotlib") from None
 
 
-def plot(runs: list[Figures], path: Path) -> None:
+def plot(runs: list[CodebookReport], path: Path) -> None:
     """Write the picture: ranks, entropy and usage along the clips; over the picture for one run."""
     from matplotlib.figure import Figure
 
@@ -54,11 +54,11 @@ def plot(runs: list[Figures], path: Path) -> None:
     else:
         axes[3].barh([run.name for run in runs], [r.use.entropy_bits for r in runs])
         axes[3].set_title("entropy in bits per token")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), metadata=_undated(path))
 
 
-def _ranks(axes: "Axes", run: Figures, colour: str) -> None:
+def _ranks(axes: "Axes", run: CodebookReport, colour: str) -> None:
     shares = np.sort(run.counts[run.counts > 0])[::-1] / run.use.tokens
     # Points even on a log scale: a picture of a quarter million would be a large file.
     ranks = np.unique(np.geomspace(1, len(shares), 500).astype(int))
@@ -70,7 +70,7 @@ def _along(axes: "Axes", values: list[float], colour: str) -> None:
     axes.plot((np.arange(len(values)) + 0.5) / len(values), values, colour, marker=".")
 
 
-def _picture(axes: "Axes", run: Figures) -> None:
+def _picture(axes: "Axes", run: CodebookReport) -> None:
     shades = axes.imshow(np.array(run.over_picture, float))
     axes.figure.colorbar(shades, ax=axes, label="bits per token")
     axes.set_title("bits over the picture")

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vqtok.errors import VqtokError
-from vqtok.files import replacing
+from vqtok.files import atomic_write
 
 FORMAT = {"format": "vqtok-tokens", "version": "1"}
 PIECE = 64  # latent frames written at a time
@@ -60,7 +60,7 @@ class Tokens:
     origin: int = 0
 
 
-class Spool:
+class IndexBuffer:
     """Indices on disk while a clip is being encoded: memory does not grow with its length."""
 
     def __init__(self, codebook_size: int) -> None:
@@ -94,7 +94,7 @@ def write(target: str | os.PathLike[str] | BinaryIO, tokens: Tokens) -> None:
         target.writelines(pieces)
         target.flush()
         return
-    with replacing(target) as temporary, temporary.open("wb") as file:
+    with atomic_write(target) as temporary, temporary.open("wb") as file:
         file.writelines(pieces)
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vqtok.files import replacing
+from vqtok.files import atomic_write
 from vqtok.video import open_video
 
 CHUNK = 16  # frames decoded at a time
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedClip:
     """A decoded clip: its timestamps (t) in ticks, and what opens its frames (t h w c), uint8."""
 
     times: np.ndarray
@@ -37,7 +37,7 @@ class Cache:
     def __init__(self, folder: Path | None, room: float) -> None:
         self.folder, self.room = folder, room
 
-    def get(self, path: Path, size: int, need: float) -> Kept | None:
+    def get(self, path: Path, size: int, need: float) -> CachedClip | None:
         """The clip at this short side, which takes about `need` bytes; None if there is no room."""
         target = self.folder and self.folder / _name(path, size)
         kept = target and _read(target, found=True)
@@ -48,7 +48,7 @@ class Cache:
                 chunks, times = zip(*clip.chunks(CHUNK), strict=True)
             frames = np.concatenate(chunks)
             self.room -= frames.nbytes
-            return Kept(np.concatenate(times), lambda: frames, found=False)
+            return CachedClip(np.concatenate(times), lambda: frames, found=False)
         self.room -= _write(target, path, size)
         return _read(target, found=False)
 
@@ -68,19 +68,19 @@ def _write(target: Path, path: Path, size: int) -> int:
     """Decode a clip into its two files, a few frames at a time; how many bytes there are."""
     target.parent.mkdir(parents=True, exist_ok=True)
     frames, index = _files(target)
-    with open_video(path, size=size) as clip, replacing(frames) as temporary:
+    with open_video(path, size=size) as clip, atomic_write(frames) as temporary:
         times: list[int] = []
         with temporary.open("wb") as file:
             for chunk, stamps in clip.chunks(CHUNK):
                 file.write(chunk.data)
                 times += stamps
     shape = len(times), clip.height, clip.width, 3
-    with replacing(index) as temporary:
+    with atomic_write(index) as temporary:
         temporary.write_text(json.dumps({"source": str(path), "shape": shape, "times": times}))
     return prod(shape)
 
 
-def _read(target: Path, found: bool) -> Kept | None:
+def _read(target: Path, found: bool) -> CachedClip | None:
     """What is there; None if that is nothing, or cannot be read."""
     frames, index = _files(target)
     try:
@@ -91,4 +91,4 @@ def _read(target: Path, found: bool) -> Kept | None:
         return None
     # Mapped anew for each use: thousands of clips would be as many open files.
     opened = partial(np.memmap, frames, np.uint8, "r", shape=shape)
-    return Kept(times, opened, found) if whole else None
+    return CachedClip(times, opened, found) if whole else None

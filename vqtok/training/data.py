@@ -11,28 +11,24 @@ from torch import Tensor
 
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import EXTENSIONS, inside
+from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.training import augmentation as augment
-from vqtok.training.cache import Cache, Kept
+from vqtok.training.cache import Cache, CachedClip
 from vqtok.video import Clip, open_video, read_window
 
 FASTEST_PAN = 3  # pixels per frame over a still, before it is scaled
 UNSEEN = 4  # made-up clips to validate on
 
 
-def find(sources: Iterable[Path]) -> list[Path]:
-    """The files given, and the videos and stills in the folders given, sorted.
+def find_media(sources: Iterable[str | Path]) -> list[Path]:
+    """Return the videos and images in files, folders and glob patterns, sorted, each once.
 
-    Raises UsageError when a source does not exist or none holds a video or a still.
+    Raises UsageError if a source does not exist or there is no video or image at all.
     """
-    found: set[Path] = set()
-    for source in sources:
-        if not source.exists():
-            raise UsageError(f"{source}: no such file or folder")
-        found.update(inside(source, EXTENSIONS) if source.is_dir() else [source])
+    found = sorted({path for _, path in list_files(sources, MEDIA_SUFFIXES)})
     if not found:
-        raise UsageError(f"no video or still in {', '.join(map(str, sources))}")
-    return sorted(found)
+        raise UsageError(f"no videos or images in {', '.join(map(str, sources))}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Source:
     rate: float  # frames per second
     origin: int  # ticks: what a start counts from
     time_base: Fraction
-    kept: Kept | None  # its frames, if there was room for them
+    kept: CachedClip | None  # its frames, if there was room for them
 
 
 class Clips:
@@ -157,8 +153,8 @@ class Clips:
     def _crop(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         """(t crop crop c): a fixed place of a video, a moving one of a still."""
         t, side = self.settings.frames, self.settings.crop
-        if self.settings.zoom > 1:
-            side = augment.side(rng, side, self.settings.zoom, min(frames.shape[1:3]))
+        if self.settings.random_scale > 1:
+            side = augment.side(rng, side, self.settings.random_scale, min(frames.shape[1:3]))
         room = np.array(frames.shape[1:3]) - side
         pan = rng.integers(-FASTEST_PAN, FASTEST_PAN + 1, 2) if len(frames) == 1 else 0
         corners = np.clip(rng.integers(room + 1) + np.arange(t)[:, None] * pan, 0, room)
@@ -171,12 +167,12 @@ class Clips:
 
     def _varied(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """The clip (t h w c), made into another one as the settings ask."""
-        if self.settings.turn:
+        if self.settings.flip:
             clip = augment.turned(rng, clip)
-        if self.settings.zoom > 1:
+        if self.settings.random_scale > 1:
             clip = augment.scaled(clip, self.settings.crop)
-        if self.settings.recolour:
-            clip = augment.coloured(rng, clip, self.settings.recolour)
+        if self.settings.color_jitter:
+            clip = augment.coloured(rng, clip, self.settings.color_jitter)
         return clip
 
 

@@ -8,15 +8,15 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import AdamW
 
-from vqtok import distributed as ranks
+from vqtok import distributed
 from vqtok.config import TrainSettings
-from vqtok.quantizers.base import mean_over_ranks
+from vqtok.distributed import all_reduce_mean
 
 WIDTHS = (3, 32, 64, 128)  # channels; each layer halves height and width
 SMALLEST = 2 ** (len(WIDTHS) - 1)  # height and width that leave one patch
 
 
-class Adversary(nn.Module):
+class Discriminator(nn.Module):
     """A discriminator of patches (arXiv:1611.07004) in three dimensions, with its own optimizer.
 
     Hinge losses and spectrally normalised weights (arXiv:1802.05957). What it asks of the tokenizer
@@ -50,7 +50,7 @@ class Adversary(nn.Module):
         slopes = [
             torch.autograd.grad(x, reconstruction, retain_graph=True)[0] for x in (loss, doubt)
         ]
-        theirs, ours = mean_over_ranks(torch.stack([s.square().sum() for s in slopes])).sqrt()
+        theirs, ours = all_reduce_mean(torch.stack([s.square().sum() for s in slopes])).sqrt()
         return self.weight * theirs / ours.clamp(min=1e-12) * doubt
 
     def learn(self, video: Tensor, reconstruction: Tensor, share: float) -> Tensor:
@@ -58,10 +58,10 @@ class Adversary(nn.Module):
         real, made = self(video), self(reconstruction.detach())
         loss = (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
         (share * loss).backward()
-        return mean_over_ranks(loss.detach())
+        return all_reduce_mean(loss.detach())
 
     def update(self) -> None:
         """Move the weights along the gradients of all ranks, and forget these."""
-        ranks.average_gradients(self)
+        distributed.average_gradients(self)
         self.optimizer.step()
         self.optimizer.zero_grad()

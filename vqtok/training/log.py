@@ -11,13 +11,13 @@ from torch import Tensor
 
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.errors import UsageError
-from vqtok.files import replacing
+from vqtok.files import atomic_write
 
 Row = dict[str, Any]
 Write = Callable[[Row], None]
 
 
-class Recent:
+class MetricAverager:
     """Means over the steps since the last row."""
 
     def __init__(self, codebook_size: int) -> None:
@@ -58,7 +58,7 @@ def lines(path: Path, first: int) -> Write:
     # A run that was killed may have written lines after its last save, the last one in part.
     old = path.read_text(errors="replace").splitlines() if path.exists() else []
     kept = [line for line in old if _stands(line, first)]
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(row: Row) -> None:

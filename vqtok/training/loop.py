@@ -8,11 +8,13 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from vqtok import distributed as ranks
+from vqtok import distributed
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
+from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
-from vqtok.pipeline.overlap import ahead, stopping
+from vqtok.pipeline.overlap import prefetch
+from vqtok.precision import set_global_flags
 from vqtok.training import log
 from vqtok.training.data import Clips, Procedural
 from vqtok.training.discriminator import SMALLEST
@@ -49,7 +51,7 @@ def train(
             "zero: make a run of more steps"
         )
     check_batch(settings)
-    torch.set_flush_denormal(True)  # subnormal numbers make a step on a CPU several times slower
+    set_global_flags()
     state = State.new(run.settings, device)
     if (run.folder / STATE).exists():
         state.restore(run.folder / STATE)
@@ -57,14 +59,14 @@ def train(
         raise UsageError(
             f"{run.folder} has done {state.step} steps already: ask for more with --steps"
         )
-    if state.step == 0 and settings.origin:
-        state.adopt(checkpoint.load(settings.origin))
+    if state.step == 0 and settings.init_from:
+        state.adopt(checkpoint.load(settings.init_from))
     elif state.step == 0:  # before the ranks join: each does the same, with no word from the others
-        batches = range(-(-settings.start_clips // settings.batch_size))
+        batches = range(-(-settings.init_clips // settings.batch_size))
         state.start(torch.cat([clips.batch(step) for step in batches]))
-    with ranks.joined(device), stopping() as stopped:
-        ranks.alike(state.tokenizer)
-        write = opened(run, state.step, show) if ranks.number() == 0 else None
+    with distributed.process_group(device), defer_sigint() as stopped:
+        distributed.broadcast_module(state.tokenizer)
+        write = opened(run, state.step, show) if distributed.rank() == 0 else None
         walk(run, clips, state, steps, write, stopped)
 
 
@@ -78,17 +80,19 @@ def walk(
 ) -> None:
     """Go on to step `steps`, or until stopped; `write` is None in all ranks but the first."""
     settings, device = run.settings.train, state.tokenizer.device
-    recent = log.Recent(state.tokenizer.codebook_size)
-    batch = partial(clips.batch, rank=ranks.number(), ranks=ranks.count())
-    with ahead(map(batch, count(state.step))) as batches:
+    recent = log.MetricAverager(state.tokenizer.codebook_size)
+    batch = partial(clips.batch, rank=distributed.rank(), ranks=distributed.world_size())
+    with prefetch(map(batch, count(state.step))) as batches:
         while state.step < steps:
             before = time.perf_counter()
             video = next(batches).to(device)
             waited = time.perf_counter() - before
             values, indices = train_step(state, video, settings)
             state.stepped(settings.ema_decay)
-            recent.add(values, ranks.gathered(indices.flatten()), waited)
-            stop = ranks.any_of(stopped())  # a Ctrl-C after this waits for the next step's save
+            recent.add(values, distributed.all_gather(indices.flatten()), waited)
+            stop = distributed.any_rank(
+                stopped()
+            )  # a Ctrl-C after this waits for the next step's save
             saving = stop or state.step == steps or state.step % settings.save_every == 0
             validating = settings.validate_every and state.step % settings.validate_every == 0
             if saving or validating or state.step % LOG_EVERY == 0:
@@ -109,8 +113,12 @@ def walk(
 
 def check_batch(settings: TrainSettings) -> None:
     """UsageError if a batch does not split evenly, or its clips are too small for an adversary."""
-    if settings.batch_size % (settings.accumulate * ranks.count()):
-        processes = f" in each of {ranks.count()} processes" if ranks.count() > 1 else ""
+    if settings.batch_size % (settings.accumulate * distributed.world_size()):
+        processes = (
+            f" in each of {distributed.world_size()} processes"
+            if distributed.world_size() > 1
+            else ""
+        )
         raise UsageError(
             f"train.batch_size={settings.batch_size} does not split evenly into "
             f"train.accumulate={settings.accumulate} parts{processes}"

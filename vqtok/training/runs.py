@@ -9,8 +9,8 @@ from pathlib import Path
 from vqtok import config
 from vqtok.config import Config
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import replacing
-from vqtok.training.data import Clips, Procedural, find
+from vqtok.files import atomic_write
+from vqtok.training.data import Clips, Procedural, find_media
 
 SETTINGS, DATA, STATE = "config.json", "data.json", "resume.safetensors"
 TOKENIZER = "tokenizer.safetensors"
@@ -36,9 +36,9 @@ class Run:
         settings = self.settings.train
         if not self.sources:
             return Procedural(settings)
-        files = find(self.sources)
+        files = find_media(self.sources)
         if self.validation:
-            held_out = find(self.validation)
+            held_out = find_media(self.validation)
         elif settings.validation_share:
             every = round(1 / settings.validation_share)
             held_out = files[every - 1 :: every]
@@ -58,7 +58,7 @@ class Run:
             "cache": self.cache and str(self.cache),
         }
         for name, text in ((DATA, json.dumps(places)), (SETTINGS, self.settings.to_json())):
-            with replacing(self.folder / name) as temporary:
+            with atomic_write(self.folder / name) as temporary:
                 temporary.write_text(text + "\n")
 
 

@@ -14,9 +14,9 @@ from torch.optim import AdamW, Optimizer
 
 from vqtok.config import Config, TrainSettings
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import replacing
+from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.training.discriminator import Adversary
+from vqtok.training.discriminator import Discriminator
 from vqtok.training.optimizer import Muon
 from vqtok.training.perceptual import Perceptual
 
@@ -28,7 +28,7 @@ class State:
     tokenizer: Tokenizer
     average: Tokenizer
     optimizer: Optimizer
-    adversary: Adversary | None = None
+    adversary: Discriminator | None = None
     perceptual: Perceptual | None = None  # it never changes, so it is not saved
     step: int = 0
 
@@ -39,14 +39,16 @@ class State:
         tokenizer = Tokenizer(settings.model, settings.quantizer).to(device).train()
         average = deepcopy(tokenizer).eval().requires_grad_(False)
         optimizer = make_optimizer(tokenizer, settings.train)
-        rival = Adversary(settings.train).to(device) if settings.train.adversarial_weight else None
+        rival = (
+            Discriminator(settings.train).to(device) if settings.train.adversarial_weight else None
+        )
         perceptual = (
             Perceptual(settings.train).to(device) if settings.train.perceptual_weight else None
         )
         return cls(tokenizer, average, optimizer, rival, perceptual)
 
     @property
-    def rival(self) -> Adversary | None:
+    def rival(self) -> Discriminator | None:
         """The adversary, once it takes part."""
         taking_part = self.adversary is not None and self.step >= self.adversary.first
         return self.adversary if taking_part else None
@@ -59,7 +61,7 @@ class State:
     def adopt(self, origin: Tokenizer) -> None:
         """Take the first weights from another tokenizer. Raises UsageError if they do not fit."""
         if _sizes(origin) != _sizes(self.tokenizer):
-            raise UsageError("train.origin has other [model] or [quantizer] settings")
+            raise UsageError("train.init_from has other [model] or [quantizer] settings")
         self.tokenizer.load_state_dict(origin.state_dict())
         self._follow(0)
 
@@ -87,7 +89,7 @@ class State:
             for name, module, optimizer in self._parts()
             for key, value in (module.state_dict() | _moments(optimizer)).items()
         }
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(to_bytes(tensors, {"step": str(self.step)}))
 
     def restore(self, path: Path) -> None:
@@ -126,8 +128,8 @@ def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
 def _sizes(tokenizer: Tokenizer) -> tuple[str, int, int, dict[str, torch.Size]]:
     """What two tokenizers share if the weights of one fit into the other, and mean the same."""
     shapes = {name: weight.shape for name, weight in tokenizer.state_dict().items()}
-    absolute_codes = getattr(tokenizer.quantizer, "absolute_codes", 0)
-    return tokenizer.kind, tokenizer.codebook_size, absolute_codes, shapes
+    intra_codes = getattr(tokenizer.quantizer, "intra_codes", 0)
+    return tokenizer.kind, tokenizer.codebook_size, intra_codes, shapes
 
 
 def _moments(optimizer: Optimizer | None) -> dict[str, Tensor]:

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from vqtok import distributed as ranks
+from vqtok import distributed
 from vqtok.codebook_stats.usage import psnr
 from vqtok.config import TrainSettings
-from vqtok.quantizers.base import mean_over_ranks
+from vqtok.distributed import all_reduce_mean
 from vqtok.training.state import State
 
 SEEDS = 1 << 32  # apart: the seeds of two ranks
@@ -23,7 +23,7 @@ def train_step(
     The clips are worked through in `settings.accumulate` parts; the update is by their mean.
     """
     # A resumed run then draws what the first would have, and every rank something else.
-    torch.manual_seed(settings.seed + state.step + SEEDS * ranks.number())
+    torch.manual_seed(settings.seed + state.step + SEEDS * distributed.rank())
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(state.step, settings)
     state.optimizer.zero_grad()
@@ -33,7 +33,7 @@ def train_step(
         figures, used = _gradients(state, part, settings, 1 / len(parts))
         values.append(figures)
         indices.append(used)
-    ranks.average_gradients(state.tokenizer)
+    distributed.average_gradients(state.tokenizer)
     torch.nn.utils.clip_grad_norm_(state.tokenizer.parameters(), settings.clip_norm)
     state.optimizer.step()
     if state.rival is not None:
@@ -53,14 +53,14 @@ def _gradients(
     if state.perceptual is not None:
         looks = state.perceptual(reconstruction, target)
         loss = loss + settings.perceptual_weight * looks
-        terms = terms | {"perceptual": mean_over_ranks(looks.detach())}
+        terms = terms | {"perceptual": all_reduce_mean(looks.detach())}
     pulled = loss
     if state.rival is not None:
         terms = terms | {"adversary": state.rival.learn(target, reconstruction, share)}
         pulled = loss + state.rival.pull(reconstruction, loss)
     (share * pulled).backward()
     quality = psnr(target, reconstruction.detach().clamp(0, 1)).mean()
-    loss, quality = mean_over_ranks(torch.stack([loss.detach(), quality]))
+    loss, quality = all_reduce_mean(torch.stack([loss.detach(), quality]))
     return {"loss": loss, "psnr": quality} | terms, quantized.indices
 
 
@@ -71,7 +71,7 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor, settings: TrainS
     return (
         settings.l1_weight * l1
         + settings.l2_weight * l2.mean()
-        + settings.log_weight * (l2 + FLOOR).log().mean()
+        + settings.log_mse_weight * (l2 + FLOOR).log().mean()
     )
 
 

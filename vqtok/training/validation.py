@@ -8,7 +8,7 @@ import torch
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import TrainSettings
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.quality import Pair, Quality, measure, write_strip
+from vqtok.quality import EvalResult, Pair, measure, write_strip
 from vqtok.training.data import Clips, Procedural
 
 FRAMES = 33  # of each clip, its first
@@ -18,11 +18,11 @@ SHOWN = 4  # clips in the picture
 def validate(
     tokenizer: Tokenizer, clips: Clips | Procedural, settings: TrainSettings, picture: Path
 ) -> dict[str, float]:
-    """Figures of all clips held out, named val_*; none if there are none.
+    """Return the metrics of all clips held out, named val_*; empty if there are none.
 
     Writes `picture`, with frames of some of them above what came back.
     """
-    found: list[Quality] = []
+    found: list[EvalResult] = []
     pairs: list[Pair] = []
 
     def see(pair: Pair) -> None:

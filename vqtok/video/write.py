@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import replacing
+from vqtok.files import atomic_write
 from vqtok.video.audio import Sound
 from vqtok.video.color import conversion
 from vqtok.video.source import Source, file_name, open_container
@@ -111,7 +111,7 @@ class VideoWriter:
             if hasattr(file, "write"):
                 stack.callback(file.flush)
             else:
-                file = stack.enter_context(replacing(file))
+                file = stack.enter_context(atomic_write(file))
             self._container = stack.enter_context(
                 av.open(file, "w", format=self._format, container_options=self._exact_ticks())
             )

@@ -1,0 +1,51 @@
+"""Floating-point precision: torch's global flags, and which dtype is fast where."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def set_global_flags() -> None:
+    """Set the torch flags that all commands run with.
+
+    Subnormal numbers, which slow a CPU down several times, are flushed to zero; cuDNN does not
+    round float32 to TensorFloat32.
+    """
+    torch.set_flush_denormal(True)
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute float32 matrix products and convolutions in float32, not TensorFloat32 or bfloat16.
+
+    Overrides inside the block what `torch.set_float32_matmul_precision` or the backends' flags
+    allow, and restores them afterwards.
+    """
+    cpu = torch.backends.mkldnn
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, cpu.matmul, cpu.conv)
+    reduced = [(b, b.fp32_precision) for b in backends if b.fp32_precision not in ("none", "ieee")]
+    try:
+        for backend, _ in reduced:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in reduced:
+            backend.fp32_precision = "none"  # inherit; enough if the parent has this precision
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32, or unchanged if it is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has bfloat16 arithmetic, rather than emulating it in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
