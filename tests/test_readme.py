@@ -27,7 +27,7 @@ def commands():
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     """A folder with what the README's commands expect: clip.mp4 with sound, and my_videos."""
-    from conftest import pattern, write_clip
+    from helpers.clips import pattern, write_clip
 
     folder = tmp_path_factory.mktemp("readme")
     (folder / "my_videos").mkdir()

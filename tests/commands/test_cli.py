@@ -13,63 +13,25 @@ import time
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
-from conftest import clip_files
-from typer.testing import CliRunner
 
 import vqtok
-from vqtok.cli import app
+from helpers import DEMO
+from helpers.clips import clip_files
+from helpers.command import fails, inside, process, works
+from helpers.training import TINY
 from vqtok.pipeline.clip import encode_clip
 from vqtok.tokens import format as tokens
 from vqtok.video import open_video
 
-DEMO = Path(__file__).parents[1] / "scripts" / "demo.mp4"
-
-TINY = (
-    *("--set", "model.widths=[8,16]", "--set", "model.encoder_blocks=[1,1]"),
-    *("--set", "model.decoder_blocks=[1,1]", "--set", "train.batch_size=2"),
-    *("--set", "train.frames=5", "--set", "train.crop=32", "--set", "train.dtype=float32"),
-)
 BROKEN = {
     *("a_directory.mp4", "audio_only.mp4", "broken_streamio.mp4", "zero_duration.mp4"),
     *("init_segment_only.mp4", "random_noise.mp4", "text_renamed.mp4", "trunc_no_moov.mp4"),
     *("unknown_codec_tag.mp4", "zero_bytes.mp4"),
 }
-
-
-def process(*args, stdin=None, **options):
-    """Run the command as people do: where pipes, signals and limits matter."""
-    command = [sys.executable, "-m", "vqtok", *map(str, args)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=300, **options)
-
-
-def inside(*args, stdin=None):
-    """Run the command in this process, where torch is imported already."""
-    result = CliRunner().invoke(app, list(map(str, args)), input=stdin)
-    return SimpleNamespace(
-        returncode=result.exit_code, stdout=result.stdout_bytes, stderr=result.stderr_bytes
-    )
-
-
-def works(*args, run=inside, **options):
-    result = run(*args, **options)
-    assert result.returncode == 0, result.stderr.decode()
-    return result
-
-
-def fails(code, sentence, *args, run=inside, **options):
-    """The command fails with this exit code and says so without a traceback."""
-    result = run(*args, **options)
-    said = result.stderr.decode()
-    assert result.returncode == code, said
-    assert sentence in said
-    assert "Traceback" not in said
-    assert result.stdout == b""
-    return said
 
 
 def left(folder):

@@ -2,45 +2,17 @@
 
 import hashlib
 import io
-import json
 import subprocess
 from dataclasses import fields, replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
+from helpers.tokens import SAMPLE, VARYING, joined, parts
 from vqtok.errors import VqtokError
 from vqtok.tokens import format as token_file
 from vqtok.tokens.format import Tokens
-
-SAMPLE = Tokens(
-    indices=np.arange(3 * 8 * 12).reshape(3, 8, 12) % 64,
-    frames=9,
-    height=61,
-    width=96,
-    fps=Fraction(30000, 1001),
-    time_base=Fraction(1, 30000),
-    timestamps=[40 + 1001 * i for i in range(9)],
-    pixel_aspect=Fraction(4, 3),
-    codebook_size=64,
-    quantizer="fsq",
-    stride=(4, 8, 8),
-    model="0123456789abcdef" * 4,
-)
-VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]
-
-
-def parts(data):
-    """The header and the body of a safetensors file."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), data[end:]
-
-
-def joined(header, body):
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + body
 
 
 def edited(**changes):

@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import TINY, fails, inside, works
-from test_codebook import tokens
 
 import vqtok
+from helpers import ROOT
+from helpers.command import TINY, fails, inside, works
+from helpers.tokens import tokens
 from vqtok import config
 from vqtok.model import checkpoint
 from vqtok.model.checkpoint import BUNDLED
@@ -113,7 +113,7 @@ def test_people_and_machines_are_told_the_same(corpus):
 
 
 def test_every_key_is_documented(corpus, tmp_path):
-    text = (Path(__file__).parents[1] / "docs" / "stats.md").read_text()
+    text = (ROOT / "docs" / "stats.md").read_text()
     alone = numbers("--tokenizer", tiny(tmp_path / "t.safetensors", "ema"))
     keys = {*numbers(corpus), *numbers(corpus)["over_time"][0], *alone, *alone["codes"]}
     assert not {key for key in keys if f"`{key}`" not in text}

@@ -3,10 +3,10 @@
 import av
 import numpy as np
 import pytest
-from conftest import clip_files, pattern, write_clip
 from typer.testing import CliRunner
-from witness import read
 
+from helpers.clips import clip_files, pattern, write_clip
+from helpers.witness import read
 from vqtok.cli import app
 from vqtok.video.source import cut_short
 

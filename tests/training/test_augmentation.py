@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_train import settings
 
+from helpers.training import settings
 from vqtok.training import augmentation as augment
 from vqtok.training.data import Clips, find_media
 

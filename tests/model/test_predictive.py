@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_quantizers import DEVICES, MAKE, exact_indices
 
+from helpers.quantizers import DEVICES, MAKE, exact_indices
 from vqtok.errors import UsageError
 from vqtok.quantizers import EMAVectorQuantizer, VectorQuantizer2
 

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from test_cli import fails, inside, works
 
 import vqtok
+from helpers.command import fails, inside, works
 from vqtok.codebook_stats.usage import psnr, ssim
 from vqtok.quality import block_averages, measure
 from vqtok.video import open_video

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter, defaultdict
-from fractions import Fraction
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -11,48 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.tokens import entropy, tallied
 from vqtok import config
 from vqtok.codebook_stats import counts as tally
 from vqtok.codebook_stats import structure
 from vqtok.codebook_stats.codebook_report import figures
 from vqtok.codebook_stats.codes import table
-from vqtok.codebook_stats.counts import CodeCounts, Sample
+from vqtok.codebook_stats.counts import Sample
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.codebook_stats.verdict import CLIPS, judge
 from vqtok.quantizers import build
 from vqtok.quantizers.search import neighbours
-from vqtok.tokens.format import Tokens
-
-
-def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
-    t, h, w = indices.shape[:3]
-    frames = 1 + 4 * (t - 1)
-    return Tokens(
-        indices=indices,
-        frames=frames,
-        height=8 * h,
-        width=8 * w,
-        fps=Fraction(25),
-        time_base=Fraction(1, 25),
-        timestamps=range(frames),
-        pixel_aspect=Fraction(1),
-        codebook_size=codebook_size,
-        quantizer=quantizer,
-        stride=(4, 8, 8),
-        model=model,
-    )
-
-
-def tallied(clips, **options):
-    counted = CodeCounts(tokens(clips[0], **options))
-    for clip in clips:
-        counted.add(tokens(clip, **options))
-    return counted
-
-
-def entropy(values):
-    shares = [n / len(values) for n in Counter(values).values()]
-    return -sum(p * math.log2(p) for p in shares)
 
 
 def random_clips(seed, books=1, size=16):

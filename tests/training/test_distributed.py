@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_train import TINY
 
+from helpers.training import TINY
 from vqtok import config
 from vqtok.training import runs, train
 

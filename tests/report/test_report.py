@@ -6,7 +6,6 @@ the test fails once, so that somebody looks at it.
 
 import io
 import json
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -14,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from test_codebook import entropy, tallied
 
+from helpers import TESTS
+from helpers.tokens import entropy, tallied
 from vqtok import config, report
 from vqtok.codebook_stats.codebook_report import figures
 from vqtok.codebook_stats.codes import Codes, Spread, Table
@@ -24,7 +24,7 @@ from vqtok.commands.progress import Bars
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 
-SNAPSHOTS = Path(__file__).parent / "snapshots"
+SNAPSHOTS = TESTS / "snapshots"
 LEVELS = (5, 5, 5, 8)
 
 

@@ -5,10 +5,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from conftest import needs_ffmpeg, pattern, write_clip
-from roundtrip import played, through
-from witness import ffmpeg, ffprobe, read, seconds, sound_packets
 
+from helpers.clips import needs_ffmpeg, pattern, write_clip
+from helpers.roundtrip import played, through
+from helpers.witness import ffmpeg, ffprobe, read, seconds, sound_packets
 from vqtok.errors import VqtokError
 from vqtok.video import VideoWriter
 

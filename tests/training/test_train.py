@@ -11,10 +11,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import write_clip
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from helpers.clips import write_clip
+from helpers.training import TINY, settings
 from vqtok import config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model import checkpoint
@@ -25,24 +26,7 @@ from vqtok.training.optimizer import Muon
 from vqtok.training.state import State
 from vqtok.training.step import learning_rate, reconstruction_loss
 
-TINY = [
-    "model.widths=[8, 16]",
-    "model.encoder_blocks=[1, 1]",
-    "model.decoder_blocks=[1, 1]",
-    "train.batch_size=2",
-    "train.accumulate=2",
-    "train.frames=5",
-    "train.crop=32",
-    "train.warmup=5",
-    "train.dtype=float32",
-    "train.save_every=10",
-]
 CPU = torch.device("cpu")
-
-
-def settings(kind="fsq", *overrides):
-    small = [] if kind in ("fsq", "lfq") else ["quantizer.codebook_size=64"]
-    return config.load(config.folder() / f"{kind}.toml", [*TINY, *small, *overrides])
 
 
 def run_to(folder, steps, kind="fsq", sources=()):

@@ -2,20 +2,20 @@
 
 import struct
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from conftest import pattern
 from typer.testing import CliRunner
 
+from helpers import GOLDEN
+from helpers.clips import pattern
 from vqtok.cli import app
 from vqtok.errors import UsageError, VqtokError
 from vqtok.tokens import format as tokens
 from vqtok.video import VideoWriter, open_video
 
-STILLS = Path(__file__).parent / "golden" / "stills"  # written by Pillow, all of the same picture
+STILLS = GOLDEN / "stills"  # written by Pillow, all of the same picture
 PICTURE = pattern(1, 32, 48)[0]
 GRAY = np.repeat(PICTURE @ np.array([0.299, 0.587, 0.114]), 3).reshape(PICTURE.shape)
 

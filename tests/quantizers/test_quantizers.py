@@ -3,7 +3,6 @@
 import json
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,8 @@ from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from helpers import GOLDEN
+from helpers.quantizers import DEVICES, MAKE, exact_indices
 from vqtok.config import EMASettings, FSQSettings, GumbelSettings, LFQSettings, VQ2Settings
 from vqtok.errors import UsageError
 from vqtok.quantizers import (
@@ -25,25 +26,9 @@ from vqtok.quantizers import (
 from vqtok.quantizers.gumbel import _blocks
 from vqtok.quantizers.search import nearest
 
-GOLDEN = Path(__file__).parent / "golden"
 USED = str(GOLDEN / "used.npy")
 
-MAKE = {
-    "vq2": lambda: VectorQuantizer2(100, 8, 0.25),
-    "vq2 revived": lambda: VectorQuantizer2(100, 8, 0.25, init_from_data=True, revive_after=1),
-    "ema": lambda: EMAVectorQuantizer(100, 8, 0.25),
-    "ema revived": lambda: EMAVectorQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1),
-    "gumbel": lambda: GumbelQuantize(8, 8, 100),
-    "gumbel started": lambda: GumbelQuantize(8, 8, 100, init_from_data=True),
-    "lfq": lambda: LFQ(codebook_size=256),
-    "lfq projected": lambda: LFQ(dim=8, codebook_size=2**5),
-    "lfq twofold": lambda: LFQ(dim=8, codebook_size=2**4, num_codebooks=2),
-    "fsq": lambda: FSQ((8, 3, 4, 5, 3, 3, 3, 3)),
-    "fsq projected": lambda: FSQ([7, 5, 5], dim=8),
-    "fsq twofold": lambda: FSQ([4, 3, 4, 3], num_codebooks=2),
-}
 SHAPES = {"image": (2, 8, 5, 6), "video": (1, 8, 3, 16, 16)}
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 every_quantizer = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -67,10 +52,6 @@ def load(quantizer, tensors, prefix="param."):
 
 def close(ours, theirs, rtol=1e-5):
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-6, check_dtype=False)
-
-
-def exact_indices(z, codebook):
-    return torch.cdist(z.double(), codebook.double()).argmin(-1)
 
 
 class Largest(TorchDispatchMode):

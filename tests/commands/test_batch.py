@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from conftest import pattern, write_clip
 from typer.testing import CliRunner
 
+from helpers.clips import pattern, write_clip
 from vqtok import DEFAULT, config
 from vqtok.cli import app
 from vqtok.commands import batch

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pattern, write_clip
+
+from helpers.clips import pattern, write_clip
 
 SHORT, LONG = 40, 480  # frames
 HEIGHT, WIDTH = 192, 256

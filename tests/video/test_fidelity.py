@@ -5,10 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import clip_files, needs_ffmpeg, pattern, write_clip
-from roundtrip import played, through
-from witness import ffmpeg, ffmpeg_frames, ffprobe, mean_difference, read, seconds
 
+from helpers.clips import clip_files, needs_ffmpeg, pattern, write_clip
+from helpers.roundtrip import played, through
+from helpers.witness import ffmpeg, ffmpeg_frames, ffprobe, mean_difference, read, seconds
 from vqtok.errors import VqtokError
 from vqtok.video import VideoWriter
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_train import settings
 
+from helpers.training import settings
 from vqtok.errors import VqtokError
 from vqtok.training.cache import Cache
 from vqtok.training.data import Clips

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from av.video.frame import VideoFrame
-from conftest import CLIPS, clip_files, needs_ffmpeg, pattern, write_clip
-from witness import ffmpeg_frames, mean_difference, read
 
+from helpers import CLIPS
+from helpers.clips import clip_files, needs_ffmpeg, pattern, write_clip
+from helpers.witness import ffmpeg_frames, mean_difference, read
 from vqtok.errors import UsageError, VqtokError
 from vqtok.video import VideoWriter, open_video, read_window, source
 from vqtok.video.decode import Decoder

@@ -3,20 +3,19 @@
 import re
 from dataclasses import fields, replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pattern, write_clip
-from test_tokens import SAMPLE, VARYING, joined, parts
 from typer.testing import CliRunner
 
+from helpers import GOLDEN, ROOT
+from helpers.clips import pattern, write_clip
+from helpers.tokens import SAMPLE, VARYING, joined, parts
 from vqtok.cli import app
 from vqtok.tokens import format as token_file
 from vqtok.tokens.format import Tokens
 
-GOLDEN = Path(__file__).parent / "golden"
-DOCUMENT = (Path(__file__).parents[1] / "docs" / "token-format.md").read_text()
+DOCUMENT = (ROOT / "docs" / "token-format.md").read_text()
 
 REGULAR = Tokens(
     indices=np.array(

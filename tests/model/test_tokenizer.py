@@ -2,13 +2,13 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import vqtok
+from helpers import DEMO
 from vqtok import config
 from vqtok.errors import VqtokError
 from vqtok.model.layers import CausalConv3d, compile_blocks, compile_every_shape, streaming
@@ -229,7 +229,7 @@ def test_a_codebook_starts_amid_latents_that_keep_distances():
 
 
 def test_what_stands_still_comes_back_sharper():
-    pixels = read_window(Path(__file__).parents[1] / "scripts" / "demo.mp4", 0, 1, 128)
+    pixels = read_window(DEMO, 0, 1, 128)
     still = torch.from_numpy(pixels).movedim(-1, 0)[None].expand(-1, -1, 25, -1, -1)
     tokenizer = vqtok.load()
     decoded = tokenizer.decode(tokenizer.encode(still), *still.shape[2:])

@@ -1,0 +1,71 @@
+"""Sample token files, and the counts of made-up ones."""
+
+import json
+import math
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+
+from vqtok.codebook_stats.counts import CodeCounts
+from vqtok.tokens.format import Tokens
+
+SAMPLE = Tokens(
+    indices=np.arange(3 * 8 * 12).reshape(3, 8, 12) % 64,
+    frames=9,
+    height=61,
+    width=96,
+    fps=Fraction(30000, 1001),
+    time_base=Fraction(1, 30000),
+    timestamps=[40 + 1001 * i for i in range(9)],
+    pixel_aspect=Fraction(4, 3),
+    codebook_size=64,
+    quantizer="fsq",
+    stride=(4, 8, 8),
+    model="0123456789abcdef" * 4,
+)
+
+
+VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]
+
+
+def parts(data):
+    """The header and the body of a safetensors file."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def joined(header, body):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
+    t, h, w = indices.shape[:3]
+    frames = 1 + 4 * (t - 1)
+    return Tokens(
+        indices=indices,
+        frames=frames,
+        height=8 * h,
+        width=8 * w,
+        fps=Fraction(25),
+        time_base=Fraction(1, 25),
+        timestamps=range(frames),
+        pixel_aspect=Fraction(1),
+        codebook_size=codebook_size,
+        quantizer=quantizer,
+        stride=(4, 8, 8),
+        model=model,
+    )
+
+
+def tallied(clips, **options):
+    counted = CodeCounts(tokens(clips[0], **options))
+    for clip in clips:
+        counted.add(tokens(clip, **options))
+    return counted
+
+
+def entropy(values):
+    shares = [n / len(values) for n in Counter(values).values()]
+    return -sum(p * math.log2(p) for p in shares)
