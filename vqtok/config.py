@@ -222,33 +222,29 @@ def from_json(text: str, origin: str) -> Config:
 
     origin: the file's name for error messages. Raises VqtokError if the text is not a config.
     """
-    return _from_json(Config, text, origin)
-
-
-def tokenizer_from_json(text: str, origin: str) -> TokenizerConfig:
-    """Read the settings of a tokenizer from a JSON object; sections other than its two are ignored.
-
-    origin: the file's name for error messages. Raises VqtokError if the text is not a config.
-    """
-    return _from_json(TokenizerConfig, text, origin)
-
-
-def _from_json(kind: type, text: str, origin: str) -> Any:
     try:
-        return _validate(kind, _upgrade(json.loads(text)), origin)
+        settings = json.loads(text)
+        if isinstance(settings, dict):
+            rename_keys(settings)
+        return _validate(Config, settings, origin)
     except (json.JSONDecodeError, UsageError) as error:
         raise VqtokError(f"{origin} holds no configuration of this version: {error}") from None
 
 
-def _upgrade(settings: Any) -> Any:
+def tokenizer_settings(settings: dict[str, Any], origin: str) -> TokenizerConfig:
+    """Validate the `model` and `quantizer` sections of settings; others are ignored.
+
+    origin: the file's name for error messages. Raises UsageError for a wrong key or value.
+    """
+    return _validate(TokenizerConfig, settings, origin)
+
+
+def rename_keys(settings: dict[str, Any]) -> None:
     """Rename the keys of earlier versions in place."""
-    if not isinstance(settings, dict):
-        return settings
     for old, new in RENAMED.items():
         (section, key), (new_section, new_key) = old.split("."), new.split(".")
         if isinstance(settings.get(section), dict) and key in settings[section]:
             settings.setdefault(new_section, {})[new_key] = settings[section].pop(key)
-    return settings
 
 
 def _set(settings: dict[str, Any], override: str) -> None:

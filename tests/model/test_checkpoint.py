@@ -1,15 +1,23 @@
 """Tokenizer files: they rebuild the model, carry no pickle, and refuse damage in a sentence."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
 import vqtok
+from helpers import GOLDEN
 from vqtok import config
 from vqtok.errors import VqtokError
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
 
+HEADER = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION}
+LAYOUTS = GOLDEN / "tokenizers"  # a file of each layout that was ever written, and what it gives
+REFUSED = {"v1-lfq-encoder-norm": "its encoder ends in a norm"}
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
 SMALL += ["model.predictor_blocks=1"]
 
@@ -32,11 +40,11 @@ def test_a_file_rebuilds_its_model(saved):
     assert not again.training
     one, two = (t.encoder(clip) for t in (tokenizer, again))
     torch.testing.assert_close(one, two, atol=1e-2, rtol=1e-2)  # convolutions are kept in float16
-    quantizer = again.quantizer.state_dict()
-    for name, weight in tokenizer.quantizer.state_dict().items():
-        if name in tokenizer.quantizer.fp16_keys:
+    quantizer = again.coder.quantizer.state_dict()
+    for name, weight in tokenizer.coder.quantizer.state_dict().items():
+        if name in tokenizer.coder.quantizer.fp16_keys:
             weight = weight.half().float()
-        exact = name not in tokenizer.quantizer.recomputed_keys
+        exact = name not in tokenizer.coder.quantizer.recomputed_keys
         torch.testing.assert_close(
             quantizer[name], weight, **dict.fromkeys(("atol", "rtol"), 0 if exact else 1e-2)
         )
@@ -66,12 +74,13 @@ def test_damage_is_told_in_a_sentence(saved, tmp_path):
     save_file(weights, path, {"format": "something else"})
     with pytest.raises(VqtokError, match="not a vqtok tokenizer"):
         checkpoint.load(path)
-    save_file(weights, path, checkpoint.FORMAT)
-    with pytest.raises(VqtokError, match="no configuration"):
+    save_file(weights, path, HEADER)
+    with pytest.raises(VqtokError, match="holds no settings"):
         checkpoint.load(path)
     other = config.load(config.folder() / "fsq.toml", ["model.widths=[4, 8]"])
-    save_file(weights, path, checkpoint.FORMAT | {"config": other.to_json()})
-    with pytest.raises(VqtokError, match="does not fit its own configuration"):
+    sections = {"model": asdict(other.model), "quantizer": asdict(other.quantizer)}
+    save_file(weights, path, HEADER | {name: json.dumps(s) for name, s in sections.items()})
+    with pytest.raises(VqtokError, match="weights do not fit its settings"):
         checkpoint.load(path)
 
 
@@ -88,3 +97,48 @@ def test_the_bundled_tokenizer_is_what_it_says():
     folder = checkpoint.BUNDLED
     assert (folder / f"{vqtok.DEFAULT}.safetensors").stat().st_size <= 20_000_000
     assert tokenizer.fingerprint in (folder / f"{vqtok.DEFAULT}.md").read_text()
+
+
+def layouts():
+    return sorted(path.stem for path in LAYOUTS.glob("v*.safetensors"))
+
+
+def noise(frames, height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (1, 3, frames, height, width), generator=generator).byte()
+
+
+def test_every_layout_has_a_file():
+    assert len(layouts()) >= 28
+    assert {name.split("-")[0] for name in layouts()} == {"v1", f"v{checkpoint.VERSION}"}
+
+
+@pytest.mark.parametrize("name", layouts())
+def test_files_of_every_layout_give_the_tokens_that_they_gave(name):
+    path = LAYOUTS / f"{name}.safetensors"
+    if name in REFUSED:
+        with pytest.raises(VqtokError, match=REFUSED[name]):
+            checkpoint.load(path)
+        return
+    tokenizer = checkpoint.load(path)
+    with safe_open(LAYOUTS / "expected.safetensors", "pt") as expected:
+        assert tokenizer.fingerprint == expected.metadata()[name]
+        indices = tokenizer.encode(noise(9, 32, 48, seed=0))
+        assert torch.equal(indices, expected.get_tensor(f"{name} indices").long())
+        video = tokenizer.decode(indices)[:, :, [0, -1], ::2, ::2]
+        torch.testing.assert_close(
+            video, expected.get_tensor(f"{name} video").float(), atol=1e-3, rtol=0
+        )
+        if f"{name} long indices" in expected.keys():  # noqa: SIM118 - over several key frames
+            indices = tokenizer.encode(noise(145, 16, 16, seed=1))
+            assert torch.equal(indices, expected.get_tensor(f"{name} long indices").long())
+
+
+def test_training_settings_are_a_note_that_loading_does_not_read(saved):
+    tokenizer, path = saved
+    with safe_open(path, "pt") as file:
+        metadata, weights = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    for note in ('{"no such setting": 1, "steps": -1}', "no JSON", None):
+        changed = {**metadata, "training": note}
+        save_file(weights, path, {k: v for k, v in changed.items() if v is not None})
+        assert checkpoint.load(path).kind == tokenizer.kind

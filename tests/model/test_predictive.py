@@ -1,17 +1,22 @@
-"""Latents of which something is predicted: indices tell the rest, or stand for all of it."""
+"""Predictive coding: residuals of a prediction, intra codes, key frames."""
 
 import pytest
 import torch
 
 from helpers.quantizers import DEVICES, MAKE, exact_indices
 from vqtok.errors import UsageError
-from vqtok.quantizers import EMAVectorQuantizer, VectorQuantizer2
+from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
-KINDS = [VectorQuantizer2, EMAVectorQuantizer]
-PREDICTED = MAKE | {
-    f"{kind.__name__} absolute": lambda kind=kind: kind(100, 8, 0.25, intra_codes=40)
-    for kind in KINDS
+SEARCHED = {"vq2": VectorQuantizer, "ema": EMAQuantizer}
+INTRA = 40  # of 100 codes
+CODERS = {name: (make, 0.0) for name, make in MAKE.items()} | {
+    f"{name} with intra codes": (lambda kind=kind: kind(100, 8, 0.25), 0.4)
+    for name, kind in SEARCHED.items()
 }
+
+every_coder = pytest.mark.parametrize(("make", "intra_share"), CODERS.values(), ids=CODERS)
+every_searched = pytest.mark.parametrize("kind", SEARCHED.values(), ids=SEARCHED)
 
 
 @pytest.fixture(autouse=True)
@@ -19,120 +24,145 @@ def seed():
     torch.manual_seed(0)
 
 
-def two_kinds(kind, **options):
-    """A quantizer of 40 absolute and 60 other codes, all near 1 in size."""
-    quantizer = kind(100, 8, 0.25, intra_codes=40, **options)
+def coder_of(quantizer, intra_share=0.0, keyframe_interval=3):
+    """A coder whose predictor has something to say."""
+    coder = PredictiveCoder(quantizer, Predictor(8, 8, 1), keyframe_interval, intra_share)
+    for p in coder.predictor.parameters():
+        torch.nn.init.normal_(p, std=0.1) if p.ndim > 1 else None
+    return coder
+
+
+def coder_with_intra(kind, **options):
+    """A coder of 40 intra and 60 residual codes, all of about unit variance."""
+    quantizer = kind(100, 8, 0.25, **options)
     with torch.no_grad():
-        quantizer._place(torch.arange(100), torch.randn(100, 8))
-    return quantizer
+        quantizer._set_codes(torch.arange(100), torch.randn(100, 8))
+    return coder_of(quantizer, INTRA / 100)
 
 
-def latents(scale=1.0):
-    return scale * torch.randn(2, 8, 3, 4, 5)
+def latents(frames=7):
+    return torch.randn(2, 8, frames, 4, 5)
+
+
+def flat(z):
+    return z.movedim(1, -1).reshape(-1, 8)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", PREDICTED.values(), ids=PREDICTED)
-def test_restoring_is_quantizing_bit_for_bit(make, dtype, device):
-    quantizer = make().eval().to(device)
-    z, prediction = (latents().to(device, dtype) for _ in range(2))
-    out = quantizer.quantize(z, prediction)
-    assert torch.equal(quantizer.restore(out.indices, prediction).to(dtype), out.z_q)
-    assert out.z_q.dtype == dtype
+@every_coder
+def test_decode_gives_the_latents_of_quantize_bit_for_bit(make, intra_share, device):
+    coder = coder_of(make(), intra_share).eval().to(device)
+    z = latents().to(device)
+    with torch.no_grad():
+        indices = coder.encode(z, {})
+        out = coder.quantize(z)
+        decoded = coder.decode(indices, {})
+    assert torch.equal(out.indices, indices)
+    torch.testing.assert_close(decoded, out.z_q, rtol=0, atol=1e-5)
+    assert torch.equal(decoded, coder._encode_decode(z))
     assert out.loss == 0
 
 
-@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
-def test_indices_tell_what_a_prediction_lacks(make):
-    quantizer, z, prediction = make().eval(), latents(), latents()
-    out, lacking = quantizer.quantize(z, prediction), quantizer.quantize(z - prediction)
-    assert torch.equal(out.indices, lacking.indices)
-    assert torch.equal(out.z_q, prediction + lacking.z_q)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_intra_codes_are_chosen_where_they_are_nearer(kind):
-    quantizer, z, prediction = two_kinds(kind).eval(), latents(), latents()
-    out = quantizer.quantize(z, prediction)
-    flat, known = (x.movedim(1, -1).reshape(-1, 8) for x in (z, prediction))
-    absolute = quantizer.codebook[:40].expand(len(flat), 40, 8)
-    candidates = torch.cat([absolute, known[:, None] + quantizer.codebook[40:]], dim=1)
-    nearest = (flat[:, None] - candidates).square().sum(-1).argmin(-1)
-    assert torch.equal(out.indices.flatten(), nearest)
-    chosen = candidates[torch.arange(len(flat)), nearest]
-    assert torch.equal(out.z_q.movedim(1, -1).reshape(-1, 8), chosen)
-    assert 0.2 < (nearest < 40).float().mean() < 0.8
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_a_prediction_all_codes_are_alike(kind):
-    quantizer, z = two_kinds(kind).eval(), latents()
-    expected = exact_indices(z.movedim(1, -1).reshape(-1, 8), quantizer.codebook)
-    assert torch.equal(quantizer.quantize(z).indices.flatten(), expected)
-    assert torch.equal(quantizer.quantize(z, torch.zeros_like(z)).indices.flatten(), expected)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_first_codebook_has_latents_and_what_they_lack(kind):
-    quantizer = kind(100, 8, 0.25, intra_codes=40, init_from_data=True)
-    z = 100 + latents()
-    quantizer.quantize(z, z - 7)
-    assert (quantizer.codebook[:40] > 90).all()
-    assert (quantizer.codebook[40:] - 7).abs().max() < 3
-
-
-def test_a_code_moves_towards_what_chose_it():
-    quantizer = two_kinds(EMAVectorQuantizer, decay=0.0)
-    z, prediction = latents(), latents()
-    indices = quantizer.quantize(z, prediction).indices.flatten()
-    flat, known = (x.movedim(1, -1).reshape(-1, 8) for x in (z, prediction))
-    for i in indices.unique():
-        chose = flat - known if i >= 40 else flat
-        mean = chose[indices == i].mean(0)
-        torch.testing.assert_close(quantizer.codebook[i], mean, rtol=1e-3, atol=1e-3)
-
-
-def test_gradients_reach_the_codes_of_both_kinds():
-    quantizer, z, prediction = two_kinds(VectorQuantizer2), latents(), latents()
-    out = quantizer.quantize(z, prediction)
-    out.loss.backward()
-    used = quantizer.codebook.grad.abs().sum(-1).nonzero().flatten()
-    assert torch.equal(used, out.indices.unique())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_revived_codes_are_latents_that_codes_are_far_from(kind):
-    quantizer = two_kinds(kind, revive_after=1)
+@every_coder
+def test_indices_code_the_residual(make, intra_share):
+    if intra_share:
+        pytest.skip("intra codes ignore the prediction")
+    coder, z = coder_of(make()).eval(), latents()
     with torch.no_grad():
-        quantizer._place(torch.arange(1, 100), 100 + torch.randn(99, 8))
+        prediction = coder._predictions(coder._encode_decode(z))
+        residual = coder.quantizer.quantize(z - prediction)
+        out = coder.quantize(z)
+    assert torch.equal(out.indices, residual.indices)
+    assert torch.equal(out.z_q, prediction + residual.z_q)
+
+
+@every_searched
+def test_the_nearer_of_intra_and_residual_codes_is_chosen(kind):
+    coder, z, prediction = coder_with_intra(kind).eval(), latents(), latents()
+    out = coder._quantize(z, prediction)
+    codes = coder.quantizer.codebook
+    intra = codes[:INTRA].expand(len(flat(z)), INTRA, 8)
+    candidates = torch.cat([intra, flat(prediction)[:, None] + codes[INTRA:]], dim=1)
+    nearest = (flat(z)[:, None] - candidates).square().sum(-1).argmin(-1)
+    assert torch.equal(out.indices.flatten(), nearest)
+    assert torch.equal(flat(out.z_q), candidates[torch.arange(len(nearest)), nearest])
+    assert 0.2 < (nearest < INTRA).float().mean() < 0.8
+
+
+@every_searched
+def test_key_frames_choose_from_all_codes(kind):
+    coder, z = coder_with_intra(kind).eval(), latents(frames=1)
+    expected = exact_indices(flat(z), coder.quantizer.codebook)
+    assert torch.equal(coder.encode(z, {}).flatten(), expected)
+    assert torch.equal(coder._quantize(z, torch.zeros_like(z)).indices.flatten(), expected)
+
+
+@every_searched
+def test_the_codebook_is_initialized_from_latents_and_residuals(kind):
+    coder = coder_of(kind(100, 8, 0.25, init_from_data=True), INTRA / 100)
+    z = 100 + latents()
+    coder._quantize(z, z - 7)
+    assert coder.quantizer.initialized
+    assert (coder.quantizer.codebook[:INTRA] > 90).all()
+    assert (coder.quantizer.codebook[INTRA:] - 7).abs().max() < 3
+
+
+def test_an_ema_code_moves_to_the_mean_of_what_chose_it():
+    coder = coder_with_intra(EMAQuantizer, decay=0.0)
+    z, prediction = latents(), latents()
+    indices = coder._quantize(z, prediction).indices.flatten()
+    for i in indices.unique():
+        chose = flat(z) if i < INTRA else flat(z) - flat(prediction)
+        mean = chose[indices == i].mean(0)
+        torch.testing.assert_close(coder.quantizer.codebook[i], mean, rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_reach_the_chosen_codes_of_both_kinds():
+    coder = coder_with_intra(VectorQuantizer)
+    out = coder._quantize(latents(), latents())
+    out.loss.backward()
+    trained = coder.quantizer.codebook.grad.abs().sum(-1).nonzero().flatten()
+    assert torch.equal(trained, out.indices.unique())
+    assert trained[0] < INTRA <= trained[-1]
+
+
+@every_searched
+def test_a_dead_code_is_replaced_by_a_latent_of_its_kind(kind):
+    coder = coder_with_intra(kind, revive_after=1)
+    with torch.no_grad():
+        coder.quantizer._set_codes(torch.arange(1, 99), 1000 + torch.randn(98, 8))
+    z = 100 + latents()
+    coder._quantize(z, z - 7)
+    assert (coder.quantizer.codebook[1:INTRA] - 100).abs().max() < 6
+    assert (coder.quantizer.codebook[INTRA:99] - 7).abs().max() < 3
+
+
+@every_searched
+def test_dead_codes_are_replaced_by_latents_far_from_their_code(kind):
+    coder = coder_with_intra(kind, revive_after=1)
+    quantizer = coder.quantizer
+    with torch.no_grad():
+        quantizer._set_codes(torch.arange(1, 100), 100 + torch.randn(99, 8))
     z = quantizer.codebook[0].detach().view(1, 8, 1, 1).repeat(1, 1, 20, 20)
     z[:, :, 3, 4] += 1  # one of 400 latents
     quantizer.quantize(z)
     assert (quantizer.codebook[1] - z[0, :, 3, 4]).abs().max() < 0.2
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_code_is_revived_as_what_its_kind_stands_for(kind):
-    quantizer = two_kinds(kind, revive_after=1)
-    with torch.no_grad():
-        quantizer._place(torch.arange(1, 99), 1000 + torch.randn(98, 8))
-    z = 100 + latents()
-    quantizer.quantize(z, z - 7)
-    assert (quantizer.codebook[1:40] - 100).abs().max() < 6
-    assert (quantizer.codebook[40:99] - 7).abs().max() < 3
-
-
-@pytest.mark.parametrize("make", PREDICTED.values(), ids=PREDICTED)
-def test_a_prediction_is_given_no_gradient(make):
-    z, prediction = latents().requires_grad_(), latents().requires_grad_()
-    out = make().quantize(z, prediction)
-    (out.loss + out.z_q.sum()).backward()
+@every_coder
+def test_gradient_reaches_z_and_the_predictor_learns_from_its_own_error_only(make, intra_share):
+    coder, z = coder_of(make(), intra_share), latents().requires_grad_()
+    out = coder.quantize(z)
+    out.z_q.square().sum().backward()
     assert z.grad.abs().max() > 0
-    assert prediction.grad is None
+    assert all(p.grad is None for p in coder.predictor.parameters())
+    coder.quantize(z).loss.backward()
+    assert any(p.grad.abs().max() > 0 for p in coder.predictor.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_codes_are_left_for_the_rest(kind):
-    with pytest.raises(UsageError, match="100 leaves none of 100"):
-        kind(100, 8, 0.25, intra_codes=100)
+@every_searched
+def test_residual_codes_are_left(kind):
+    with pytest.raises(UsageError, match="needs a quantizer that searches"):
+        coder_of(FSQ((5,) * 8), intra_share=0.5)
+    coder = coder_of(kind(100, 8, 0.25), intra_share=0.999)
+    assert coder.intra_codes == 99

@@ -1,8 +1,5 @@
 """The tokenizer's promises: shapes, exact streaming, the same tokens however a clip is cut."""
 
-import shutil
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -11,8 +8,7 @@ import vqtok
 from helpers import DEMO
 from vqtok import config
 from vqtok.errors import VqtokError
-from vqtok.model.layers import CausalConv3d, compile_blocks, compile_every_shape, streaming
-from vqtok.model.predictive import decode, encode
+from vqtok.model.layers import CausalConv3d, streaming
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.video import read_window
 
@@ -108,28 +104,6 @@ def test_tokens_do_not_depend_on_how_the_clip_was_cut(frames, length, predictor)
     torch.testing.assert_close(parts[:, :, :frames], tokenizer.decode(whole, frames))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_compiled_tokenizer_keeps_every_promise():
-    """Padding, a first and a last chunk that are shorter, and the same tokens however it is cut."""
-    # A kernel for each width takes its time.
-    some = ["model.widths=[16, 16]", PREDICTORS[1]]
-    eager, compiled = small("fsq", *some), small("fsq", *some)
-    compile_blocks([compiled])
-    clip = video(14, 33, 47)
-    expected, indices = eager.encode(clip), compiled.encode(clip)
-    assert indices.shape == expected.shape
-    assert (indices == expected).float().mean() > 0.99
-    cut = torch.cat(list(compiled.encode_stream(clip.split(3, dim=2))), dim=1)
-    assert torch.equal(cut, indices)
-    torch.testing.assert_close(compiled.decode(indices, 14), eager.decode(indices, 14))
-
-
-def test_shapes_are_compiled_without_limit_in_every_thread_that_asks():
-    with ThreadPoolExecutor(1) as pool:
-        limits = pool.submit(lambda: (compile_every_shape(), torch.compiler.config.recompile_limit))
-    assert limits.result()[1] > 1e6
-
-
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_streams_take_turns_on_one_model(predictor):
     tokenizer = small("fsq", predictor)
@@ -145,7 +119,7 @@ def test_memory_of_a_stream_does_not_grow():
     for _ in range(4):
         with streaming(tokenizer.encoder, state), torch.no_grad():
             z = tokenizer.encoder(video(4 * CHUNK) if state else video(1 + 4 * (CHUNK - 1)))
-            encode(z, tokenizer.quantizer, tokenizer.predictor, state)
+            tokenizer.coder.encode(z, state)
         kept = [s[0] if isinstance(s, tuple) else s for s in state.values()]
         sizes.append(sum(s.untyped_storage().nbytes() for s in kept))
     assert len(set(sizes)) == 1
@@ -200,9 +174,9 @@ def started(settings):
     torch.manual_seed(0)
     tokenizer = Tokenizer(settings.model, settings.quantizer)
     clips = torch.cat([smooth(seed) for seed in range(4)])
-    tokenizer.start(clips)
+    tokenizer.init_from_data(clips)
     with torch.no_grad():
-        z = tokenizer.encoder(tokenizer._padded(clips, first=True)).movedim(1, 0).flatten(1)
+        z = tokenizer.encoder(tokenizer._pad(clips, first=True)).movedim(1, 0).flatten(1)
         reconstruction, _ = tokenizer(clips)
     return tokenizer, z, (reconstruction - clips).square().mean() / clips.var()
 
@@ -239,14 +213,14 @@ def test_what_stands_still_comes_back_sharper():
 
 @pytest.mark.parametrize("since_key", [0, 1, 2])
 def test_predictions_of_a_stream_are_those_of_the_whole_clip(since_key):
-    net = small("fsq", PREDICTORS[1], "model.keyframe_interval=3").double().predictor
+    coder = small("fsq", PREDICTORS[1], "model.keyframe_interval=3").double().coder
     z_q = torch.randn(1, 6, 7, 4, 5, dtype=torch.float64)
     with torch.no_grad():
-        whole, state, streamed = net.predictions(z_q, since_key), {net: (None, since_key)}, []
+        whole, state, streamed = coder._predictions(z_q, since_key), {coder: (None, since_key)}, []
         for frame in z_q.split(1, dim=2):
-            prediction = net.predict(state)
+            prediction = coder._prediction(state)
             streamed.append(torch.zeros_like(frame) if prediction is None else prediction)
-            net.follow(frame, state)
+            coder._advance(frame, state)
     key = [i == 0 or (i + since_key) % 3 == 0 for i in range(7)]
     assert [not frame.any() for frame in whole.unbind(2)] == key
     assert (torch.cat(streamed, dim=2) - whole).abs().max() < 1e-12
@@ -254,15 +228,15 @@ def test_predictions_of_a_stream_are_those_of_the_whole_clip(since_key):
 
 def test_a_difference_between_machines_ends_at_the_next_key_frame():
     tokenizer = small("fsq", PREDICTORS[1], "model.keyframe_interval=4")
-    between = tokenizer.quantizer, tokenizer.predictor
+    coder = tokenizer.coder
     indices = torch.randint(0, 64000, (1, 9, 3, 3))
     with torch.no_grad():
-        here, state, there = decode(indices, *between, {}), {}, []
+        here, state, there = coder.decode(indices, {}), {}, []
         for i, part in enumerate(indices.split(1, dim=1)):
-            there.append(decode(part, *between, state))
+            there.append(coder.decode(part, state))
             if i == 0:
-                prediction, since_key = state[tokenizer.predictor]
-                state[tokenizer.predictor] = prediction + 0.1, since_key
+                prediction, since_key = state[coder]
+                state[coder] = prediction + 0.1, since_key
     differs = [not torch.equal(a, b[:, :, 0]) for a, b in zip(here.unbind(2), there, strict=True)]
     assert differs == [False, True, True, True, False, False, False, False, False]
 
@@ -275,12 +249,12 @@ def test_a_difference_between_machines_ends_at_the_next_key_frame():
 def test_latents_are_decoded_to_what_the_encoder_reckoned_with(kind, more):
     """Bit for bit, over a long clip, in chunks, and where the convolutions are narrow."""
     tokenizer = small(kind, PREDICTORS[1], *more).cast(torch.bfloat16)
-    between = tokenizer.quantizer, tokenizer.predictor
-    z = torch.randn(1, tokenizer.quantizer.dim, 150, 3, 4)
+    coder = tokenizer.coder
+    z = torch.randn(1, coder.quantizer.dim, 150, 3, 4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        indices, expected = encode(z, *between, {})
+        indices, expected = coder._encode_frames(z, {})
         state = {}
-        parts = [decode(part, *between, state) for part in indices.split(2, dim=1)]
+        parts = [coder.decode(part, state) for part in indices.split(2, dim=1)]
     assert torch.equal(torch.cat(parts, dim=2), expected)
 
 
@@ -288,13 +262,13 @@ def test_a_predictor_learns_from_its_own_loss_and_nothing_else_does():
     tokenizer = small("fsq", PREDICTORS[1], "quantizer.whitening_weight=0").train()
     reconstruction, _ = tokenizer(video(9))
     reconstruction.sum().backward()
-    assert all(p.grad is None for p in tokenizer.predictor.parameters())
+    assert all(p.grad is None for p in tokenizer.coder.predictor.parameters())
     assert tokenizer.encoder[0].weight.grad.abs().max() > 0
     tokenizer.zero_grad()
     _, quantized = tokenizer(video(9))
     quantized.loss.backward()
     assert quantized.loss == quantized.terms["prediction_loss"] > 0
-    assert all(p.grad.abs().max() > 0 for p in tokenizer.predictor.parameters())
+    assert all(p.grad.abs().max() > 0 for p in tokenizer.coder.predictor.parameters())
     others = [*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()]
     assert all(p.grad is None or not p.grad.any() for p in others)
 

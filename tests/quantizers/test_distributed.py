@@ -9,31 +9,46 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vqtok.quantizers import FSQ, LFQ, EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
+from vqtok.model.predictive import PredictiveCoder
+from vqtok.quantizers import (
+    FSQ,
+    LFQ,
+    EMAQuantizer,
+    EMAVectorQuantizer,
+    GumbelQuantize,
+    VectorQuantizer,
+    VectorQuantizer2,
+)
 
 pytestmark = pytest.mark.skipif(
     not dist.is_available(), reason="torch was built without torch.distributed"
 )
 SIDES = 8  # of the latents (b c h w), all four
+
+
+def coder(quantizer, intra_share=0.0):
+    return PredictiveCoder(quantizer, None, 1, intra_share)
+
+
 # Those whose loss has nothing random: half of a batch on each rank is then the whole on one.
 SAME = {
-    "vq2": lambda: VectorQuantizer2(100, 8, 0.25),
-    "ema": lambda: EMAVectorQuantizer(100, 8, 0.25),
-    "vq2 of two kinds": lambda: VectorQuantizer2(100, 8, 0.25, intra_codes=30),
-    "ema of two kinds": lambda: EMAVectorQuantizer(100, 8, 0.25, intra_codes=30),
-    "gumbel": lambda: GumbelQuantize(8, 8, 100),
-    "lfq": lambda: LFQ(codebook_size=256, inv_temperature=1.0),
-    "lfq projected": lambda: LFQ(dim=8, codebook_size=32, inv_temperature=1.0),
-    "fsq": lambda: FSQ((8, 3, 4, 5, 3, 3, 3, 3), whitening_weight=0.5),
+    "vq2": lambda: coder(VectorQuantizer2(100, 8, 0.25)),
+    "ema": lambda: coder(EMAVectorQuantizer(100, 8, 0.25)),
+    "vq2 with intra codes": lambda: coder(VectorQuantizer(100, 8, 0.25), 0.3),
+    "ema with intra codes": lambda: coder(EMAQuantizer(100, 8, 0.25), 0.3),
+    "gumbel": lambda: coder(GumbelQuantize(8, 8, 100)),
+    "lfq": lambda: coder(LFQ(codebook_size=256, inv_temperature=1.0)),
+    "lfq projected": lambda: coder(LFQ(dim=8, codebook_size=32, inv_temperature=1.0)),
+    "fsq": lambda: coder(FSQ((8, 3, 4, 5, 3, 3, 3, 3), whitening_weight=0.5)),
 }
 # Those that do: rank 0 draws for all.
 DRAWN = {
-    "vq2": lambda: VectorQuantizer2(100, 8, 0.25, init_from_data=True, revive_after=1),
-    "ema": lambda: EMAVectorQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1),
-    "ema of two kinds": lambda: EMAVectorQuantizer(
-        *(100, 8, 0.25), init_from_data=True, revive_after=1, intra_codes=30
+    "vq2": lambda: coder(VectorQuantizer2(100, 8, 0.25, init_from_data=True, revive_after=1)),
+    "ema": lambda: coder(EMAVectorQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1)),
+    "ema with intra codes": lambda: coder(
+        EMAQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1), 0.3
     ),
-    "gumbel": lambda: GumbelQuantize(8, 8, 100, init_from_data=True),
+    "gumbel": lambda: coder(GumbelQuantize(8, 8, 100, init_from_data=True)),
 }
 
 
@@ -53,8 +68,9 @@ class Model(nn.Module):
 def learn(make, z):
     """One training step's loss, gradients and figures, and the state it leaves."""
     torch.manual_seed(7)
-    quantizer, z = make(), z.clone().requires_grad_()
-    out = quantizer.quantize(z, z / 2)
+    coder, z = make(), z.clone().requires_grad_()
+    quantizer = coder.quantizer
+    out = coder._quantize(z, z.detach() / 2)
     drawn = isinstance(quantizer, GumbelQuantize)
     (out.loss + (0.0 if drawn else out.z_q.square().mean())).backward()
     gradients = {k: p.grad for k, p in quantizer.named_parameters() if p.grad is not None}
@@ -89,13 +105,14 @@ def one_of_two(rank, folder, z, mask):
     drawn = {}
     for name, make in DRAWN.items():
         torch.manual_seed(7)
-        quantizer = make()
+        coder = make()
+        quantizer = coder.quantizer
         torch.manual_seed(rank)  # ranks must agree though they would draw differently
-        quantizer.quantize(half, half / 2)
+        coder._quantize(half, half / 2)
         with torch.no_grad():
             quantizer.codebook[10:] += 100  # dead, so that they are revived
         for _ in range(2):
-            quantizer.quantize(half, half / 2)
+            coder._quantize(half, half / 2)
         drawn[name] = quantizer.state_dict()
         if rank == 0:  # in eval nothing may wait for the other rank
             quantizer.eval().quantize(half)
@@ -153,7 +170,7 @@ def test_lfq_weighs_every_position_alike_though_ranks_mask_different_numbers(ran
 @pytest.mark.parametrize("name", DRAWN)
 def test_ranks_agree_on_what_is_drawn_at_random(name, ranks):
     first, second = (rank["drawn"][name] for rank in ranks)
-    assert first["started"]
+    assert first["initialized"]
     if name == "vq2":
         assert first["embedding.weight"].max() < 50
     assert all(torch.equal(first[key], second[key]) for key in first)

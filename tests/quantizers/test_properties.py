@@ -59,7 +59,7 @@ def test_laws(make, batch, grid, dim, codes, dtype, layout, scale, seed):
     assert out.z_q.shape == z.shape and out.z_q.dtype == dtype
     assert out.indices.shape == (batch, *grid) and out.indices.dtype == torch.int64
     assert out.indices.min() >= 0 and out.indices.max() < quantizer.codebook_size
-    assert torch.equal(quantizer.lookup(out.indices).to(dtype), out.z_q)
+    assert torch.equal(quantizer.decode(out.indices).to(dtype), out.z_q)
     assert torch.equal(out.indices, same.indices) and torch.equal(out.z_q, same.z_q)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtok.quantizers import EMAVectorQuantizer, Quantizer
-from vqtok.quantizers.base import CodebookQuantizer
+from vqtok.quantizers import EMAQuantizer, Quantizer
+from vqtok.quantizers.codebook import CodebookQuantizer
 from vqtok.quantizers.search import neighbours
 
 DEAD = 0.01  # of the mean EMA count
@@ -72,7 +72,7 @@ def _codes(quantizer: CodebookQuantizer) -> Codes:
     distances, counts, dead = norms[:0], None, None
     if len(codes) > 1:
         distances = (codes - codes[neighbours(codes)]).norm(dim=-1)
-    if isinstance(quantizer, EMAVectorQuantizer):
+    if isinstance(quantizer, EMAQuantizer):
         counts = quantizer.embedding.cluster_size
         dead = int((counts < DEAD * counts.mean()).sum())
     after = getattr(quantizer, "revive_after", 0)

@@ -20,7 +20,6 @@ from vqtok.device import describe_device
 from vqtok.errors import UsageError, VqtokError
 from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
-from vqtok.model.layers import compile_blocks, compile_every_shape
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline import clip as pipeline
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -71,8 +70,6 @@ class RunOptions:
         model = pipeline.load_tokenizer(self.tokenizer, self.device, self.dtype)
         weights = {id(w): w for w in (*model.parameters(), *model.buffers())}
         models = [model, *(deepcopy(model, dict(weights)) for _ in range(copies - 1))]
-        if self.compile:
-            compile_blocks(models)
         dtype = str(model.dtype).removeprefix("torch.") + ", compiled" * self.compile
         self.detail(
             f"{self.tokenizer}: {model.kind}, weights {model.fingerprint[:12]}, in {dtype} "
@@ -115,7 +112,7 @@ def encode_many(
     """
     if not force:
         todo, kept = batch.missing(todo)
-        _check_alike(kept, checkpoint.identify(running.tokenizer) if kept else "", how)
+        _check_alike(kept, checkpoint.read_fingerprint(running.tokenizer) if kept else "", how)
 
     def work(job: Job, model: Tokenizer, bar: Bar) -> list[str]:
         name, watch = str(job.source), Stopwatch()
@@ -174,8 +171,6 @@ def _many(
         models.put(model)
 
     def one(job: Job, check: Callable[[], None]) -> None:
-        if running.compile:
-            compile_every_shape()
         with _one_of(models) as model:
             notes = work(job, model, _checked(bars, job, check))
         bars.say(*(f"{job.source}: {note}" for note in notes))

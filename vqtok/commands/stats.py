@@ -85,7 +85,7 @@ def show_codes(tokenizer: str, as_json: bool) -> None:
     from vqtok.model import checkpoint
 
     model = checkpoint.load(tokenizer)
-    found = table(model.kind, model.quantizer)
+    found = table(model.kind, model.coder.quantizer)
     if as_json:
         print(json.dumps(found.numbers(), indent=2))
     else:
@@ -130,7 +130,7 @@ def count(
 
 def levels(tally: CodeCounts, model: "Tokenizer | None") -> Sequence[int] | None:
     """The levels of the FSQ that made tokens, where it is given; the tokens do not tell them."""
-    return model.quantizer.levels if model and tally.quantizer == "fsq" else None
+    return model.levels if model else None
 
 
 def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]:

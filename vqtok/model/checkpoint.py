@@ -1,7 +1,10 @@
-"""Tokenizers in files: weights as safetensors with the configuration in the metadata, no pickle."""
+"""Tokenizer files: weights as safetensors, settings as JSON in the metadata, no pickle."""
 
 import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,66 +13,102 @@ from torch import Tensor
 
 from vqtok import DEFAULT, config
 from vqtok.config import Config
+from vqtok.device import find_device
 from vqtok.errors import VqtokError
 from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.model.upgrade import upgrade
+from vqtok.precision import has_fast_bfloat16, set_global_flags
 
-BUNDLED = Path(__file__).parents[1] / "bundled"  # each tokenizer beside its model card
-FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
+FORMAT, VERSION = "vqtok-tokenizer", "2"
+BUNDLED = Path(__file__).parents[1] / "bundled"  # tokenizers, each beside its model card
+QUANTIZER = "coder.quantizer."  # prefix of the quantizer's state dict
 
 
 def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     """Write a tokenizer so that `load` can rebuild it from this file alone.
 
-    Convolutions and learned codes are kept in float16, which halves the file; the rest of a
-    quantizer stays as it is. What loading can make from the rest is left out.
+    Convolutions and learned codes are stored in float16, the rest of the quantizer as it is. The
+    training settings are a note for people: loading does not read them.
     """
-    recomputed_keys = {f"quantizer.{name}" for name in tokenizer.quantizer.recomputed_keys}
-    fp16_keys = {f"quantizer.{name}" for name in tokenizer.quantizer.fp16_keys}
-    weights = {
-        name: (
-            w.half() if name in fp16_keys or not name.startswith("quantizer.") else w
-        ).contiguous()
-        for name, w in tokenizer.state_dict().items()
-        if name not in recomputed_keys
+    quantizer = tokenizer.coder.quantizer
+    weights = {}
+    for name, tensor in tokenizer.state_dict().items():
+        in_quantizer, key = name.startswith(QUANTIZER), name.removeprefix(QUANTIZER)
+        if in_quantizer and key in quantizer.recomputed_keys:
+            continue
+        half = not in_quantizer or key in quantizer.fp16_keys
+        weights[name] = (tensor.half() if half else tensor).contiguous()
+    sections = {
+        "model": settings.model,
+        "quantizer": settings.quantizer,
+        "training": settings.train,
     }
-    metadata = FORMAT | {"config": settings.to_json(), "step": str(step)}
+    metadata = {name: json.dumps(asdict(section)) for name, section in sections.items()}
+    metadata |= {"format": FORMAT, "version": VERSION, "step": str(step)}
     with atomic_write(path) as temporary:
         temporary.write_bytes(to_bytes(weights, metadata))
 
 
 def load(source: str | Path = DEFAULT) -> Tokenizer:
-    """Read a tokenizer: a file that `vqtok train` wrote, or the name of a bundled one.
+    """Load a tokenizer: a file that `vqtok train` wrote, or the name of a bundled one.
 
-    It comes in eval mode, in float32, on the CPU; `.to("cuda").cast(torch.bfloat16)` makes it fast.
-    Raises VqtokError when there is no such file or name, or when it is not a whole tokenizer.
+    It is in eval mode, in float32, on the CPU. `.to("cuda").cast(torch.bfloat16)` makes it fast.
+    Raises VqtokError if there is no such file or name, or if it is not a valid tokenizer.
     """
-    path = _found(source)
+    path = _find(source)
     metadata, weights = _read(path)
-    if {key: metadata.get(key) for key in FORMAT} != FORMAT:
-        raise VqtokError(f"{path} is not a vqtok tokenizer of version {FORMAT['version']}")
-    settings = config.from_json(metadata.get("config", ""), str(path))
+    digest = fingerprint(weights)
     try:
-        with torch.device("meta"):  # an edited size must not take memory before it is compared
-            shapes = Tokenizer(settings.model, settings.quantizer).state_dict()
-        # What a file of an older version lacks, loading fills in or refuses.
-        if any(k not in shapes or shapes[k].shape != v.shape for k, v in weights.items()):
-            raise VqtokError("the weights do not fit")
+        settings = _settings(path, metadata, weights)
+        _check_shapes(settings, weights)
         tokenizer = Tokenizer(settings.model, settings.quantizer)
         tokenizer.load_state_dict(weights)
     except (RuntimeError, VqtokError) as error:
-        raise VqtokError(f"{path} does not fit its own configuration: {error}") from None
-    tokenizer.fingerprint = fingerprint(weights)
+        reason = str(error).removeprefix(f"{path}: ")
+        raise VqtokError(f"{path} is not a tokenizer that can be loaded: {reason}") from None
+    tokenizer.fingerprint = digest
     return tokenizer.eval()
 
 
-def identify(source: str | Path) -> str:
-    """The fingerprint that `load` gives a tokenizer; raises VqtokError for what is none."""
-    return fingerprint(_read(_found(source))[1])
+def load_for_inference(source: str | Path, device: str, dtype: str | None) -> Tokenizer:
+    """Load a tokenizer onto a device, and set torch's global flags.
+
+    device: auto, cpu, cuda or cuda:N. dtype: float32 or bfloat16, None for whichever is fast.
+    Raises UsageError if there is no such device, else as `load`.
+    """
+    set_global_flags()
+    target = find_device(device)
+    dtype = dtype or ("bfloat16" if has_fast_bfloat16(target) else "float32")
+    return load(source).to(target).cast(getattr(torch, dtype))
+
+
+def read_fingerprint(source: str | Path) -> str:
+    """Return the fingerprint that `load` would set; raises VqtokError as it does."""
+    return fingerprint(_read(_find(source))[1])
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Return the SHA-256, in hex, of the names, dtypes, shapes and bytes of weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _find(source: str | Path) -> Path:
+    bundled = {f.stem: f for f in BUNDLED.glob("*.safetensors")}
+    path = bundled.get(str(source), Path(source))
+    if not path.is_file():
+        names = ", ".join(sorted(bundled))
+        raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
+    return path
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and weights."""
+    """Return metadata and weights."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -78,20 +117,35 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise VqtokError(f"{path} is damaged or no tokenizer: {error}") from None
 
 
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of weights."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        w = weights[name].contiguous()
-        digest.update(f"{name} {w.dtype} {tuple(w.shape)}\n".encode())
-        digest.update(w.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _settings(
+    path: Path, metadata: dict[str, str], weights: dict[str, Tensor]
+) -> config.TokenizerConfig:
+    """Return the settings; the weights of an older version are upgraded in place."""
+    version = metadata.get("version")
+    if metadata.get("format") != FORMAT or version not in ("1", VERSION):
+        raise VqtokError(f"it is not a vqtok tokenizer of version 1 to {VERSION}")
+    if version == "1":
+        settings = _json(metadata.get("config", ""))
+        upgrade(settings, weights)
+    else:
+        settings = {name: _json(metadata.get(name, "")) for name in ("model", "quantizer")}
+    return config.tokenizer_settings(settings, str(path))
 
 
-def _found(source: str | Path) -> Path:
-    bundled = {f.stem: f for f in BUNDLED.glob("*.safetensors")}
-    path = bundled.get(str(source), Path(source))
-    if not path.is_file():
-        names = ", ".join(sorted(bundled))
-        raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
-    return path
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise VqtokError("it holds no settings")
+    return value
+
+
+def _check_shapes(settings: config.TokenizerConfig, weights: dict[str, Tensor]) -> None:
+    """Raise VqtokError if weights do not fit, before memory of a forged size is allocated."""
+    with torch.device("meta"):
+        shapes = Tokenizer(settings.model, settings.quantizer).state_dict()
+    # Missing ones are left to load_state_dict, which can compute some of them.
+    if any(k not in shapes or shapes[k].shape != v.shape for k, v in weights.items()):
+        raise VqtokError("the weights do not fit its settings")

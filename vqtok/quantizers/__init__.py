@@ -9,43 +9,47 @@ from vqtok.config import (
     VQ2Settings,
 )
 from vqtok.quantizers.base import Quantized, Quantizer
+from vqtok.quantizers.codebook import EMAQuantizer, NearestCode, VectorQuantizer
+from vqtok.quantizers.compat import EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
+from vqtok.quantizers.ema import EmbeddingEMA
 from vqtok.quantizers.fsq import FSQ
-from vqtok.quantizers.gumbel import GumbelQuantize
+from vqtok.quantizers.gumbel import GumbelQuantizer
 from vqtok.quantizers.lfq import LFQ
-from vqtok.quantizers.vq import EMAVectorQuantizer, EmbeddingEMA, VectorQuantizer2
 
 __all__ = [
     "FSQ",
     "LFQ",
+    "EMAQuantizer",
     "EMAVectorQuantizer",
     "EmbeddingEMA",
     "GumbelQuantize",
+    "GumbelQuantizer",
+    "NearestCode",
     "Quantized",
     "Quantizer",
+    "VectorQuantizer",
     "VectorQuantizer2",
     "build",
 ]
 
 
-def build(settings: QuantizerSettings, intra_share: float = 0.0) -> Quantizer:
-    """The quantizer that the settings describe, ready to train: codebooks start from the data."""
+def build(settings: QuantizerSettings) -> Quantizer:
+    """Return the quantizer that the settings describe."""
     match settings:
         case VQ2Settings() as s:
-            return VectorQuantizer2(
+            return VectorQuantizer(
                 *(s.codebook_size, s.dim, s.beta),
                 init_from_data=s.init_from_data,
                 revive_after=s.revive_after,
-                intra_codes=int(intra_share * s.codebook_size),
             )
         case EMASettings() as s:
-            return EMAVectorQuantizer(
+            return EMAQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
                 init_from_data=s.init_from_data,
                 revive_after=s.revive_after,
-                intra_codes=int(intra_share * s.codebook_size),
             )
         case GumbelSettings() as s:
-            return GumbelQuantize(
+            return GumbelQuantizer(
                 *(s.dim, s.dim, s.codebook_size),
                 kl_weight=s.kl_weight,
                 temp_init=s.temp_start,

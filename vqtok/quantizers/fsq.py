@@ -15,13 +15,13 @@ from vqtok.quantizers.scalar import ScalarQuantizer
 class FSQ(ScalarQuantizer):
     """Bound each channel by a tanh and round it to one of its levels: no codebook to learn.
 
-    levels: how many values each channel of a code takes, 3 or more; their product, the codebook
-        size, is below 2^31. The first channel is the least significant of an index.
+    levels: number of values of each channel, 3 or more; their product, the codebook size, is below
+        2^31. The first channel is the least significant digit of an index.
     dim: channels of z; by default len(levels) * num_codebooks.
-    scale: taken for interchange, without effect.
-    whitening_weight: of a loss, in training, that keeps the channels at unit variance and free of
-        each other; without it all of them tend to tell the brightness, as far out as tanh goes.
-    Raises UsageError for levels that cannot work.
+    scale: accepted for compatibility, without effect.
+    whitening_weight: weight of a loss that keeps the channels at unit variance and uncorrelated.
+        Without it, all channels tend to encode brightness and saturate the tanh.
+    Raises UsageError for invalid levels.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class FSQ(ScalarQuantizer):
         self.register_buffer("_basis", torch.tensor(basis, dtype=torch.int32), persistent=False)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (out, indices): z's shape and dtype; int32 (b *grid) or (b *grid codebooks)."""
+        """Return (z_q, indices): z's shape and dtype; int32 (b *grid) or (b *grid codebooks)."""
         out = self.quantize(z)
         return out.z_q, out.indices.int()
 
     def bound(self, z: Tensor, eps: float = 1e-3) -> Tensor:
-        """Squash z (... levels) to the open range whose rounding has exactly `levels` values."""
+        """Map z (... levels) into the open range whose rounding has exactly `levels` values."""
         half = (self._levels - 1) * (1 + eps) / 2
         offset = torch.where(self._levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
     def codes_to_indices(self, zhat: Tensor) -> Tensor:
-        """Indices (...) int32 of codes zhat (... levels) in [-1, 1]."""
+        """Return the indices (...), int32, of codes zhat (... levels) in [-1, 1]."""
         return self._index(torch.round(zhat.float() * self._half) + self._half).int()
 
     @property
     def implicit_codebook(self) -> Tensor:
-        """Every code (k levels), made anew at each call: mind its size."""
+        """All codes (k levels), computed at each access: mind the size."""
         return self._to_codes(torch.arange(self.codebook_size, device=self._levels.device))
 
     @property
@@ -77,21 +77,24 @@ class FSQ(ScalarQuantizer):
         bounded = self.bound(z)
         digits = torch.round(bounded) + self._half  # from 0 to levels - 1
         z_q = straight_through(bounded / self._half, self._scale(digits).to(z.dtype))
-        indices = self._label(self._index(digits))
+        indices = self._squeeze(self._index(digits))
         terms = {"whitening": whitening}
         return Quantized(self._join(z_q), indices, self.whitening_weight * whitening, terms)
+
+    def _to_indices(self, z: Tensor) -> Tensor:
+        return self._squeeze(self._index(torch.round(self.bound(z)) + self._half))
 
     def _index(self, digits: Tensor) -> Tensor:
         return (digits.int() * self._basis).sum(-1)
 
     def _scale(self, digits: Tensor) -> Tensor:
-        return (digits.float() - self._half) / self._half  # in float32, as `lookup` gives them
+        return (digits.float() - self._half) / self._half  # in float32, as in `decode`
 
     def _to_codes(self, indices: Tensor) -> Tensor:
         return self._scale(indices.unsqueeze(-1) // self._basis % self._levels)
 
 
 def _distance_from_white(z: Tensor) -> Tensor:
-    """Mean squared difference between the second moments of z (n d) and the identity."""
+    """Return the mean squared difference of the second moments of z (n d) from the identity."""
     moments = synced_mean(z.T @ z / len(z))
     return (moments - torch.eye(z.shape[1], device=z.device)).square().mean()

@@ -13,144 +13,146 @@ from torch.autograd.function import once_differentiable
 from vqtok.distributed import all_reduce_mean
 from vqtok.errors import UsageError
 from vqtok.precision import at_least_float32, full_float32
-from vqtok.quantizers.base import CodebookQuantizer, Quantized
+from vqtok.quantizers.base import Quantized
+from vqtok.quantizers.codebook import CodebookQuantizer
 from vqtok.quantizers.kmeans import kmeans
 from vqtok.quantizers.search import nearest
 
-_BLOCK = 1 << 20  # logits held at once: 4 MiB a tensor
+BLOCK = 1 << 20  # logits held at once: 4 MiB per tensor
 
 
-class GumbelQuantize(CodebookQuantizer):
-    """Sample a code per position from logits in training; take the likeliest in eval.
+class GumbelQuantizer(CodebookQuantizer):
+    """Sample a code per position from logits in training; take the most likely one in eval.
 
-    `.proj` (1x1, num_hiddens -> n_embed) makes the logits, `.embed` holds the codes (n_embed,
-    embedding_dim). With remap, only the ids in `used` take part. straight_through False mixes
-    codes in training. use_vqinterface shapes what `forward` returns.
-    temp_final, anneal_steps: in training the temperature goes from temp_init to temp_final
-        geometrically over so many steps; it is saved with the weights.
-    init_from_data: see `CodebookQuantizer`; the likeliest code is then the nearest. Needs
+    `.proj` (1x1, num_hiddens -> k) makes the logits, `.embed` holds the codes (k, embedding_dim).
+
+    straight_through: give the sampled code in training; else a mixture of codes.
+    kl_weight: weight of the KL divergence of the softmax from uniform.
+    temp_init, temp_final, anneal_steps: the temperature goes from temp_init to temp_final
+        geometrically over anneal_steps training steps. It is saved with the weights.
+    init_from_data: see `CodebookQuantizer`; the most likely code is then the nearest one. Needs
         num_hiddens equal to embedding_dim.
     """
+
+    _temperature: Tensor
+    _step: Tensor
 
     def __init__(
         self,
         num_hiddens: int,
         embedding_dim: int,
-        n_embed: int,
+        codebook_size: int,
+        *,
         straight_through: bool = True,
         kl_weight: float = 5e-4,
         temp_init: float = 1.0,
-        use_vqinterface: bool = True,
-        remap: str | None = None,
-        unknown_index: str | int = "random",
-        *,
         temp_final: float | None = None,
         anneal_steps: int = 0,
         init_from_data: bool = False,
     ) -> None:
         if init_from_data and num_hiddens != embedding_dim:
-            raise UsageError(
-                "GumbelQuantize init_from_data needs num_hiddens equal to embedding_dim."
-            )
-        super().__init__(n_embed, embedding_dim, remap, unknown_index, init_from_data)
-        self.num_hiddens, self.embedding_dim, self.n_embed = num_hiddens, embedding_dim, n_embed
+            raise UsageError("init_from_data needs num_hiddens equal to embedding_dim.")
+        super().__init__(codebook_size, embedding_dim, init_from_data)
         self.straight_through, self.kl_weight = straight_through, kl_weight
-        self.use_vqinterface = use_vqinterface
         self.temp_init, self.temp_final, self.anneal_steps = temp_init, temp_final, anneal_steps
-        self.proj = nn.Conv2d(num_hiddens, n_embed, 1)
-        self.embed = nn.Embedding(n_embed, embedding_dim)
+        self.proj = nn.Conv2d(num_hiddens, codebook_size, 1)
+        self.embed = nn.Embedding(codebook_size, embedding_dim)
         self.register_buffer("_temperature", torch.tensor(float(temp_init)))
         self.register_buffer("_step", torch.tensor(0))
 
-    def forward(
-        self, z: Tensor, temp: float | None = None, return_logits: bool = False
-    ) -> tuple[Tensor, ...]:
-        """Return (z_q, kl, (None, None, indices)) for z (b num_hiddens *grid), indices (b *grid).
-
-        Without use_vqinterface the last is bare indices. temp replaces the temperature for this
-        call. return_logits adds the logits (b k *grid), with remap those of `used` alone.
-        """
-        out = self._measure(z, temp=temp)
-        indices = out.indices if self.used is None else self.remap_to_used(out.indices)
-        last = (None, None, indices) if self.use_vqinterface else indices
-        logits = ()
-        if return_logits:
-            x = at_least_float32(z).movedim(1, -1)
-            with torch.autocast(z.device.type, enabled=False), full_float32():
-                logits = (F.linear(x, *self._projection(x.dtype)).movedim(-1, 1),)
-        return out.z_q, out.loss, last, *logits
-
     @property
     def codebook(self) -> Tensor:
-        """The codes (n_embed, embedding_dim)."""
+        """The codes (k, embedding_dim)."""
         return self.embed.weight
 
     @property
+    def active(self) -> Tensor | None:
+        """Ids of the codes that can be chosen; None for all."""
+        return None
+
+    @property
     def temperature(self) -> float:
-        """The temperature of the last step; where it is not annealed, assign to set the next."""
+        """The temperature of the last step; assign to set the next one's if it is not annealed."""
         return self._temperature.item()
 
     @temperature.setter
     def temperature(self, value: float) -> None:
         self._temperature.fill_(value)
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        # Weights from elsewhere know no schedule: they go on with this one's.
-        state.setdefault(f"{prefix}_temperature", self._temperature)
-        state.setdefault(f"{prefix}_step", self._step)
-        super()._load_from_state_dict(state, prefix, *rest)
-
-    def _quantize(self, z: Tensor, temp: float | None = None) -> Quantized:
-        latents = rearrange(z, "b c ... -> (b ...) c")
-        if self.training:
-            self._begin(latents)
-        temperature = (
-            self._next_temperature() if temp is None else self._temperature.new_tensor(temp)
-        )
-        weight, bias = self._projection(z.dtype)
-        codes = self._in_use(self.codebook.to(z.dtype))
-        hard = self.straight_through or not self.training
-        # One number stands for the noise: backward draws the same again.
-        seed = int(torch.randint(2**62, ())) if self.training else None
-        z_q, best, kl = _Sample.apply(latents, weight, bias, codes, temperature, seed, hard)
-        best = best.view(len(z), *z.shape[2:])
-        indices = best if self.used is None else self.used[best]
-        terms = {"kl": kl, "temperature": temperature}
-        z_q = z_q.view(*best.shape, -1).movedim(-1, 1)
-        return Quantized(z_q, indices, self.kl_weight * kl, terms)
-
-    def _projection(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Weight (k c) and bias (k) of the logits."""
-        weight, bias = self.proj.weight.flatten(1), self.proj.bias
-        return self._in_use(weight).to(dtype), self._in_use(bias).to(dtype)
-
-    def _in_use(self, rows: Tensor) -> Tensor:
-        return rows if self.used is None else rows[self.used]
-
-    def _next_temperature(self) -> Tensor:
-        """This step's temperature; in training, move the schedule on."""
-        if self.training and self.temp_final is not None and self.anneal_steps:
-            done = (self._step / self.anneal_steps).clamp(max=1)
-            self._temperature.copy_(self.temp_init * (self.temp_final / self.temp_init) ** done)
-            self._step.add_(1)
-        return self._temperature.clone()
-
     @torch.no_grad()
-    def _start(self, latents: Tensor) -> None:
-        """Begin as a mixture of Gaussians about k-means codes, in which each code is as likely."""
-        codes = kmeans(latents, self.n_embed)
+    def init_from_data(self, z: Tensor) -> None:
+        """Initialize as a mixture of Gaussians about k-means codes, all equally likely."""
+        latents = _flat(at_least_float32(z))
+        codes = kmeans(latents, self.codebook_size)
         spread = all_reduce_mean((latents - codes[nearest(latents, codes)]).square().mean())
-        # With hardly more latents than codes it is near zero, and no gradient would get through.
+        # With about as many codes as latents it is near zero, and no gradient would get through.
         sharpness = 0.5 / spread.clamp(min=0.01 * codes.var(correction=0).item() + 1e-6)
         self.embed.weight.copy_(codes)
         self.proj.weight.copy_((2 * sharpness * codes).view_as(self.proj.weight))
         self.proj.bias.copy_(-sharpness * codes.square().sum(-1))
+        if self.initialized is not None:
+            self.initialized.fill_(True)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Return the logits (b k *grid) of the active codes for z (b num_hiddens *grid)."""
+        x = at_least_float32(z).movedim(1, -1)
+        with torch.autocast(z.device.type, enabled=False), full_float32():
+            return F.linear(x, *self._projection(x.dtype)).movedim(-1, 1)
+
+    def _encode(self, z: Tensor) -> Tensor:
+        latents, (weight, bias) = _flat(z), self._projection(z.dtype)
+        blocks = _blocks(latents, len(bias), seed=None)
+        best = torch.cat([torch.addmm(bias, latents[b], weight.T).argmax(-1) for b, _ in blocks])
+        return self._ids(best.view(len(z), *z.shape[2:]))
+
+    def _quantize(self, z: Tensor, temp: float | None = None) -> Quantized:
+        if self.needs_init:
+            self.init_from_data(z)
+        temperature = (
+            self._next_temperature() if temp is None else self._temperature.new_tensor(temp)
+        )
+        weight, bias = self._projection(z.dtype)
+        codes = self._active_rows(self.codebook.to(z.dtype))
+        hard = self.straight_through or not self.training
+        # The seed stands for the noise, which the backward pass draws again.
+        seed = int(torch.randint(2**62, ())) if self.training else None
+        z_q, best, kl = _Sample.apply(_flat(z), weight, bias, codes, temperature, seed, hard)
+        best = best.view(len(z), *z.shape[2:])
+        terms = {"kl": kl, "temperature": temperature}
+        z_q = z_q.view(*best.shape, -1).movedim(-1, 1)
+        return Quantized(z_q, self._ids(best), self.kl_weight * kl, terms)
+
+    def _projection(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return weight (k c) and bias (k) of the logits."""
+        weight, bias = self.proj.weight.flatten(1), self.proj.bias
+        return self._active_rows(weight).to(dtype), self._active_rows(bias).to(dtype)
+
+    def _active_rows(self, rows: Tensor) -> Tensor:
+        return rows if self.active is None else rows[self.active]
+
+    def _ids(self, positions: Tensor) -> Tensor:
+        """Return the ids of codes from their positions among the active ones."""
+        return positions if self.active is None else self.active[positions]
+
+    def _next_temperature(self) -> Tensor:
+        """Return this step's temperature; in training, advance the schedule."""
+        if self.training and self.temp_final is not None and self.anneal_steps:
+            progress = (self._step / self.anneal_steps).clamp(max=1)
+            self._temperature.copy_(self.temp_init * (self.temp_final / self.temp_init) ** progress)
+            self._step.add_(1)
+        return self._temperature.clone()
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        # Weights from elsewhere have no schedule: continue with this one's.
+        state.setdefault(f"{prefix}_temperature", self._temperature)
+        state.setdefault(f"{prefix}_step", self._step)
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 class _Sample(torch.autograd.Function):
-    """Latents (n c) to z_q (n d), indices (n) and the mean KL, a block of rows at a time.
+    """Sample z_q (n d), indices (n) and the mean KL from latents (n c), in blocks of rows.
 
-    No (n k) tensor is ever held: backward makes each block again, with the same noise.
+    No (n k) tensor is held: backward recomputes each block, with the same noise.
     """
 
     @staticmethod
@@ -164,7 +166,7 @@ class _Sample(torch.autograd.Function):
         seed: int | None,
         hard: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # Made first: small tensors born between large ones would keep the heap from reusing these.
+        # Allocated first: small tensors between large ones would fragment the heap.
         z_q, kl = z.new_empty(len(z), codes.shape[1]), z.new_empty(len(z))
         best = torch.empty(len(z), dtype=torch.int64, device=z.device)
         for block, noise in _blocks(z, len(codes), seed):
@@ -200,13 +202,13 @@ class _Sample(torch.autograd.Function):
 
 
 def _blocks(z: Tensor, k: int, seed: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows of z (n c) at a time, and their Gumbel noise (rows k), which the seed decides."""
+    """Yield slices of rows of z (n c) and their Gumbel noise (rows k); without a seed, 0."""
     generator = None if seed is None else torch.Generator(z.device).manual_seed(seed)
-    size = max(1, _BLOCK // k)
+    size = max(1, BLOCK // k)
     for start in range(0, len(z), size):
         block = slice(start, min(start + size, len(z)))
         noise = z.new_zeros(())
-        if generator is not None:  # a fifth of the time of exponential_()
+        if generator is not None:  # five times as fast as exponential_()
             noise = z.new_empty(block.stop - start, k)
             noise.uniform_(generator=generator).log_().neg_().log_().neg_()
         yield block, noise
@@ -221,16 +223,20 @@ def _relaxed(
     temperature: Tensor,
     picks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """z_q (n d), as far as gradients go, and KL (n), for one block; picks: its indices, if hard."""
+    """Return z_q (n d), right in its gradient only, and KL (n); picks: the indices (n) if hard."""
     logits = torch.addmm(bias, z, weight.T)
     soft = torch.softmax((logits + noise) / temperature, -1)
     if picks is None:
         return soft @ codes, _kl_from_uniform(logits)
-    # One row per position trains its code; the others only steer the logits.
+    # The chosen row trains its code; the others only train the logits.
     return F.embedding(picks, codes) + soft @ codes.detach(), _kl_from_uniform(logits)
 
 
 def _kl_from_uniform(logits: Tensor) -> Tensor:
-    """KL divergence, in nats, of softmax(logits) (n k) from uniform, as (n)."""
+    """Return the KL divergence (n), in nats, of softmax(logits) (n k) from uniform."""
     log_q = torch.log_softmax(logits, -1)
     return (log_q.exp() * log_q).sum(-1) + math.log(logits.shape[-1])
+
+
+def _flat(z: Tensor) -> Tensor:
+    return rearrange(z, "b c ... -> (b ...) c")

@@ -12,11 +12,11 @@ from vqtok.errors import UsageError
 from vqtok.quantizers.base import Quantized, straight_through
 from vqtok.quantizers.scalar import ScalarQuantizer
 
-_CHUNK = 1 << 20  # half-code probabilities held at once: 4 MiB a tensor
+CHUNK = 1 << 20  # half-code probabilities held at once: 4 MiB per tensor
 
 
 class Return(NamedTuple):
-    """quantized: x's shape; indices int64 (b *grid) or (b *grid codebooks); a scalar loss."""
+    """quantized, shaped like x; indices (b *grid) or (b *grid codebooks), int64; the loss."""
 
     quantized: Tensor
     indices: Tensor
@@ -26,7 +26,7 @@ class Return(NamedTuple):
 class LossBreakdown(NamedTuple):
     """Unweighted scalars, entropies in nats; 0 in eval.
 
-    With several ranks, the first and the last are this rank's share: their mean is the mean.
+    With several ranks, per_sample_entropy and commitment are of this rank; average them.
     """
 
     per_sample_entropy: Tensor
@@ -35,16 +35,18 @@ class LossBreakdown(NamedTuple):
 
 
 class LFQ(ScalarQuantizer):
-    """Each channel becomes its sign times codebook_scale: one bit of the index, the first on top.
+    """Replace each channel by its sign times codebook_scale: one bit of the index each.
 
-    The loss wants each sample sure of its code and the batch to use all codes: entropy_loss_weight
-    * (E[H(p)] - diversity_gamma * H(E[p])) + commitment_loss_weight * mean((x - q)^2), so below
-    zero is normal. p is a softmax of 2 * inv_temperature * <x, code>; E[p] is over all ranks.
+    The first channel is the most significant bit; the sign of 0 is -1. The loss makes each sample
+    certain of its code and the batch use all codes: entropy_loss_weight * (E[H(p)] -
+    diversity_gamma * H(E[p])) + commitment_loss_weight * mean((x - q)^2), which can be negative.
+    p is a softmax over codes of 2 * inv_temperature * <x, code>; E[p] is over all ranks.
 
-    codebook_size: a power of two; by default 2^dim. dim: channels of x.
-    straight_through_activation: stands before the sign in training, for the gradient.
-    frac_per_sample_entropy: share of the positions, at least one, drawn for the entropies.
-    Raises UsageError for settings that cannot work.
+    codebook_size: a power of two; by default 2^dim.
+    dim: channels of x; by default log2(codebook_size) * num_codebooks.
+    straight_through_activation: applied before the sign in training, for its gradient.
+    frac_per_sample_entropy: share of the positions that the entropies are estimated from.
+    Raises UsageError for invalid settings.
     """
 
     def __init__(
@@ -87,12 +89,12 @@ class LFQ(ScalarQuantizer):
         return_loss_breakdown: bool = False,
         mask: Tensor | None = None,
     ) -> Return | tuple[Return, LossBreakdown]:
-        """Quantize x; with return_loss_breakdown, give (Return, LossBreakdown).
+        """Quantize x; return Return, or (Return, LossBreakdown) with return_loss_breakdown.
 
-        inv_temperature: None is the constructor's (100). mask: bool (b *grid) or (b n), True
-        where a position counts for the loss.
+        inv_temperature: None for the constructor's. mask: bool (b *grid) or (b n), True where a
+        position counts in the loss.
         """
-        out = self._measure(x, inv_temperature=inv_temperature, mask=mask)
+        out = self._measured(x, inv_temperature=inv_temperature, mask=mask)
         result = Return(out.z_q, out.indices, out.loss)
         return (result, LossBreakdown(**out.terms)) if return_loss_breakdown else result
 
@@ -100,9 +102,8 @@ class LFQ(ScalarQuantizer):
         self, z: Tensor, inv_temperature: float | None = None, mask: Tensor | None = None
     ) -> Quantized:
         x = self._split(z)  # (b *grid codebooks bits)
-        positive = x > 0
-        codes = self._scale(positive).to(x.dtype)
-        indices = self._label((positive * self.mask).sum(-1))
+        codes = self._scale(x > 0).to(x.dtype)
+        indices = self._to_indices(x)
         sharpness = self.inv_temperature if inv_temperature is None else inv_temperature
         losses = self._losses(x, codes, sharpness, mask)
         entropy = losses.per_sample_entropy - self.diversity_gamma * losses.batch_entropy
@@ -110,22 +111,25 @@ class LFQ(ScalarQuantizer):
         z_q = straight_through(self.activation(x), codes) if self.training else codes
         return Quantized(self._join(z_q), indices, loss, losses._asdict())
 
+    def _to_indices(self, z: Tensor) -> Tensor:
+        return self._squeeze(((z > 0) * self.mask).sum(-1))
+
     def _losses(
         self, x: Tensor, codes: Tensor, inv_temperature: float, mask: Tensor | None
     ) -> LossBreakdown:
         if not self.training:
             return LossBreakdown(*x.new_zeros(3))
         x, codes = x.flatten(1, -3), codes.flatten(1, -3)
-        chosen = ... if mask is None else mask.flatten(1)
-        x, codes = x[chosen].reshape(-1, *x.shape[-2:]), codes[chosen].reshape(-1, *x.shape[-2:])
+        counted = ... if mask is None else mask.flatten(1)
+        x, codes = x[counted].reshape(-1, *x.shape[-2:]), codes[counted].reshape(-1, *x.shape[-2:])
         commitment = _mean((x - codes).square().mean((1, 2)))
         logits = 4 * inv_temperature * self.codebook_scale * self._draw(x)  # of each bit being 1
-        # Capped: beyond lie subnormal floats, which a CPU computes at a twentieth of its speed.
+        # Beyond this lie subnormal floats, which are twenty times slower on a CPU.
         logits = logits.clamp(-60, 60)
         return LossBreakdown(_binary_entropy(logits), _batch_entropy(logits), commitment)
 
     def _draw(self, x: Tensor) -> Tensor:
-        """A random frac_per_sample_entropy of the positions x (n ...), at least one."""
+        """Return a random share frac_per_sample_entropy of positions x (n ...), at least one."""
         if self.frac_per_sample_entropy == 1:
             return x
         count = max(1, round(len(x) * self.frac_per_sample_entropy))
@@ -139,29 +143,29 @@ class LFQ(ScalarQuantizer):
 
 
 def _mean(x: Tensor, total: Tensor | None = None) -> Tensor:
-    """The mean of x (n ...) over the positions of all ranks, which may count different numbers.
+    """Return this rank's share of the mean of x (n ...) over the positions of all ranks.
 
-    total: the sum of x over n, where it is known. In value and gradient this is one rank's share:
-    the mean of all shares is the mean. 0 where no rank has a position.
+    The mean of all shares, in value and gradient, is the mean over positions, even if ranks have
+    different numbers of them. 0 if no rank has a position. total: the sum of x over n, if known.
     """
     positions = all_reduce_mean(x.new_tensor(float(len(x))))
     return (x.sum(0) if total is None else total) / positions.clamp(min=1e-6)
 
 
 def _binary_entropy(logits: Tensor) -> Tensor:
-    """E[H(p)]: the bits are independent, so it is a sum of entropies of single bits."""
+    """Return E[H(p)]. The bits are independent, so it is a sum of binary entropies."""
     a = logits.abs()
     return _mean((F.softplus(-a) + a * torch.sigmoid(-a)).sum(-1).mean(-1))
 
 
 def _batch_entropy(logits: Tensor) -> Tensor:
-    """H(E[p]), the mean over codebooks, of logits (n codebooks bits).
+    """Return H(E[p]) of logits (n codebooks bits), averaged over codebooks.
 
-    Every p is the outer product of two half-codes, so their sum is one matrix product and nothing
-    of size n x k is ever made. Chunks are computed again in backward, to hold one at a time.
+    Each p is the outer product of the distributions of two halves of the code, so that their sum
+    is one matrix product: nothing of size n x k is held. The backward pass recomputes chunks.
     """
     codebooks, bits = logits.shape[1:]
-    rows = max(1, _CHUNK // (codebooks * 2 ** (bits - bits // 2)))
+    rows = max(1, CHUNK // (codebooks * 2 ** (bits - bits // 2)))
     if len(logits) <= rows:
         mass = _mass(logits)
     else:
@@ -170,17 +174,17 @@ def _batch_entropy(logits: Tensor) -> Tensor:
 
 
 def _mass(logits: Tensor) -> Tensor:
-    """The sum over n of p, as (codebooks 2^half 2^rest)."""
+    """Return the sum over n of p, as (codebooks 2^half 2^rest)."""
     half = logits.shape[-1] // 2
     left, right = _half_codes(logits[..., :half]), _half_codes(logits[..., half:])
     return torch.einsum("nmi,nmj->mij", left, right)
 
 
 def _half_codes(logits: Tensor) -> Tensor:
-    """Probabilities (n codebooks 2^h) of all patterns of h bits."""
+    """Return the probabilities (n codebooks 2^h) of all patterns of h bits."""
     h, device = logits.shape[-1], logits.device
     ones = torch.arange(2**h, device=device) >> torch.arange(h, device=device).unsqueeze(-1) & 1
     patterns = torch.cat([ones, 1 - ones]).to(logits.dtype)
     log_p = torch.cat([F.logsigmoid(logits), F.logsigmoid(-logits)], -1) @ patterns
-    # Not below e^-43: a product of two is then still a normal float, and E[p] has a logarithm.
+    # The product of two is then still a normal float, and E[p] has a logarithm.
     return log_p.clamp(min=-43).exp()

@@ -1,26 +1,25 @@
-"""What FSQ and LFQ share: projections, several codebooks, sequences beside images and video."""
+"""What FSQ and LFQ share: projections, several codebooks, and sequences beside images and video."""
 
 from abc import abstractmethod
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
-from vqtok.precision import at_least_float32, full_float32
-from vqtok.quantizers.base import Quantizer
+from vqtok.precision import at_least_float32
+from vqtok.quantizers.base import Quantizer, fixed_precision
 
 
 class ScalarQuantizer(Quantizer):
-    """A quantizer without a table: every channel of a code is rounded by itself.
+    """A quantizer without a table: each channel of a code is rounded on its own.
 
     Inputs are (b dim h w), (b dim t h w) or sequences (b n dim). Linear `project_in` and
-    `project_out` stand where dim differs from code_dim * num_codebooks. Indices have a last axis
-    of codebooks where keep_num_codebooks_dim (by default: where there are several).
+    `project_out` are used if dim differs from code_dim * num_codebooks. Indices have a last axis
+    of codebooks if keep_num_codebooks_dim (default: if there are several).
     """
 
-    channelwise = True
+    per_channel = True
 
     def __init__(
         self,
@@ -41,40 +40,47 @@ class ScalarQuantizer(Quantizer):
         self.project_in = nn.Identity() if self.dim == inner else _Projection(self.dim, inner)
         self.project_out = nn.Identity() if self.dim == inner else _Projection(inner, self.dim)
 
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Decode indices to float32 (b dim *grid), or (b n dim) for a sequence."""
+    def decode(self, indices: Tensor) -> Tensor:
+        """Return z_q in float32, (b dim *grid), or (b n dim) for a sequence."""
         return self.indices_to_codes(indices)
 
     def indices_to_codes(self, indices: Tensor, project_out: bool = True) -> Tensor:
-        """Decode indices (b *grid) or (b *grid codebooks), as `lookup`; or without project_out."""
+        """Return what `decode` does, or codes without the output projection."""
         if not self.keep_num_codebooks_dim:
             indices = indices.unsqueeze(-1)
         return self._join(self._to_codes(indices), project_out)
 
+    def _encode(self, z: Tensor) -> Tensor:
+        return self._to_indices(self._split(z))
+
+    @abstractmethod
+    def _to_indices(self, z: Tensor) -> Tensor:
+        """Return the indices of latents (b *grid codebooks code_dim), as callers see them."""
+
     @abstractmethod
     def _to_codes(self, indices: Tensor) -> Tensor:
-        """Indices (...) to codes (... code_dim) in float32."""
+        """Return the codes (... code_dim), float32, of indices (...)."""
 
     def _split(self, z: Tensor) -> Tensor:
-        """Latents to (b *grid codebooks code_dim)."""
+        """Project latents and split them by codebook: (b *grid codebooks code_dim)."""
         z = z if z.ndim == 3 else z.movedim(1, -1)
         return rearrange(self.project_in(z), "b ... (m d) -> b ... m d", m=self.num_codebooks)
 
     def _join(self, codes: Tensor, project_out: bool = True) -> Tensor:
-        """(b *grid codebooks code_dim) to z_q."""
+        """Undo `_split` for codes (b *grid codebooks code_dim)."""
         z_q = rearrange(codes, "b ... m d -> b ... (m d)")
         z_q = self.project_out(z_q) if project_out else z_q
         return z_q if z_q.ndim == 3 else z_q.movedim(-1, 1).contiguous()
 
-    def _label(self, indices: Tensor) -> Tensor:
-        """Indices (b *grid codebooks) as callers see them."""
+    def _squeeze(self, indices: Tensor) -> Tensor:
+        """Drop the axis of codebooks (b *grid codebooks) unless it is to be kept."""
         return indices if self.keep_num_codebooks_dim else indices.squeeze(-1)
 
 
 class _Projection(nn.Linear):
-    """Linear in float32 or wider weights: neither autocast nor a bfloat16 model moves an index."""
+    """Linear in float32 or wider, so that a bfloat16 model or autocast changes no index."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
-        with torch.autocast(x.device.type, enabled=False), full_float32():
+        with fixed_precision(x):
             return F.linear(x.to(weight.dtype), weight, bias)

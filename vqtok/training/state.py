@@ -55,7 +55,7 @@ class State:
 
     def start(self, video: Tensor) -> None:
         """Take the first weights from clips (b 3 t h w); see `Tokenizer.start`."""
-        self.tokenizer.start(video.to(self.tokenizer.device))
+        self.tokenizer.init_from_data(video.to(self.tokenizer.device))
         self._follow(0)
 
     def adopt(self, origin: Tokenizer) -> None:
@@ -128,7 +128,7 @@ def make_optimizer(tokenizer: Tokenizer, settings: TrainSettings) -> Optimizer:
 def _sizes(tokenizer: Tokenizer) -> tuple[str, int, int, dict[str, torch.Size]]:
     """What two tokenizers share if the weights of one fit into the other, and mean the same."""
     shapes = {name: weight.shape for name, weight in tokenizer.state_dict().items()}
-    intra_codes = getattr(tokenizer.quantizer, "intra_codes", 0)
+    intra_codes = tokenizer.coder.intra_codes
     return tokenizer.kind, tokenizer.codebook_size, intra_codes, shapes
 
 

@@ -1,0 +1,76 @@
+"""A codebook of exponential moving averages (VQ-VAE, arXiv:1711.00937, appendix A.1)."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqtok.precision import at_least_float32
+
+
+class EmbeddingEMA(nn.Module):
+    """A codebook that is the moving average of the latents that chose each code.
+
+    weight (k d), cluster_size (k) and embed_avg (k d) are buffers: no optimizer sees them.
+    `update` False freezes them. cluster_size starts at one: from zero, the first update would
+    divide by almost nothing. The averages stay in float32 when the module is cast to a narrower
+    dtype, in which small updates would be rounded away.
+    """
+
+    weight: Tensor
+    cluster_size: Tensor
+    embed_avg: Tensor
+
+    def __init__(
+        self, num_tokens: int, codebook_dim: int, decay: float = 0.99, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.decay, self.eps, self.update = decay, eps, True
+        weight = torch.randn(num_tokens, codebook_dim)
+        self.register_buffer("weight", weight)
+        self.register_buffer("cluster_size", torch.ones(num_tokens))
+        self.register_buffer("embed_avg", weight.clone())
+
+    def forward(self, embed_id: Tensor) -> Tensor:
+        """Return the codes (... d) of indices (...)."""
+        return F.embedding(embed_id, self.weight)
+
+    def cluster_size_ema_update(self, new_cluster_size: Tensor) -> None:
+        """Update the moving average of the counts (k)."""
+        self.cluster_size.mul_(self.decay).add_(new_cluster_size, alpha=1 - self.decay)
+
+    def embed_avg_ema_update(self, new_embed_avg: Tensor) -> None:
+        """Update the moving average of the sums of latents (k d)."""
+        self.embed_avg.mul_(self.decay).add_(new_embed_avg, alpha=1 - self.decay)
+
+    def weight_update(self, num_tokens: int) -> None:
+        """Set the codes to sum / count, with counts smoothed so that none is zero."""
+        self.weight.copy_(self.embed_avg / self._smoothed(self.cluster_size).unsqueeze(-1))
+
+    def reset(self, rows: Tensor, codes: Tensor) -> None:
+        """Overwrite rows (m) with codes (m d), each with a count of one."""
+        self.weight[rows] = codes.to(self.weight.dtype)
+        self.embed_avg[rows] = codes.to(self.embed_avg.dtype)
+        self.cluster_size[rows] = 1
+
+    def _smoothed(self, counts: Tensor) -> Tensor:
+        total = counts.sum()
+        return (counts + self.eps) / (total + len(counts) * self.eps) * total
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        weight, counts = (state.get(f"{prefix}{name}") for name in ("weight", "cluster_size"))
+        if weight is not None and counts is not None:
+            sums = weight * self._smoothed(counts).unsqueeze(-1)
+            state.setdefault(f"{prefix}embed_avg", sums)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        averages = {"cluster_size": self.cluster_size, "embed_avg": self.embed_avg}
+        super()._apply(fn, recurse)
+        for name, before in averages.items():
+            after = getattr(self, name)
+            if after.dtype != at_least_float32(after).dtype:
+                setattr(self, name, before.to(after.device))
+        return self
