@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ def full_float32() -> Iterator[None]:
     Overrides inside the block what `torch.set_float32_matmul_precision` or the backends' flags
     allow, and restores them afterwards.
     """
-    cpu = torch.backends.mkldnn
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, cpu.matmul, cpu.conv)
+    cpu: Any = torch.backends.mkldnn
+    cudnn: Any = torch.backends.cudnn
+    backends = (torch.backends.cuda.matmul, cudnn.conv, cpu.matmul, cpu.conv)
     reduced = [(b, b.fp32_precision) for b in backends if b.fp32_precision not in ("none", "ieee")]
     try:
         for backend, _ in reduced:
@@ -47,5 +49,6 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """Return whether the device has bfloat16 arithmetic, rather than emulating it in float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
+    # torch.cpu.get_capabilities is missing in older torch.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

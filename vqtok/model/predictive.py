@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_mean, broadcast
 from vqtok.errors import UsageError
-from vqtok.model.layers import CausalConv3d, ResidualBlock, StreamState, streaming
+from vqtok.model.layers import (
+    CausalConv3d,
+    ResidualBlock,
+    StreamState,
+    channels_last,
+    streaming,
+)
 from vqtok.precision import at_least_float32, full_float32
 from vqtok.quantizers import NearestCode, Quantized, Quantizer
 
@@ -28,7 +34,7 @@ class Predictor(nn.Module):
             CausalConv3d(width, dim, (1, 1, 1)),
         )
         nn.init.zeros_(self._last.weight)  # it predicts zero at first
-        self.to(memory_format=torch.channels_last_3d)
+        channels_last(self)
 
     def forward(self, z_q: Tensor) -> Tensor:
         """Return, at each frame of z_q, the prediction of the next frame."""

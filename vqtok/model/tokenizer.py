@@ -15,6 +15,7 @@ from vqtok.model.layers import (
     DepthToSpace,
     ResidualBlock,
     StreamState,
+    channels_last,
     principal_components,
     streaming,
 )
@@ -90,8 +91,8 @@ class Tokenizer(nn.Module):
         self.kind: str = quantizer.kind
         self.coder = build_coder(model, quantizer)
         dim = self.coder.quantizer.dim
-        self.encoder = build_encoder(model, dim).to(memory_format=torch.channels_last_3d)
-        self.decoder = build_decoder(model, dim).to(memory_format=torch.channels_last_3d)
+        self.encoder = channels_last(build_encoder(model, dim))
+        self.decoder = channels_last(build_decoder(model, dim))
 
     @property
     def codebook_size(self) -> int:

@@ -1,10 +1,9 @@
 """The contract that every quantizer keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +71,7 @@ class Quantizer(nn.Module, ABC):
 
         z: as in `encode`.
         """
-        return self._reduced(self._measured(z))
+        return self._reduced(self._measured(z, self._quantize))
 
     def codebook_state(self) -> dict[str, Tensor]:
         """Return what is stored about each code, for reports; empty if all codes are implicit.
@@ -82,10 +81,10 @@ class Quantizer(nn.Module, ABC):
         """
         return {}
 
-    def _measured(self, z: Tensor, **options: Any) -> Quantized:
-        """Return the result for this rank alone; loss and terms are computed in eval too."""
+    def _measured(self, z: Tensor, quantize: Callable[[Tensor], Quantized]) -> Quantized:
+        """Return the result of `_quantize`, or a variant of it, for any dtype and layout of z."""
         with fixed_precision(z):
-            out = self._quantize(at_least_float32(z).contiguous(), **options)
+            out = quantize(at_least_float32(z).contiguous())
         return replace(out, z_q=out.z_q.to(z.dtype).contiguous())
 
     def _reduced(self, out: Quantized) -> Quantized:
@@ -100,8 +99,8 @@ class Quantizer(nn.Module, ABC):
         """Return the indices of contiguous z in float32 or wider."""
 
     @abstractmethod
-    def _quantize(self, z: Tensor, **options: Any) -> Quantized:
-        """Quantize contiguous z in float32 or wider."""
+    def _quantize(self, z: Tensor) -> Quantized:
+        """Quantize contiguous z in float32 or wider; computes loss and terms in eval too."""
 
 
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class NearestCode(CodebookQuantizer):
 
         Initializing the codebook and reviving dead codes is left to the caller.
         """
-        return self._reduced(self._measured(z, indices=indices))
+        return self._reduced(self._measured(z, lambda z: self._train_step(z, indices)))
 
     @torch.no_grad()
     def distance(self, z: Tensor, indices: Tensor) -> Tensor:
@@ -140,9 +140,7 @@ class NearestCode(CodebookQuantizer):
         indices = nearest(_flat(z), self.codebook.detach()[codes])
         return indices.view(len(z), *z.shape[2:]) + range(self.codebook_size)[codes].start
 
-    def _quantize(self, z: Tensor, indices: Tensor | None = None) -> Quantized:
-        if indices is not None:
-            return self._train_step(z, indices)
+    def _quantize(self, z: Tensor) -> Quantized:
         if self.needs_init and self.learns:
             self.init_from_data(z)
         indices = self._encode(z)

@@ -4,6 +4,7 @@ Code written for those classes runs unchanged on these. Inside, vqtok uses their
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -97,8 +98,12 @@ class VectorQuantizer2(VectorQuantizer, Remapped):
         init_from_data: bool = False,
         revive_after: int = 0,
     ) -> None:
-        learning = {"init_from_data": init_from_data, "revive_after": revive_after}
-        super().__init__(n_e, e_dim, beta, legacy=legacy, **learning)
+        super().__init__(
+            *(n_e, e_dim, beta),
+            legacy=legacy,
+            init_from_data=init_from_data,
+            revive_after=revive_after,
+        )
         self.set_remap(remap, unknown_index)
         self.n_e, self.e_dim, self.sane_index_shape = n_e, e_dim, sane_index_shape
 
@@ -116,7 +121,7 @@ class VectorQuantizer2(VectorQuantizer, Remapped):
         """
         if temp not in (None, 1.0) or rescale_logits or return_logits:
             raise UsageError("VectorQuantizer2 has no temperature and no logits: leave them alone.")
-        out = self._measured(z)
+        out = self._measured(z, self._quantize)
         indices = self._remapped(out.indices)
         if not self.sane_index_shape:
             indices = indices.flatten() if self.used is None else indices.reshape(-1, 1)
@@ -143,8 +148,11 @@ class EMAVectorQuantizer(EMAQuantizer, Remapped):
         init_from_data: bool = False,
         revive_after: int = 0,
     ) -> None:
-        learning = {"init_from_data": init_from_data, "revive_after": revive_after}
-        super().__init__(n_embed, embedding_dim, beta, decay, eps, **learning)
+        super().__init__(
+            *(n_embed, embedding_dim, beta, decay, eps),
+            init_from_data=init_from_data,
+            revive_after=revive_after,
+        )
         self.set_remap(remap, unknown_index)
         self.num_tokens, self.codebook_dim, self.loss_key = n_embed, embedding_dim, loss_key
 
@@ -154,7 +162,7 @@ class EMAVectorQuantizer(EMAQuantizer, Remapped):
         values: loss_key, "encoding_indices" (n), "perplexity", and "encodings" (n k), one-hot,
         which is computed only when that key is read.
         """
-        out = self._measured(z)
+        out = self._measured(z, self._quantize)
         values = {
             self.loss_key: out.loss,
             "encoding_indices": self._remapped(out.indices).flatten(),
@@ -211,7 +219,7 @@ class GumbelQuantize(GumbelQuantizer, Remapped):
         Without use_vqinterface the last one is the bare indices. temp replaces the temperature in
         this call. return_logits adds the logits (b k *grid), with remap of the used ids only.
         """
-        out = self._measured(z, temp=temp)
+        out = self._measured(z, partial(self._quantize, temp=temp))
         indices = self._remapped(out.indices)
         last = (None, None, indices) if self.use_vqinterface else indices
         return out.z_q, out.loss, last, *((self.logits(z),) if return_logits else ())

@@ -24,6 +24,9 @@ class FSQ(ScalarQuantizer):
     Raises UsageError for invalid levels.
     """
 
+    _levels: Tensor
+    _basis: Tensor
+
     def __init__(
         self,
         levels: Sequence[int],

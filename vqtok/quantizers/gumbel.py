@@ -89,7 +89,7 @@ class GumbelQuantizer(CodebookQuantizer):
         sharpness = 0.5 / spread.clamp(min=0.01 * codes.var(correction=0).item() + 1e-6)
         self.embed.weight.copy_(codes)
         self.proj.weight.copy_((2 * sharpness * codes).view_as(self.proj.weight))
-        self.proj.bias.copy_(-sharpness * codes.square().sum(-1))
+        _bias(self.proj).copy_(-sharpness * codes.square().sum(-1))
         if self.initialized is not None:
             self.initialized.fill_(True)
 
@@ -124,7 +124,7 @@ class GumbelQuantizer(CodebookQuantizer):
 
     def _projection(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return weight (k c) and bias (k) of the logits."""
-        weight, bias = self.proj.weight.flatten(1), self.proj.bias
+        weight, bias = self.proj.weight.flatten(1), _bias(self.proj)
         return self._active_rows(weight).to(dtype), self._active_rows(bias).to(dtype)
 
     def _active_rows(self, rows: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class _Sample(torch.autograd.Function):
                 picks = best[block] if ctx.hard else None
                 with torch.enable_grad():
                     inputs = [t.detach().requires_grad_() for t in (z[block], *weights)]
-                    z_q, kl = _relaxed(*inputs, noise, temperature, picks)
+                    z_q, kl = _relaxed(inputs, noise, temperature, picks)
                 grads = (grad_z_q[block], (grad_kl / len(z)).expand_as(kl))
                 grad_z[block], *rest = torch.autograd.grad((z_q, kl), inputs, grads)
                 for total, grad in zip(sums, rest, strict=True):
@@ -215,15 +215,13 @@ def _blocks(z: Tensor, k: int, seed: int | None) -> Iterator[tuple[slice, Tensor
 
 
 def _relaxed(
-    z: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    codes: Tensor,
-    noise: Tensor,
-    temperature: Tensor,
-    picks: Tensor | None,
+    inputs: list[Tensor], noise: Tensor, temperature: Tensor, picks: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return z_q (n d), right in its gradient only, and KL (n); picks: the indices (n) if hard."""
+    """Return z_q (n d), of which only the gradient is right, and the KL (n) of one block.
+
+    inputs: latents (n c), weight (k c), bias (k), codes (k d). picks: the indices (n) if hard.
+    """
+    z, weight, bias, codes = inputs
     logits = torch.addmm(bias, z, weight.T)
     soft = torch.softmax((logits + noise) / temperature, -1)
     if picks is None:
@@ -236,6 +234,11 @@ def _kl_from_uniform(logits: Tensor) -> Tensor:
     """Return the KL divergence (n), in nats, of softmax(logits) (n k) from uniform."""
     log_q = torch.log_softmax(logits, -1)
     return (log_q.exp() * log_q).sum(-1) + math.log(logits.shape[-1])
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 def _flat(z: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Lookup-free quantization (MAGVIT-v2, Yu et al. 2023, arXiv:2310.05737)."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,8 @@ class LFQ(ScalarQuantizer):
     Raises UsageError for invalid settings.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         *,
@@ -64,9 +67,10 @@ class LFQ(ScalarQuantizer):
         frac_per_sample_entropy: float = 1.0,
         inv_temperature: float = 100.0,
     ) -> None:
-        if dim is None and codebook_size is None:
-            raise UsageError("LFQ needs dim or codebook_size.")
-        codebook_size = 2**dim if codebook_size is None else codebook_size
+        if codebook_size is None:
+            if dim is None:
+                raise UsageError("LFQ needs dim or codebook_size.")
+            codebook_size = 2**dim
         bits = codebook_size.bit_length() - 1
         if codebook_size < 2 or codebook_size != 2**bits:
             raise UsageError(f"LFQ codebook_size must be a power of two, not {codebook_size}.")
@@ -94,7 +98,8 @@ class LFQ(ScalarQuantizer):
         inv_temperature: None for the constructor's. mask: bool (b *grid) or (b n), True where a
         position counts in the loss.
         """
-        out = self._measured(x, inv_temperature=inv_temperature, mask=mask)
+        quantize = partial(self._quantize, inv_temperature=inv_temperature, mask=mask)
+        out = self._measured(x, quantize)
         result = Return(out.z_q, out.indices, out.loss)
         return (result, LossBreakdown(**out.terms)) if return_loss_breakdown else result
 
