@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "model": BASE | {"config", "distributed", "precision", "quantizers"},
     "codebook_stats": BASE | {"quantizers", "tokens"},
     "pipeline": BASE | {"device", "model", "precision", "tokens", "video"},
-    "quality": BASE | {"codebook_stats", "model", "video"},
+    "quality": BASE | {"codebook_stats", "model", "precision", "video"},
     "report": BASE | {"codebook_stats", "config"},
     "training": BASE
     | {"codebook_stats", "config", "distributed", "interrupt", "model", "pipeline", "precision"}

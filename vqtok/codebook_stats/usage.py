@@ -1,69 +1,11 @@
-"""Usage of a codebook, and the quality of video."""
-
-from __future__ import annotations
+"""Codebook usage and entropy from a histogram of indices."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-TOP = 10
-
-
-def psnr(video: Tensor, reconstruction: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each clip, (b c t h w) in 0..1 -> (b)."""
-    error = (video.float() - reconstruction.float()).square().flatten(1).mean(1)
-    return decibels(error)
-
-
-def decibels(error: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of mean squared errors of values in 0..1; of none, 100 dB."""
-    return -10 * error.clamp(min=1e-10).log10()
-
-
-def ssim(video: Tensor, reconstruction: Tensor) -> Tensor:
-    """Structural similarity of each frame, (b c t h w) in 0..1 -> (b t).
-
-    As published (Wang et al. 2004, doi:10.1109/TIP.2003.819861): a Gaussian window of 11x11 pixels
-    with a deviation of 1.5, only where it fits; the mean over pixels and channels. In frames
-    smaller than that the window is cut to the frame.
-    """
-    from torch import autocast, stack
-
-    x, y = (v.float().movedim(1, 2).flatten(0, 1) for v in (video, reconstruction))  # (b*t c h w)
-    with autocast(x.device.type, enabled=False):  # a variance is a small difference of two numbers
-        # A frame at a time: small memory.
-        values = [_ssim(a, b) for a, b in zip(x.unsqueeze(1), y.unsqueeze(1), strict=True)]
-    return stack(values).view(video.shape[0], video.shape[2])
-
-
-def _ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Of two frames (1 c h w)."""
-    from torch import cat
-
-    mean_a, mean_b, aa, bb, ab = _blurred(cat([a, b, a * a, b * b, a * b])).unbind()
-    covariance = ab - mean_a * mean_b
-    variances = aa - mean_a.square() + bb - mean_b.square()
-    light = (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
-    return (light * (2 * covariance + 9e-4) / (variances + 9e-4)).mean()
-
-
-def _blurred(x: Tensor) -> Tensor:
-    """(n c h w) weighted by a Gaussian window, where it fits, along the height and the width."""
-    from torch.nn.functional import conv2d
-
-    n, c = x.shape[:2]
-    x = x.reshape(1, n * c, *x.shape[2:])  # as channels: one picture each is 20 times slower
-    for axis in (2, 3):
-        width = min(11, x.shape[axis])
-        weights = np.exp(-((np.arange(width) - (width - 1) / 2) ** 2) / (2 * 1.5**2))
-        kernel = x.new_tensor(weights / weights.sum()).view((-1, 1) if axis == 2 else (1, -1))
-        x = conv2d(x, kernel.expand(n * c, 1, *kernel.shape), groups=n * c)
-    return x.view(n, c, *x.shape[2:])
+TOP = 10  # most used codes that are listed
 
 
 def usage_by_chance(tokens: int, codebook_size: int) -> float:

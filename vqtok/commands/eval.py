@@ -22,7 +22,7 @@ from vqtok.commands.progress import progress
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.quality import EvalResult, Pair, measure
+from vqtok.quality import EvalResult, FramePair, evaluate_clip
 from vqtok.video import Clip, VideoWriter, open_video
 
 Scores = list[tuple[str, EvalResult]]  # of clips, by name
@@ -127,14 +127,14 @@ def _one(
     with _side_by_side(target, clip) if target else nullcontext() as out:
         done = 0
 
-        def see(pair: Pair) -> None:
+        def see(pair: FramePair) -> None:
             nonlocal done
             if out is not None:
                 joined = np.concatenate(pair, axis=2)
                 out.write(joined, times[done : done + len(joined)])
                 done += len(joined)
 
-        return measure(video, tokenizer, see)
+        return evaluate_clip(video, tokenizer, see)
 
 
 def _side_by_side(target: Path, clip: Clip) -> VideoWriter:
