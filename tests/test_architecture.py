@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "tokens": BASE,
     "quantizers": BASE | {"config", "distributed", "precision"},
     "model": BASE | {"config", "distributed", "precision", "quantizers"},
-    "codebook_stats": BASE | {"quantizers", "tokens"},
+    "codebook_stats": BASE | {"tokens"},
     "pipeline": BASE | {"device", "model", "precision", "tokens", "video"},
     "quality": BASE | {"codebook_stats", "model", "precision", "video"},
     "report": BASE | {"codebook_stats", "config"},
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     | {"quality", "video"},
     "commands": BASE
     | {"codebook_stats", "device", "distributed", "interrupt", "model", "pipeline", "quality"}
-    | {"report"}
+    | {"quantizers", "report"}
     | {"tokens", "training", "video"},
     "cli": BASE | {"commands", "device", "options", "pipeline", "training"},
     "__main__": {"cli"},

@@ -1,4 +1,4 @@
-"""Sample token files, and the counts of made-up ones."""
+"""Sample token files, and code counts of synthetic tokens."""
 
 import json
 import math
@@ -24,23 +24,23 @@ SAMPLE = Tokens(
     stride=(4, 8, 8),
     model="0123456789abcdef" * 4,
 )
-
-
-VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]
+VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]  # timestamps of a variable frame rate
 
 
 def parts(data):
-    """The header and the body of a safetensors file."""
+    """Split the bytes of a safetensors file into its header (a dict) and its body (bytes)."""
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]
 
 
 def joined(header, body):
+    """Return the bytes of a safetensors file with this header and body."""
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 
 
-def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
+def make_tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
+    """Return Tokens with these indices (t h w) or (t h w codebooks), at 25 fps."""
     t, h, w = indices.shape[:3]
     frames = 1 + 4 * (t - 1)
     return Tokens(
@@ -59,13 +59,15 @@ def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
     )
 
 
-def tallied(clips, **options):
-    counted = CodeCounts(tokens(clips[0], **options))
+def count_codes(clips, **options):
+    """Return the CodeCounts of clips, each an array of indices; options go to `make_tokens`."""
+    counts = CodeCounts(make_tokens(clips[0], **options))
     for clip in clips:
-        counted.add(tokens(clip, **options))
-    return counted
+        counts.add(make_tokens(clip, **options))
+    return counts
 
 
 def entropy(values):
+    """Return the entropy in bits of a list of values, computed directly."""
     shares = [n / len(values) for n in Counter(values).values()]
     return -sum(p * math.log2(p) for p in shares)

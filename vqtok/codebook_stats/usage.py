@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TOP = 10  # most used codes that are listed
+TOP_CODES = 10
 
 
 def usage_by_chance(tokens: int, codebook_size: int) -> float:
-    """The share of a codebook that this many tokens, drawn evenly, would be expected to touch."""
+    """Return the share of a codebook that uniformly random tokens are expected to use."""
     if codebook_size == 1:
         return float(tokens > 0)
     return -math.expm1(tokens * math.log1p(-1 / codebook_size))
@@ -17,10 +17,13 @@ def usage_by_chance(tokens: int, codebook_size: int) -> float:
 
 @dataclass(frozen=True)
 class CodebookUse:
-    """How a set of tokens uses a codebook; `perplexity` is 2 to the power of `entropy_bits`.
+    """Usage of a codebook by a set of tokens. `perplexity` is 2 to the power of `entropy_bits`.
 
-    entropy_bits is the plug-in estimate, which is too low for few tokens; entropy_bits_corrected
-    adds the bias that Miller (1955) found, (used - 1) / (2 tokens) nats.
+    used, dead: codes that occur, and codes that do not; usage: share of codes that occur.
+    usage_by_chance: what uniformly random tokens are expected to use.
+    entropy_bits: plug-in estimate, too low for few tokens. entropy_bits_corrected adds the bias
+        found by Miller (1955), (used - 1) / (2 tokens) nats.
+    top: (index, count) of the most used codes, in descending order.
     """
 
     tokens: int
@@ -32,10 +35,10 @@ class CodebookUse:
     entropy_bits: float
     entropy_bits_corrected: float
     dead: int
-    top: list[tuple[int, int]]  # (index, count), most used first
+    top: list[tuple[int, int]]
 
-    def brief(self) -> dict[str, float]:
-        """The figures that a log and a comparison show, by name."""
+    def summary(self) -> dict[str, float]:
+        """Return the figures shown in training logs and by `vqtok eval`, by name."""
         names = "tokens", "usage", "usage_by_chance", "perplexity"
         return {name: getattr(self, name) for name in names}
 
@@ -44,7 +47,7 @@ def codebook_use(counts: np.ndarray) -> CodebookUse:
     """Return the usage of a codebook from a histogram (k) of its indices."""
     tokens, used = int(counts.sum()), int(np.count_nonzero(counts))
     entropy = entropy_bits(counts)
-    top = np.argsort(-counts, kind="stable")[: min(TOP, used)]
+    top = np.argsort(-counts, kind="stable")[: min(TOP_CODES, used)]
     return CodebookUse(
         tokens=tokens,
         codebook_size=len(counts),
@@ -60,12 +63,12 @@ def codebook_use(counts: np.ndarray) -> CodebookUse:
 
 
 def entropy_bits(counts: np.ndarray) -> float:
-    """The plug-in entropy of a histogram, in bits; 0 of an empty one."""
+    """Return the plug-in entropy of a histogram in bits; 0 if it is empty."""
     counts = counts[counts > 0]
     total = counts.sum()
     return float((counts * np.log2(total / counts)).sum() / total) if total else 0.0
 
 
 def bits_per_pixel(tokens: int, codebook_size: int, pixels: int) -> float:
-    """Bits that the tokens of a clip take for each pixel of each frame, without entropy coding."""
+    """Return the bits that tokens take per pixel of all frames, without entropy coding."""
     return tokens * math.log2(codebook_size) / pixels

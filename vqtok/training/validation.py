@@ -42,4 +42,4 @@ def validate(
         "ssim": float(np.mean([quality.tokenizer.ssim for quality in found])),
     }
     use = codebook_use(sum(quality.counts for quality in found))
-    return {f"val_{name}": value for name, value in (means | use.brief()).items()}
+    return {f"val_{name}": value for name, value in (means | use.summary()).items()}
