@@ -24,17 +24,18 @@ SAMPLE = Tokens(
     stride=(4, 8, 8),
     model="0123456789abcdef" * 4,
 )
-VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]  # timestamps of a variable frame rate
+
+
+VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]
 
 
 def parts(data):
-    """Split the bytes of a safetensors file into its header (a dict) and its body (bytes)."""
+    """The header and the body of a safetensors file."""
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]
 
 
 def joined(header, body):
-    """Return the bytes of a safetensors file with this header and body."""
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 
