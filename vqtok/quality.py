@@ -97,7 +97,7 @@ class EvalResult:
 
 
 class FidelityMeter:
-    """Accumulates the fidelity of two clips, a few frames at a time."""
+    """Running fidelity of two clips that are compared a few frames at a time."""
 
     def __init__(self) -> None:
         self._squared_error = 0.0

@@ -32,7 +32,7 @@ SPARKLINES = {"loss": "loss", "PSNR": "psnr", "perplexity": "perplexity"}  # lab
 
 
 class TrainingView:
-    """Shows metrics in a live table on a terminal, else as a line of text every ten seconds."""
+    """Live view of training metrics: a table on a terminal, else a line every ten seconds."""
 
     def __init__(self, console: Console, settings: TrainSettings) -> None:
         self._console = console
