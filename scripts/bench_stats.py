@@ -1,11 +1,11 @@
-"""Speed and peak memory of `stats` on a made-up corpus of token files.
+"""Measure the speed and the peak memory of `vqtok stats` on a synthetic corpus.
 
     python scripts/bench_stats.py [--files 1000] [--shape 256 64 64] [--codebook-size 262144]
         [--folder FOLDER]
 
-Indices are drawn evenly, which no cache helps with. The folder is made if it is not there, and
-kept if it was named. One process counts on one core; pin it to one with `taskset -c 0`. Linux
-only, as bench_memory.py. Prints a line.
+Indices are uniformly random, the worst case for caches. The token files are written to FOLDER if
+it does not exist, and read from it if it does; without --folder they are temporary. Counting takes
+one process on one core; pin it with `taskset -c 0`. Linux only, as bench_memory.py.
 """
 
 import tempfile
@@ -18,22 +18,31 @@ import numpy as np
 import typer
 from bench_memory import peak
 
-from vqtok.tokens import format as tokens
+from vqtok.tokens import format as token_file
 from vqtok.tokens.format import Tokens
 
 
-def make(folder: Path, files: int, shape: tuple[int, int, int], codebook_size: int) -> None:
-    """Write token files (t h w) of a stride of 4x8x8."""
+def write_corpus(folder: Path, files: int, shape: tuple[int, int, int], codebook_size: int) -> None:
+    """Write token files of random indices (t h w) with a stride of 4x8x8."""
     t, h, w = shape
     random = np.random.default_rng(0)
     frames = 1 + 4 * (t - 1)
     for i in range(files):
-        indices = random.integers(0, codebook_size, shape, np.int32)
-        rate = {"fps": Fraction(25), "time_base": Fraction(1, 25), "timestamps": range(frames)}
-        size = {"frames": frames, "height": 8 * h, "width": 8 * w, "pixel_aspect": Fraction(1)}
-        model = {"codebook_size": codebook_size, "quantizer": "lfq", "model": "0" * 64}
-        content = Tokens(indices, **size, **rate, **model, stride=(4, 8, 8))
-        tokens.write(folder / f"{i:06}.safetensors", content)
+        tokens = Tokens(
+            indices=random.integers(0, codebook_size, shape, np.int32),
+            frames=frames,
+            height=8 * h,
+            width=8 * w,
+            fps=Fraction(25),
+            time_base=Fraction(1, 25),
+            timestamps=range(frames),
+            pixel_aspect=Fraction(1),
+            codebook_size=codebook_size,
+            quantizer="lfq",
+            stride=(4, 8, 8),
+            model="0" * 64,
+        )
+        token_file.write(folder / f"{i:06}.safetensors", tokens)
 
 
 def main(
@@ -43,15 +52,15 @@ def main(
     folder: Path | None = None,
 ) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        where = folder or Path(temporary)
+        corpus = folder or Path(temporary)
         if folder is None or not folder.exists():
-            where.mkdir(exist_ok=True)
-            make(where, files, shape, codebook_size)
-        memory, seconds = peak("stats", where, "--json")
-    number = files * prod(shape)
+            corpus.mkdir(exist_ok=True)
+            write_corpus(corpus, files, shape, codebook_size)
+        memory, seconds = peak("stats", corpus, "--json")
+    tokens = files * prod(shape)
     print(
-        f"{number:,} tokens in {files:,} files, codebook of {codebook_size:,}: {seconds:.1f} s, "
-        f"{60 * number / seconds:.3g} tokens a minute, {memory:.0f} MiB"
+        f"{tokens:,} tokens in {files:,} files, codebook of {codebook_size:,}: {seconds:.1f} s, "
+        f"{60 * tokens / seconds:.3g} tokens per minute, {memory:.0f} MiB"
     )
 
 

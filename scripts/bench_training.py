@@ -15,9 +15,10 @@ import torch
 import typer
 
 from vqtok import config
-from vqtok.codebook_stats.usage import codebook_use, psnr
+from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import Config
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.quality import psnr
 from vqtok.training.data import Clips, find_media
 from vqtok.training.state import State
 from vqtok.training.step import train_step

@@ -1,8 +1,8 @@
-"""A picture of frames above what a tokenizer makes of them.
+"""Write an image of frames above their reconstructions by a tokenizer.
 
     python scripts/frames.py CLIPS... -o FILE.png
 
-One column a clip: a square of its frame at --frame, and under it the same from its tokens.
+One column per clip: the center square of frame number --frame, and its reconstruction below.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import typer
 
 from vqtok import DEFAULT
 from vqtok.pipeline.clip import load_tokenizer
-from vqtok.quality import measure, write_strip
+from vqtok.quality import FramePair, evaluate_clip, write_comparison_image
 from vqtok.video import open_video
 
 
@@ -25,14 +25,15 @@ def main(
     size: int = 256,
     dtype: str = "bfloat16",
 ) -> None:
-    model, pairs = load_tokenizer(tokenizer, "auto", dtype), []
+    model = load_tokenizer(tokenizer, "auto", dtype)
+    pairs: list[FramePair] = []
     for path in clips:
         with open_video(path, size=size) as clip:
-            pixels = next(clip.chunks(frame + 1))[0]  # (t h w c)
-        seen = []
-        measure(torch.from_numpy(pixels).movedim(-1, 0)[None], model, seen.append)
-        pairs.append(seen[-1])
-    write_strip(output, pairs)
+            frames = next(clip.chunks(frame + 1))[0]  # (t h w c)
+        clip_pairs: list[FramePair] = []
+        evaluate_clip(torch.from_numpy(frames).movedim(-1, 0)[None], model, clip_pairs.append)
+        pairs.append(clip_pairs[-1])
+    write_comparison_image(output, pairs)
 
 
 if __name__ == "__main__":

@@ -22,17 +22,17 @@ MAY_IMPORT = {
     "video": BASE,
     "tokens": BASE,
     "quantizers": BASE | {"config", "distributed", "precision"},
-    "model": BASE | {"config", "distributed", "precision", "quantizers"},
-    "codebook_stats": BASE | {"quantizers", "tokens"},
+    "model": BASE | {"config", "device", "distributed", "precision", "quantizers"},
+    "codebook_stats": BASE | {"tokens"},
     "pipeline": BASE | {"device", "model", "precision", "tokens", "video"},
-    "quality": BASE | {"codebook_stats", "model", "video"},
+    "quality": BASE | {"codebook_stats", "model", "precision", "video"},
     "report": BASE | {"codebook_stats", "config"},
     "training": BASE
     | {"codebook_stats", "config", "distributed", "interrupt", "model", "pipeline", "precision"}
     | {"quality", "video"},
     "commands": BASE
     | {"codebook_stats", "device", "distributed", "interrupt", "model", "pipeline", "quality"}
-    | {"report"}
+    | {"quantizers", "report"}
     | {"tokens", "training", "video"},
     "cli": BASE | {"commands", "device", "options", "pipeline", "training"},
     "__main__": {"cli"},

@@ -1,4 +1,4 @@
-"""Quality of a tokenizer on a clip, beside block averages as a baseline."""
+"""PSNR, SSIM, a block-average baseline, and the evaluation of a tokenizer on a clip."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,16 +11,66 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqtok.codebook_stats.usage import bits_per_pixel, decibels, ssim
+from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.precision import to_uint8
 from vqtok.video import VideoWriter
 
-Pair = tuple[np.ndarray, np.ndarray]  # uint8 (t h w c): frames, and what came back of them
+FramePair = tuple[np.ndarray, np.ndarray]  # original and reconstructed frames, uint8 (t h w c)
+
+
+def psnr(video: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio in dB of each clip, (b c t h w) in 0..1 -> (b)."""
+    error = (video.float() - reconstruction.float()).square().flatten(1).mean(1)
+    return psnr_from_mse(error)
+
+
+def psnr_from_mse(mse: Tensor) -> Tensor:
+    """Return the PSNR in dB for the mean squared error of values in 0..1, at most 100 dB."""
+    return -10 * mse.clamp(min=1e-10).log10()
+
+
+def ssim(video: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the structural similarity of each frame, (b c t h w) in 0..1 -> (b t).
+
+    Wang et al. 2004, doi:10.1109/TIP.2003.819861: an 11x11 Gaussian window with a standard
+    deviation of 1.5, without padding; the mean over pixels and channels. For smaller frames the
+    window is cropped to the frame.
+    """
+    x, y = (v.float().movedim(1, 2).flatten(0, 1) for v in (video, reconstruction))  # (b*t c h w)
+    # A variance is a small difference of large numbers: it needs float32.
+    with torch.autocast(x.device.type, enabled=False):
+        # One frame at a time keeps memory low.
+        values = [_frame_ssim(a, b) for a, b in zip(x.unsqueeze(1), y.unsqueeze(1), strict=True)]
+    return torch.stack(values).view(video.shape[0], video.shape[2])
+
+
+def _frame_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Return the SSIM (scalar) of two frames (1 c h w)."""
+    stacked = torch.cat([a, b, a * a, b * b, a * b])
+    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _gaussian_filter(stacked).unbind()
+    covariance = mean_ab - mean_a * mean_b
+    variances = mean_aa - mean_a.square() + mean_bb - mean_b.square()
+    luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a.square() + mean_b.square() + 1e-4)
+    return (luminance * (2 * covariance + 9e-4) / (variances + 9e-4)).mean()
+
+
+def _gaussian_filter(x: Tensor) -> Tensor:
+    """Filter images (n c h w) with the separable SSIM window, without padding."""
+    n, c = x.shape[:2]
+    # As channels of one image: a batch of single-channel images is 20 times slower.
+    x = x.reshape(1, n * c, *x.shape[2:])
+    for axis in (2, 3):
+        width = min(11, x.shape[axis])
+        weights = np.exp(-((np.arange(width) - (width - 1) / 2) ** 2) / (2 * 1.5**2))
+        kernel = x.new_tensor(weights / weights.sum()).view((-1, 1) if axis == 2 else (1, -1))
+        x = F.conv2d(x, kernel.expand(n * c, 1, *kernel.shape), groups=n * c)
+    return x.view(n, c, *x.shape[2:])
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How alike two clips are: PSNR in dB over all RGB pixels, mean SSIM of the frames."""
+    """Similarity of two clips: PSNR in dB over all RGB pixels, and the mean SSIM of the frames."""
 
     psnr: float
     ssim: float
@@ -28,11 +78,11 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a tokenizer makes of a clip.
+    """The evaluation of a tokenizer on one clip.
 
-    tokenizer, blocks: likeness to the clip of its reconstruction, and of block averages.
+    tokenizer, blocks: fidelity of the reconstruction, and of the block-average baseline.
     counts: how often each index occurs (k).
-    encode_fps, decode_fps: frames in a second of the model's time.
+    encode_fps, decode_fps: frames per second of the model alone.
     """
 
     frames: int
@@ -47,72 +97,83 @@ class EvalResult:
 
 
 class FidelityMeter:
-    """The likeness of two clips that come a few frames at a time."""
+    """Running fidelity of two clips that are compared a few frames at a time."""
 
     def __init__(self) -> None:
-        self._error, self._values = 0, 0
+        self._squared_error = 0.0
+        self._values = 0
         self._ssim: list[float] = []
 
-    def add(self, video: Tensor, other: Tensor) -> None:
-        """Take in frames (1 3 t h w) uint8 of both."""
-        self._error += (video.int() - other.int()).square().sum().item()
+    def update(self, video: Tensor, reconstruction: Tensor) -> None:
+        """Add the next frames (1 3 t h w) uint8 of both clips."""
+        self._squared_error += (video.int() - reconstruction.int()).square().sum().item()
         self._values += video.numel()
-        self._ssim += ssim(video / 255, other / 255).flatten().tolist()
+        self._ssim += ssim(video / 255, reconstruction / 255).flatten().tolist()
 
-    def likeness(self) -> Fidelity:
-        """Of all frames so far; equal clips have 100 dB."""
-        error = torch.tensor(self._error / self._values / 255**2, dtype=torch.float64)
-        return Fidelity(decibels(error).item(), float(np.mean(self._ssim)))
+    def compute(self) -> Fidelity:
+        """Return the fidelity over all frames so far; identical clips have 100 dB."""
+        mse = torch.tensor(self._squared_error / self._values / 255**2, dtype=torch.float64)
+        return Fidelity(psnr_from_mse(mse).item(), float(np.mean(self._ssim)))
 
 
-def measure(
-    video: Tensor, tokenizer: Tokenizer, see: Callable[[Pair], object] = lambda pair: None
+def evaluate_clip(
+    video: Tensor,
+    tokenizer: Tokenizer,
+    on_frames: Callable[[FramePair], object] = lambda pair: None,
 ) -> EvalResult:
-    """Encode and decode a clip (1 3 t h w) uint8, and compare, all in 8 bits per channel.
+    """Encode and decode a clip (1 3 t h w) uint8, and compare the two in 8 bits per channel.
 
-    see: is given the frames of the clip and of the reconstruction, a few at a time.
+    on_frames: called with the original and the reconstructed frames, a few at a time.
     """
     frames, height, width = video.shape[2:]
-    begin = time.perf_counter()
+    encode_start = time.perf_counter()
     indices = tokenizer.encode(video).cpu()
-    encoding, decoding = time.perf_counter() - begin, 0.0
-    ours, trivial, done = FidelityMeter(), FidelityMeter(), 0
-    for part, seconds in timed(tokenizer.decode_stream([indices])):
-        decoding += seconds
-        part = part[:, :, : frames - done, :height, :width].mul(255).round_().to(torch.uint8)
-        clip = video[:, :, done : done + part.shape[2]].to(part.device)
-        ours.add(clip, part)
-        trivial.add(clip, block_averages(clip, tokenizer.stride, first=done == 0))
-        see(tuple(x[0].movedim(0, -1).cpu().numpy() for x in (clip, part)))
-        done += part.shape[2]
+    encode_seconds, decode_seconds = time.perf_counter() - encode_start, 0.0
+    fidelity, baseline, start = FidelityMeter(), FidelityMeter(), 0
+    for decoded, seconds in _timed(tokenizer.decode_stream([indices])):
+        decode_seconds += seconds
+        decoded = to_uint8(decoded[:, :, : frames - start, :height, :width])
+        original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
+        fidelity.update(original, decoded)
+        baseline.update(original, block_averages(original, tokenizer.stride, first=start == 0))
+        on_frames((_to_numpy(original), _to_numpy(decoded)))
+        start += decoded.shape[2]
     counts = torch.bincount(indices.flatten(), minlength=tokenizer.codebook_size).numpy()
     return EvalResult(
-        *(frames, height, width),
-        tokenizer=ours.likeness(),
-        blocks=trivial.likeness(),
+        frames=frames,
+        height=height,
+        width=width,
+        tokenizer=fidelity.compute(),
+        blocks=baseline.compute(),
         bits_per_pixel=bits_per_pixel(indices.numel(), len(counts), frames * height * width),
         counts=counts,
-        encode_fps=frames / encoding,
-        decode_fps=frames / decoding,
+        encode_fps=frames / encode_seconds,
+        decode_fps=frames / decode_seconds,
     )
 
 
-def timed(items: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
-    """Each item, and the seconds it took to make."""
+def _timed(items: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
+    """Yield each item, and the seconds it took to compute."""
     while True:
-        begin = time.perf_counter()
+        start = time.perf_counter()
         item = next(items, None)
         if item is None:
             return
         if item.is_cuda:
             torch.cuda.synchronize(item.device)
-        yield item, time.perf_counter() - begin
+        yield item, time.perf_counter() - start
+
+
+def _to_numpy(video: Tensor) -> np.ndarray:
+    """Convert a clip (1 3 t h w) to an array of frames (t h w 3)."""
+    return video[0].movedim(0, -1).cpu().numpy()
 
 
 def block_averages(video: Tensor, stride: tuple[int, int, int], first: bool) -> Tensor:
-    """(1 3 t h w) uint8 -> each block replaced by its mean; the `first` frame stands alone.
+    """Replace each block of the tokenizer's stride by its mean, (1 3 t h w) uint8 -> the same.
 
-    Edges repeat, as they do for the tokenizer.
+    first: the clip starts here, so its first frame is a block of its own, as in the tokenizer.
+    Edges are padded by replication, as in the tokenizer.
     """
     t, h, w = stride
     frames, height, width = video.shape[2:]
@@ -124,16 +185,20 @@ def block_averages(video: Tensor, stride: tuple[int, int, int], first: bool) -> 
     return x[:, :, front : front + frames, :height, :width].to(torch.uint8)
 
 
-def write_strip(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write a picture: a square of the last frame of each, above what came back of it."""
+def write_comparison_image(path: Path, pairs: Sequence[FramePair]) -> None:
+    """Write an image with one column per pair: a square of the last frame above its reconstruction.
+
+    The square is the center crop of the largest size that fits every pair.
+    """
     side = min(min(frames.shape[1:3]) for frames, _ in pairs)
-    columns = [np.concatenate([_middle(x[-1], side) for x in pair]) for pair in pairs]
-    picture, once = np.concatenate(columns, axis=1), Fraction(1)
-    height, width, _ = picture.shape
-    with VideoWriter(path, height=height, width=width, fps=once, time_base=once) as out:
-        out.write(picture[None], [0])
+    columns = [np.concatenate([_center_crop(x[-1], side) for x in pair]) for pair in pairs]
+    image = np.concatenate(columns, axis=1)
+    height, width, _ = image.shape
+    still = Fraction(1)
+    with VideoWriter(path, height=height, width=width, fps=still, time_base=still) as out:
+        out.write(image[None], [0])
 
 
-def _middle(frame: np.ndarray, side: int) -> np.ndarray:
+def _center_crop(frame: np.ndarray, side: int) -> np.ndarray:
     top, left = ((length - side) // 2 for length in frame.shape[:2])
     return frame[top : top + side, left : left + side]

@@ -9,8 +9,7 @@ import torch
 
 import vqtok
 from helpers.command import fails, inside, works
-from vqtok.codebook_stats.usage import psnr, ssim
-from vqtok.quality import block_averages, measure
+from vqtok.quality import block_averages, evaluate_clip, psnr, ssim
 from vqtok.video import open_video
 
 
@@ -63,7 +62,7 @@ def test_a_clip_is_measured_as_a_whole(make_clip):
         pixels = next(clip.chunks(14))[0]
     video, tokenizer = torch.from_numpy(pixels).movedim(-1, 0)[None], vqtok.load()
     seen = []
-    quality = measure(video, tokenizer, seen.append)
+    quality = evaluate_clip(video, tokenizer, seen.append)
     indices = tokenizer.encode(video)
     decoded = tokenizer.decode(indices, *video.shape[2:]).mul(255).round() / 255
     assert quality.tokenizer.psnr == pytest.approx(psnr(video / 255, decoded).item(), abs=1e-3)

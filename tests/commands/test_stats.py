@@ -14,7 +14,7 @@ import pytest
 import vqtok
 from helpers import ROOT
 from helpers.command import TINY, fails, inside, works
-from helpers.tokens import tokens
+from helpers.tokens import make_tokens
 from vqtok import config
 from vqtok.model import checkpoint
 from vqtok.model.checkpoint import BUNDLED
@@ -25,7 +25,7 @@ from vqtok.tokens.format import write
 def save(path, seed=0, model="a" * 64, size=16, quantizer="lfq", shape=(9, 8, 8)):
     """A token file of random indices."""
     indices = np.random.default_rng(seed).integers(0, size, shape).astype(np.int32)
-    write(path, tokens(indices, size, quantizer, model))
+    write(path, make_tokens(indices, size, quantizer, model))
     return path
 
 
@@ -76,7 +76,7 @@ def test_tokens_of_different_tokenizers_stand_side_by_side(corpus, tmp_path):
         "corpus, lfq aaaaaaaa",
         "corpus, lfq bbbbbbbb",
     ]
-    assert "marks the better" in works("stats", corpus).stdout.decode()
+    assert "marks the best value" in works("stats", corpus).stdout.decode()
 
 
 def test_each_argument_can_have_its_own_column(corpus):
@@ -125,7 +125,7 @@ def test_levels_are_known_of_a_tokenizer_that_is_named(tmp_path):
     mine = save(tmp_path / "m.safetensors", 0, own.fingerprint, own.codebook_size, "fsq")
     assert numbers(mine)["levels"] is None
     assert "name the tokenizer" in " ".join(works("stats", mine).stdout.decode().split())
-    assert len(numbers(mine, "--tokenizer", model)["levels"]) == len(own.quantizer.levels)
+    assert len(numbers(mine, "--tokenizer", model)["levels"]) == len(own.levels)
     other = tiny(tmp_path / "o.safetensors", "lfq")
     forged = save(tmp_path / "g.safetensors", 0, checkpoint.load(other).fingerprint, 60, "fsq")
     for foreign, name in ((forged, other), (forged, model), (mine, other)):
@@ -204,7 +204,7 @@ def test_a_run_is_watched_to_its_end(tmp_path):
         (2, "leave the others out", ["CORPUS", "--watch", "EMPTY"]),
         (2, "leave the others out", ["--watch", "EMPTY", "--each"]),
         (2, "leave the others out", ["--watch", "EMPTY", "--device", "cpu"]),
-        (2, "holds no run", ["--watch", "EMPTY"]),
+        (2, "not a training run", ["--watch", "EMPTY"]),
         (2, "must end in .png or .svg", ["CORPUS", "--plot", "a.pdf"]),
         (2, "no such folder", ["CORPUS", "--plot", "none/a.png"]),
         (1, "no such tokenizer", ["--tokenizer", "none"]),

@@ -1,4 +1,4 @@
-"""Sample token files, and the counts of made-up ones."""
+"""Sample token files, and code counts of synthetic tokens."""
 
 import json
 import math
@@ -40,7 +40,8 @@ def joined(header, body):
     return len(text).to_bytes(8, "little") + text + body
 
 
-def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
+def make_tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
+    """Return Tokens with these indices (t h w) or (t h w codebooks), at 25 fps."""
     t, h, w = indices.shape[:3]
     frames = 1 + 4 * (t - 1)
     return Tokens(
@@ -59,13 +60,15 @@ def tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
     )
 
 
-def tallied(clips, **options):
-    counted = CodeCounts(tokens(clips[0], **options))
+def count_codes(clips, **options):
+    """Return the CodeCounts of clips, each an array of indices; options go to `make_tokens`."""
+    counts = CodeCounts(make_tokens(clips[0], **options))
     for clip in clips:
-        counted.add(tokens(clip, **options))
-    return counted
+        counts.add(make_tokens(clip, **options))
+    return counts
 
 
 def entropy(values):
+    """Return the entropy in bits of a list of values, computed directly."""
     shares = [n / len(values) for n in Counter(values).values()]
     return -sum(p * math.log2(p) for p in shares)

@@ -1,1 +1,1 @@
-"""What can be told of a codebook from its tokens and from its table, as plain numbers."""
+"""Statistics of codebooks, from token files and from checkpoints, in NumPy alone."""

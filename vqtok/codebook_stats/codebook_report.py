@@ -1,4 +1,4 @@
-"""What a tally says of a codebook, as plain numbers: what people, machines and plots are shown."""
+"""The codebook report: every statistic of a tokenizer's tokens, for screens, plots and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,31 +8,35 @@ from typing import Any
 import numpy as np
 
 from vqtok.codebook_stats.counts import CodeCounts
+from vqtok.codebook_stats.health import Health, codebook_health
 from vqtok.codebook_stats.structure import (
-    Bits,
-    Repetition,
-    Slice,
-    bits,
-    histogram,
+    BitStatistics,
+    TemporalRedundancy,
+    TimeBin,
+    bit_statistics,
+    entropy_map,
     level_shares,
-    over_picture,
-    over_time,
-    repetition,
+    occurrence_histogram,
+    temporal_redundancy,
+    time_profile,
 )
 from vqtok.codebook_stats.usage import CodebookUse, bits_per_pixel, codebook_use
-from vqtok.codebook_stats.verdict import Verdict, judge
 
 
 @dataclass(frozen=True)
 class CodebookReport:
     """The codebook report of token files of one tokenizer.
 
-    use: of all tokens; with several codebooks, sums of counts and means of the rest, without `top`.
-    each: of each codebook. bits_per_pixel and kilobits_per_second: as the tokens are, and _ideal
-    with an entropy coder that knows how often each code comes.
-    histogram: (least, most, codes): how many codes were seen so often.
-    over_picture: bits of a token by row and column; as over_time, the mean is the entropy.
-    levels: for each dimension of FSQ the share of each level; None where they are not known.
+    use: usage over all tokens. With several codebooks, counts are summed, the other figures are
+        averaged, and `top` is empty.
+    each: usage of each codebook.
+    bits_per_pixel, kilobits_per_second: with fixed-length codes, or `_ideal`, with an entropy coder
+        that knows the frequency of each code.
+    histogram: (least, most, codes), how many codes occur so many times.
+    time_profile, entropy_map: bits per token over time, and by row and column of the frame.
+    levels: share of each level of each FSQ dimension; None if the levels are not known.
+    bits: None unless the quantizer is LFQ.
+    occurrences: (codebooks k), how often each code occurs.
     """
 
     name: str
@@ -48,18 +52,18 @@ class CodebookReport:
     bits_per_pixel_ideal: float
     kilobits_per_second: float
     kilobits_per_second_ideal: float
-    repetition: Repetition | None
+    redundancy: TemporalRedundancy | None
     histogram: list[tuple[int, int, int]]
-    over_time: list[Slice]
-    over_picture: list[list[float | None]]
+    time_profile: list[TimeBin]
+    entropy_map: list[list[float | None]]
     levels: list[list[float]] | None
-    bits: Bits | None
-    verdict: Verdict
-    counts: np.ndarray  # (codebooks k)
+    bits: BitStatistics | None
+    health: Health
+    occurrences: np.ndarray
 
-    def numbers(self) -> dict[str, Any]:
-        """What `vqtok stats --json` prints; docs/stats.md says what each key means."""
-        use, found = self.use, self.repetition
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `vqtok stats --json` prints; docs/stats.md explains each key."""
+        use, redundancy = self.use, self.redundancy
         return {
             "name": self.name,
             "model": self.model,
@@ -76,17 +80,17 @@ class CodebookReport:
             "bits_per_pixel_ideal": self.bits_per_pixel_ideal,
             "kilobits_per_second": self.kilobits_per_second,
             "kilobits_per_second_ideal": self.kilobits_per_second_ideal,
-            "repeats": found and found.repeats,
-            "repeat_model_bits": found and found.repeat_bits,
-            "conditional_entropy_bits": found and found.conditional_bits,
-            "conditional_pairs": found and found.pairs,
-            "conditional_unseen": found and found.unseen,
-            "verdict": self.verdict.state,
-            "verdict_reason": self.verdict.reason,
+            "repeats": redundancy and redundancy.repeats,
+            "repeat_model_bits": redundancy and redundancy.repeat_model_bits,
+            "conditional_entropy_bits": redundancy and redundancy.conditional_bits,
+            "conditional_pairs": redundancy and redundancy.sampled_pairs,
+            "conditional_unseen": redundancy and redundancy.unseen,
+            "verdict": self.health.status,
+            "verdict_reason": self.health.reason,
             "top": use.top,
             "histogram": self.histogram,
-            "over_time": [asdict(part) for part in self.over_time],
-            "over_picture": self.over_picture,
+            "over_time": [asdict(time_bin) for time_bin in self.time_profile],
+            "over_picture": self.entropy_map,
             "levels": self.levels,
             "bit_ones": self.bits and self.bits.ones,
             "bit_correlations": self.bits and self.bits.correlations,
@@ -94,43 +98,46 @@ class CodebookReport:
         }
 
 
-def figures(tally: CodeCounts, name: str, levels: Sequence[int] | None = None) -> CodebookReport:
-    """All figures of a tally; `levels` are those of its FSQ, if they are known."""
-    counts = tally.counts.reshape(tally.codebooks, -1)
-    each = [codebook_use(row) for row in counts]
-    use = _together(each)
-    fixed = bits_per_pixel(use.tokens, use.codebook_size, tally.pixels)
-    ideal = use.entropy_bits / max(log2(use.codebook_size), 1e-9)
-    rate = fixed * tally.pixels / tally.seconds / 1000
-    even = use.codebook_size & (use.codebook_size - 1) == 0  # a file can say what it likes
-    repeated = tally.followed - int(tally.fresh.sum())
+def codebook_report(
+    counts: CodeCounts, name: str, levels: Sequence[int] | None = None
+) -> CodebookReport:
+    """Compute the report of counted tokens; `levels` are those of the FSQ, if known."""
+    occurrences = counts.occurrences.reshape(counts.codebooks, -1)
+    each = [codebook_use(row) for row in occurrences]
+    use = _combine(each)
+    bpp = bits_per_pixel(use.tokens, use.codebook_size, counts.pixels)
+    kbps = bpp * counts.pixels / counts.seconds / 1000
+    compression = use.entropy_bits / max(log2(use.codebook_size), 1e-9)
+    # LFQ codebooks are powers of two, but a token file may claim anything.
+    has_bits = counts.quantizer == "lfq" and use.codebook_size.bit_count() == 1
+    repeated = counts.transitions - int(counts.changes.sum())
     return CodebookReport(
         name=name,
-        model=tally.model,
-        quantizer=tally.quantizer,
-        stride=tally.stride,
-        files=tally.files,
-        frames=tally.frames,
-        seconds=tally.seconds,
+        model=counts.model,
+        quantizer=counts.quantizer,
+        stride=counts.stride,
+        files=counts.files,
+        frames=counts.frames,
+        seconds=counts.seconds,
         use=use,
         each=each,
-        bits_per_pixel=fixed,
-        bits_per_pixel_ideal=fixed * ideal,
-        kilobits_per_second=rate,
-        kilobits_per_second_ideal=rate * ideal,
-        repetition=repetition(tally),
-        histogram=histogram(counts),
-        over_time=over_time(tally),
-        over_picture=over_picture(tally),
-        levels=level_shares(counts.sum(0), levels) if levels else None,
-        bits=bits(counts.sum(0)) if tally.quantizer == "lfq" and even else None,
-        verdict=judge(use, len(each), repeated, tally.files, tally.quantizer),
-        counts=counts,
+        bits_per_pixel=bpp,
+        bits_per_pixel_ideal=bpp * compression,
+        kilobits_per_second=kbps,
+        kilobits_per_second_ideal=kbps * compression,
+        redundancy=temporal_redundancy(counts),
+        histogram=occurrence_histogram(occurrences),
+        time_profile=time_profile(counts),
+        entropy_map=entropy_map(counts),
+        levels=level_shares(occurrences.sum(0), levels) if levels else None,
+        bits=bit_statistics(occurrences.sum(0)) if has_bits else None,
+        health=codebook_health(use, len(each), repeated, counts.files, counts.quantizer),
+        occurrences=occurrences,
     )
 
 
-def _together(each: list[CodebookUse]) -> CodebookUse:
-    """One use of several codebooks of one size, each with as many tokens."""
+def _combine(each: list[CodebookUse]) -> CodebookUse:
+    """Return the usage of several codebooks of the same size and number of tokens as one."""
     if len(each) == 1:
         return each[0]
     entropy, corrected, usage = (

@@ -1,22 +1,18 @@
-"""The codes themselves, as a checkpoint holds them: how long, how far apart, how much chosen."""
+"""The codes of a checkpoint: their norms, their distances, and how much they were used."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from vqtok.quantizers import EMAQuantizer, Quantizer
-from vqtok.quantizers.codebook import CodebookQuantizer
-from vqtok.quantizers.search import neighbours
+import numpy as np
 
 DEAD = 0.01  # of the mean EMA count
-SAME = 1e-3  # of the median norm: closer codes are duplicates
+DUPLICATE = 1e-3  # of the median norm
+BINS = 24
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How numbers are spread: quantiles, and counts (bins) in even steps from least to most."""
+class Distribution:
+    """Minimum, lower median and maximum of values, and counts in BINS even steps between them."""
 
     least: float
     median: float
@@ -25,69 +21,85 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Codes:
-    """A table of codes (k d).
+class CodeStatistics:
+    """Statistics of the codes (k d).
 
-    norms, distances: of the codes, and from each to its nearest other (None for a single code).
-    duplicates: codes within a thousandth of the median norm of another.
-    counts: EMA counts per step, None where the quantizer keeps none; dead: codes below a
-    hundredth of their mean.
-    idle: codes that no latent chose in the last `revive_after` / 2 training steps, None where the
-    quantizer does not count these.
+    norms, distances: of the codes, and to each code's nearest other (None for a single code).
+    duplicates: codes within a thousandth of the median norm of another one.
+    counts: EMA counts per training step, None if the quantizer keeps none.
+    dead: codes with an EMA count below a hundredth of the mean.
+    idle: codes unused in the last `revive_after` / 2 training steps, None if the quantizer does
+        not count them.
     """
 
-    norms: Spread
-    distances: Spread | None
+    norms: Distribution
+    distances: Distribution | None
     duplicates: int
-    counts: Spread | None
+    counts: Distribution | None
     dead: int | None
     idle: int | None
 
 
 @dataclass(frozen=True)
-class Table:
-    """The codebook of a checkpoint; codes is None where every code is there by construction."""
+class CodebookTable:
+    """The codebook of a checkpoint; `codes` is None if the quantizer has no learned codes."""
 
     quantizer: str
     codebook_size: int
     dim: int
-    codes: Codes | None
+    codes: CodeStatistics | None
 
-    def numbers(self) -> dict[str, Any]:
-        """What `vqtok stats --json` prints; docs/stats.md says what each key means."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `vqtok stats --json` prints; docs/stats.md explains each key."""
         return asdict(self)
 
 
-def table(kind: str, quantizer: Quantizer) -> Table:
-    """The codebook of a quantizer of that kind."""
-    learned = isinstance(quantizer, CodebookQuantizer)
-    codes = _codes(quantizer) if learned else None
-    return Table(kind, quantizer.codebook_size, quantizer.dim, codes)
+def codebook_table(
+    kind: str,
+    codebook_size: int,
+    dim: int,
+    codes: np.ndarray | None = None,
+    nearest: np.ndarray | None = None,
+    ema_counts: np.ndarray | None = None,
+    steps_unused: np.ndarray | None = None,
+    revive_after: int = 0,
+) -> CodebookTable:
+    """Compute the statistics of a quantizer's codebook.
+
+    codes: (k d) float, None if there is no learned codebook, as in LFQ and FSQ.
+    nearest: (k) index of each code's nearest other code, None for a single code.
+    ema_counts: (k) moving averages of how often each code is chosen per step.
+    steps_unused: (k) training steps since each code was last chosen; a code is replaced after
+        `revive_after` of them.
+    """
+    if codes is None:
+        return CodebookTable(kind, codebook_size, dim, None)
+    norms = np.linalg.norm(codes, axis=-1)
+    distances = None if nearest is None else np.linalg.norm(codes - codes[nearest], axis=-1)
+    statistics = CodeStatistics(
+        norms=_distribution(norms),
+        distances=None if distances is None else _distribution(distances),
+        duplicates=0 if distances is None else _count(distances <= DUPLICATE * _median(norms)),
+        counts=None if ema_counts is None else _distribution(ema_counts),
+        dead=None if ema_counts is None else _count(ema_counts < DEAD * ema_counts.mean()),
+        idle=None if steps_unused is None else _count(steps_unused >= revive_after / 2),
+    )
+    return CodebookTable(kind, codebook_size, dim, statistics)
 
 
-@torch.no_grad()
-def _codes(quantizer: CodebookQuantizer) -> Codes:
-    codes = quantizer.codebook.float()
-    norms = codes.norm(dim=-1)
-    distances, counts, dead = norms[:0], None, None
-    if len(codes) > 1:
-        distances = (codes - codes[neighbours(codes)]).norm(dim=-1)
-    if isinstance(quantizer, EMAQuantizer):
-        counts = quantizer.embedding.cluster_size
-        dead = int((counts < DEAD * counts.mean()).sum())
-    after = getattr(quantizer, "revive_after", 0)
-    return Codes(
-        norms=spread(norms),
-        distances=spread(distances) if len(distances) else None,
-        duplicates=int((distances <= SAME * norms.median()).sum()),
-        counts=None if counts is None else spread(counts),
-        dead=dead,
-        idle=int((quantizer.age >= after / 2).sum()) if after else None,
+def _count(mask: np.ndarray) -> int:
+    return int(np.count_nonzero(mask))
+
+
+def _distribution(values: np.ndarray) -> Distribution:
+    return Distribution(
+        least=values.min().item(),
+        median=_median(values),
+        most=values.max().item(),
+        bins=np.histogram(values, BINS)[0].tolist(),
     )
 
 
-def spread(values: Tensor, bins: int = 24) -> Spread:
-    """How values (n) are spread."""
-    low, high = values.min().item(), values.max().item()
-    counts = torch.histc(values, bins, low, high).int().tolist()
-    return Spread(low, values.median().item(), high, counts)
+def _median(values: np.ndarray) -> float:
+    """Return the lower of the two middle values, if there are two."""
+    return np.quantile(values, 0.5, method="lower").item()

@@ -1,27 +1,28 @@
-"""Token files counted in one pass: memory for the codebook, whatever the number of tokens."""
+"""Code counts of token files in one pass, in memory that does not depend on the tokens."""
 
 import numpy as np
 
 from vqtok.tokens.format import Tokens
 
-PIECE = 1 << 20  # tokens counted at a time
-SAMPLE = 1 << 22  # tokens and pairs kept: 32 MiB each
-SLICES = 20  # of a clip's length
-ROWS, COLUMNS = 8, 12  # of the picture
+TOKENS_AT_A_TIME = 1 << 20
+SAMPLE_SIZE = 1 << 22  # 32 MiB per sample
+TIME_BINS = 20
+GRID_ROWS, GRID_COLUMNS = 8, 12
 
 
 class CodeCounts:
-    """What `figures` needs to know of token files of one tokenizer.
+    """Code counts of token files of one tokenizer, added clip by clip.
 
-    Every codebook has its own ids: index + codebook * codebook_size, `ids` in all.
-    files, frames, pixels (of all frames), seconds (at each clip's frame rate): sums.
-    counts: (ids) int64, how often each was seen; fresh: where it was not the one before in time at
-        the same place. The first latent frames of clips, which have none before, are left out.
-    over_time: (slices 2), of each slice of the clips' length the number of latent frames, and the
-        sum over them of how many different ids each has.
-    followed: how many tokens have one before.
-    places, pairs: samples of tokens with their slice, row and column, and of pairs of one and the
-        next in time at the same place; see `place_of` and `pair_of`.
+    An id is index + codebook * codebook_size, so that every codebook has its own ids.
+
+    files, frames, pixels (of all frames), seconds (at each clip's frame rate): totals.
+    occurrences: (ids) int64, how often each id occurs.
+    changes: (ids) int64, how often each id differs from the previous one in time at the same
+        position. The first latent frame of a clip has no previous one and is left out.
+    transitions: number of tokens that have a previous one in time.
+    latent_frames, distinct_ids: (TIME_BINS) int64, for each bin of the relative time in a clip,
+        the number of latent frames and the sum over them of their numbers of distinct ids.
+    transition_sample: sample of previous id * codebook_size + next index.
     """
 
     def __init__(self, like: Tokens) -> None:
@@ -29,11 +30,12 @@ class CodeCounts:
         self.model, self.stride = like.model, like.stride
         self.codebooks = int(np.prod(like.indices.shape[3:]))
         self.ids = self.codebooks * self.codebook_size
-        self.files = self.frames = self.pixels = self.followed = 0
+        self.files = self.frames = self.pixels = self.transitions = 0
         self.seconds = 0.0
-        self.counts, self.fresh = np.zeros((2, self.ids), np.int64)
-        self.over_time = np.zeros((SLICES, 2), np.int64)
-        self.places, self.pairs = Sample(), Sample()
+        self.occurrences, self.changes = np.zeros((2, self.ids), np.int64)
+        self.latent_frames, self.distinct_ids = np.zeros((2, TIME_BINS), np.int64)
+        self.transition_sample = RandomSample()
+        self._position_sample = RandomSample()  # id + ids * (cell + cells * time bin)
 
     def add(self, tokens: Tokens) -> None:
         """Count a clip of the same tokenizer."""
@@ -42,70 +44,71 @@ class CodeCounts:
         self.pixels += tokens.frames * tokens.height * tokens.width
         self.seconds += float(tokens.frames / tokens.fps)
         t, h, w = tokens.indices.shape[:3]
-        cells = np.arange(h)[:, None] * ROWS // h * COLUMNS + np.arange(w) * COLUMNS // w
-        slices = np.arange(t) * SLICES // t
-        places = ROWS * COLUMNS * slices[:, None] + cells.ravel()  # (t p), p positions
-        step = max(1, PIECE * t // tokens.indices.size)
-        before = np.empty((0, h * w, self.codebooks), np.int64)
+        rows, columns = np.arange(h) * GRID_ROWS // h, np.arange(w) * GRID_COLUMNS // w
+        cells = (rows[:, None] * GRID_COLUMNS + columns).ravel()  # (p), p positions
+        time_bins = np.arange(t) * TIME_BINS // t
+        positions = GRID_ROWS * GRID_COLUMNS * time_bins[:, None] + cells  # (t p)
+        step = max(1, TOKENS_AT_A_TIME * t // tokens.indices.size)
+        previous = np.empty((0, h * w, self.codebooks), np.int64)
         for start in range(0, t, step):
-            piece = slice(start, start + step)
-            ids = self._ids(tokens.indices[piece])  # (t p m), m codebooks
-            np.add.at(self.counts, ids.ravel(), 1)
-            np.add.at(self.over_time, slices[piece], _different(ids.reshape(len(ids), -1)))
-            self.places.add(ids + self.ids * places[piece, :, None])
-            self._follow(np.concatenate([before, ids]))
-            before = ids[-1:]
+            part = slice(start, start + step)
+            ids = self._ids(tokens.indices[part])  # (t p m), m codebooks
+            np.add.at(self.occurrences, ids.ravel(), 1)
+            np.add.at(self.latent_frames, time_bins[part], 1)
+            distinct = _count_distinct(ids.reshape(len(ids), -1))
+            np.add.at(self.distinct_ids, time_bins[part], distinct)
+            self._position_sample.add(ids + self.ids * positions[part, :, None])
+            self._add_transitions(np.concatenate([previous, ids]))
+            previous = ids[-1:]
 
-    def place_of(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Slices (n), cells (n), row by row, and ids (n) of values (n) of `places`."""
-        places, ids = np.divmod(values, self.ids)
-        return *np.divmod(places, ROWS * COLUMNS), ids
-
-    def pair_of(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids (n) and those that follow them (n) of values (n) of `pairs`."""
-        before, index = np.divmod(values, self.codebook_size)
-        return before, before // self.codebook_size * self.codebook_size + index
+    def sampled_positions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the time bins (n), row-major grid cells (n) and ids (n) of sampled tokens."""
+        positions, ids = np.divmod(self._position_sample.values(), self.ids)
+        return *np.divmod(positions, GRID_ROWS * GRID_COLUMNS), ids
 
     def _ids(self, indices: np.ndarray) -> np.ndarray:
         ids = np.asarray(indices, np.int64).reshape(len(indices), -1, self.codebooks)
         return ids + self.codebook_size * np.arange(self.codebooks)
 
-    def _follow(self, ids: np.ndarray) -> None:
-        """Count what follows what in ids (t p m)."""
+    def _add_transitions(self, ids: np.ndarray) -> None:
+        """Count the transitions between successive latent frames of ids (t p m)."""
         before, after = ids[:-1], ids[1:]
-        self.followed += after.size
-        np.add.at(self.fresh, after[before != after], 1)
-        self.pairs.add(before * self.codebook_size + after % self.codebook_size)
+        self.transitions += after.size
+        np.add.at(self.changes, after[before != after], 1)
+        self.transition_sample.add(before * self.codebook_size + after % self.codebook_size)
 
 
-class Sample:
-    """Numbers: all that were added, or an even draw of SAMPLE of them at most."""
+class RandomSample:
+    """A uniform sample of at most SAMPLE_SIZE integers of a stream.
+
+    All integers are kept with the same probability, which is halved whenever the sample gets too
+    large. The seed is fixed: the same files give the same sample.
+    """
 
     def __init__(self) -> None:
-        self._kept, self._length, self._share = [np.zeros(0, np.int64)], 0, 1.0
-        self._random = np.random.default_rng(0)  # the same files give the same sample
+        self._parts, self._length, self._probability = [np.zeros(0, np.int64)], 0, 1.0
+        self._random = np.random.default_rng(0)
 
     def add(self, values: np.ndarray) -> None:
-        """Take in int64 of any shape."""
-        self._kept.append(self._drawn(values.ravel(), self._share))
-        self._length += len(self._kept[-1])
-        while self._length > SAMPLE:
-            self._kept = [self._drawn(np.concatenate(self._kept), 0.5)]
-            self._length, self._share = len(self._kept[0]), self._share / 2
+        """Add int64 values of any shape."""
+        self._parts.append(self._draw(values.ravel(), self._probability))
+        self._length += len(self._parts[-1])
+        while self._length > SAMPLE_SIZE:
+            self._parts = [self._draw(np.concatenate(self._parts), 0.5)]
+            self._length, self._probability = len(self._parts[0]), self._probability / 2
 
-    def kept(self) -> np.ndarray:
-        """What was kept (n)."""
-        return np.concatenate(self._kept)
+    def values(self) -> np.ndarray:
+        """Return the sample (n)."""
+        return np.concatenate(self._parts)
 
-    def _drawn(self, values: np.ndarray, share: float) -> np.ndarray:
-        if share == 1:
+    def _draw(self, values: np.ndarray, probability: float) -> np.ndarray:
+        if probability == 1:
             return values
-        return values[self._random.random(len(values), np.float32) < share]
+        return values[self._random.random(len(values), np.float32) < probability]
 
 
-def _different(ids: np.ndarray) -> np.ndarray:
-    """1, and how many of its n ids are different, for each of t latent frames (t n): (t 2)."""
-    narrow = np.int32 if ids.max() < 2**31 else np.int64  # sorted at a multiple of the speed
+def _count_distinct(ids: np.ndarray) -> np.ndarray:
+    """Return the number of distinct ids in each row, (t n) -> (t)."""
+    narrow = np.int32 if ids.max() < 2**31 else np.int64  # sorts several times faster
     ids = np.sort(ids.astype(narrow), axis=1)
-    different = 1 + np.count_nonzero(ids[:, 1:] != ids[:, :-1], axis=1)
-    return np.stack([np.ones_like(different), different], axis=1)
+    return 1 + np.count_nonzero(ids[:, 1:] != ids[:, :-1], axis=1)

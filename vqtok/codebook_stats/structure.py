@@ -1,4 +1,4 @@
-"""How tokens use a codebook over time, over the picture, and by the parts of their indices."""
+"""Structure of tokens: redundancy in time, entropy over time and position, levels and bits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,40 +7,41 @@ from math import isnan, sqrt
 
 import numpy as np
 
-from vqtok.codebook_stats.counts import COLUMNS, ROWS, CodeCounts
+from vqtok.codebook_stats.counts import GRID_COLUMNS, GRID_ROWS, TIME_BINS, CodeCounts
 from vqtok.codebook_stats.usage import entropy_bits
 
-BINS = 8  # of the histogram
-STRONGEST = 10  # correlations of bits that are kept
+HISTOGRAM_BINS = 8  # besides the one for unused codes
+MAX_CORRELATIONS = 10
 
 
 @dataclass(frozen=True)
-class Repetition:
-    """What a token says of the next in time at the same place.
+class TemporalRedundancy:
+    """How well a token is predicted by the previous one in time at the same position.
 
-    repeats: share of tokens equal to the one before.
-    repeat_bits: bits per token of a model that knows how likely a repeat is, and how often each
-        code comes where it is none: what a simple model is sure to reach.
-    conditional_bits: plug-in conditional entropy given the one before; far too low for few pairs.
-    pairs: those that conditional_bits rests on, of `number`.
-    unseen: how likely the next pair is one never seen before (Good-Turing estimate): where this
-        is not small, conditional_bits says nothing.
+    repeats: share of tokens equal to the previous one.
+    repeat_model_bits: bits per token of a model that codes a repeat flag, and then the code of a
+        changed token by its frequency. A simple entropy coder reaches it.
+    conditional_bits: plug-in conditional entropy given the previous token, far too low for few
+        pairs.
+    sampled_pairs: pairs that conditional_bits is computed from, out of `pairs`.
+    unseen: Good-Turing estimate of the probability that the next pair was never seen before.
+        Unless it is small, conditional_bits is meaningless.
     """
 
     repeats: float
-    repeat_bits: float
+    repeat_model_bits: float
     conditional_bits: float
     unseen: float
+    sampled_pairs: int
     pairs: int
-    number: int
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A slice of the clips' length.
+class TimeBin:
+    """An interval of the relative time in the clips.
 
-    codes: how many different codes a latent frame has, the mean.
-    bits: what an entropy coder that knows how often each code comes overall spends on a token.
+    codes: mean number of distinct codes per latent frame.
+    bits: mean of -log2(overall frequency of the token's code).
     """
 
     latent_frames: int
@@ -49,106 +50,111 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Bits:
-    """The bits of LFQ indices, the highest first.
+class BitStatistics:
+    """The bits of LFQ indices, most significant first.
 
-    ones: how often each is 1; correlations: (bit, bit, -1..1) of the pairs of bits that go
-    together or against each other most, the strongest first.
+    ones: share of ones for each bit.
+    correlations: (bit, bit, Pearson correlation) of the most correlated pairs, strongest first.
     """
 
     ones: list[float]
     correlations: list[tuple[int, int, float]]
 
 
-def repetition(tally: CodeCounts) -> Repetition | None:
-    """What tokens say of those that follow them; None where no clip has a second latent frame."""
-    if not tally.followed:
+def temporal_redundancy(counts: CodeCounts) -> TemporalRedundancy | None:
+    """Return the redundancy in time, or None if no clip has a second latent frame."""
+    if not counts.transitions:
         return None
-    fresh = int(tally.fresh.sum()) / tally.followed
-    # Of the fresh tokens' entropy, which codebook they are of needs no bits: it is known.
-    books = entropy_bits(tally.fresh.reshape(tally.codebooks, -1).sum(1))
-    flag = entropy_bits(np.array([fresh, 1 - fresh]))
-    kept = tally.pairs.kept()
-    before, _ = tally.pair_of(kept)
-    pairs = np.unique(kept, return_counts=True)[1]
-    given = entropy_bits(pairs) - entropy_bits(np.unique(before, return_counts=True)[1])
-    return Repetition(
-        repeats=1 - fresh,
-        repeat_bits=flag + fresh * (entropy_bits(tally.fresh) - books),
-        conditional_bits=max(0.0, given),
-        unseen=float(np.count_nonzero(pairs == 1) / len(kept)),
-        pairs=len(kept),
-        number=tally.followed,
+    changed = int(counts.changes.sum()) / counts.transitions
+    # The codebook of a token is known from its position, so it costs no bits.
+    codebook_bits = entropy_bits(counts.changes.reshape(counts.codebooks, -1).sum(1))
+    flag_bits = entropy_bits(np.array([changed, 1 - changed]))
+    sample = counts.transition_sample.values()
+    pairs = np.unique(sample, return_counts=True)[1]
+    previous = np.unique(sample // counts.codebook_size, return_counts=True)[1]
+    return TemporalRedundancy(
+        repeats=1 - changed,
+        repeat_model_bits=flag_bits + changed * (entropy_bits(counts.changes) - codebook_bits),
+        conditional_bits=max(0.0, entropy_bits(pairs) - entropy_bits(previous)),
+        unseen=float(np.count_nonzero(pairs == 1) / len(sample)),
+        sampled_pairs=len(sample),
+        pairs=counts.transitions,
     )
 
 
-def histogram(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """(least, most, codes): how many codes were seen so often, in classes that grow by a factor."""
-    most = int(counts.max())
-    step = max(1, -(-most.bit_length() // BINS))
-    lows = [0, *(2 ** (step * i) for i in range(BINS) if 2 ** (step * i) <= most)]
-    tops = [low - 1 for low in lows[1:]] + [2 ** (step * (len(lows) - 1)) - 1]
-    classes = np.searchsorted(lows, counts.ravel(), "right") - 1
-    codes = np.bincount(classes, minlength=len(lows)).tolist()
-    return list(zip(lows, tops, codes, strict=True))
+def occurrence_histogram(occurrences: np.ndarray) -> list[tuple[int, int, int]]:
+    """Return (least, most, codes): how many codes occur so many times, in logarithmic bins."""
+    highest = int(occurrences.max())
+    step = max(1, -(-highest.bit_length() // HISTOGRAM_BINS))
+    powers = (2 ** (step * i) for i in range(HISTOGRAM_BINS))
+    least = [0, *(power for power in powers if power <= highest)]
+    most = [low - 1 for low in least[1:]] + [2 ** (step * (len(least) - 1)) - 1]
+    bins = np.searchsorted(least, occurrences.ravel(), "right") - 1
+    codes = np.bincount(bins, minlength=len(least)).tolist()
+    return list(zip(least, most, codes, strict=True))
 
 
-def over_time(tally: CodeCounts) -> list[Slice]:
-    """Each slice of the clips' length that has latent frames, from the first to the last."""
-    slices, _, ids = tally.place_of(tally.places.kept())
-    bits = _bits_by(slices, ids, tally, len(tally.over_time))
-    frames, codes = tally.over_time.T
+def time_profile(counts: CodeCounts) -> list[TimeBin]:
+    """Return the bins of relative time that have latent frames, in order."""
+    time_bins, _, ids = counts.sampled_positions()
+    bits = _mean_bits(time_bins, ids, counts, TIME_BINS)
+    frames, distinct = counts.latent_frames, counts.distinct_ids
     return [
-        Slice(int(frames[i]), float(codes[i] / frames[i]), float(bits[i]))
+        TimeBin(int(frames[i]), float(distinct[i] / frames[i]), float(bits[i]))
         for i in np.flatnonzero(frames)
     ]
 
 
-def over_picture(tally: CodeCounts) -> list[list[float | None]]:
-    """As `bits` of a slice, by row and column of the picture; None where there are no tokens.
+def entropy_map(counts: CodeCounts) -> list[list[float | None]]:
+    """Return the mean bits of tokens by row and column of the frame, None in cells without tokens.
 
-    Rows and columns without any, as small grids have them, are left out.
+    Rows and columns without any tokens, as small grids have, are left out.
     """
-    _, cells, ids = tally.place_of(tally.places.kept())
-    bits = _bits_by(cells, ids, tally, ROWS * COLUMNS).reshape(ROWS, COLUMNS)
-    there = ~np.isnan(bits)
-    rows = bits[there.any(1)][:, there.any(0)].tolist()
+    _, cells, ids = counts.sampled_positions()
+    bits = _mean_bits(cells, ids, counts, GRID_ROWS * GRID_COLUMNS)
+    bits = bits.reshape(GRID_ROWS, GRID_COLUMNS)
+    has_tokens = ~np.isnan(bits)
+    rows = bits[has_tokens.any(1)][:, has_tokens.any(0)].tolist()
     return [[None if isnan(value) else value for value in row] for row in rows]
 
 
-def _bits_by(groups: np.ndarray, ids: np.ndarray, tally: CodeCounts, number: int) -> np.ndarray:
-    """Mean surprise in bits of the ids (n) of each group; NaN where there are none.
+def _mean_bits(bins: np.ndarray, ids: np.ndarray, counts: CodeCounts, size: int) -> np.ndarray:
+    """Return the mean of -log2(frequency) of the ids (n) in each of `size` bins, NaN if empty.
 
-    Over all tokens its mean is their entropy. Entropies of the groups themselves would be lower
-    the fewer tokens a group has.
+    Its mean over all tokens is their entropy. The entropies of single bins would instead be
+    biased by their numbers of tokens.
     """
-    total = tally.counts.sum() / tally.codebooks
-    surprise = np.log2(total / np.maximum(tally.counts, 1))
+    total = counts.occurrences.sum() / counts.codebooks
+    surprise = np.log2(total / np.maximum(counts.occurrences, 1))
     with np.errstate(invalid="ignore"):
-        return np.bincount(groups, surprise[ids], number) / np.bincount(groups, minlength=number)
+        return np.bincount(bins, surprise[ids], size) / np.bincount(bins, minlength=size)
 
 
-def level_shares(counts: np.ndarray, levels: Sequence[int]) -> list[list[float]]:
-    """Share of each level of each FSQ dimension, of counts (k); the first varies fastest."""
-    return [_marginal(counts, levels, i).tolist() for i in range(len(levels))]
+def level_shares(occurrences: np.ndarray, levels: Sequence[int]) -> list[list[float]]:
+    """Return the share of each level of each FSQ dimension from the occurrences (k) of codes.
+
+    The first dimension varies fastest in an index.
+    """
+    return [_marginal(occurrences, levels, i).tolist() for i in range(len(levels))]
 
 
-def bits(counts: np.ndarray) -> Bits:
-    """The bits of counts (k), k a power of two: how often each is 1, and how they go together."""
-    number = len(counts).bit_length() - 1
-    sides = (2,) * number  # as level_shares has them: the lowest bit first
-    ones = [float(_marginal(counts, sides, number - 1 - i)[1]) for i in range(number)]
+def bit_statistics(occurrences: np.ndarray) -> BitStatistics:
+    """Return the statistics of index bits from occurrences (k), where k is a power of two."""
+    bits = len(occurrences).bit_length() - 1
+    radices = (2,) * bits  # least significant first
+    ones = [float(_marginal(occurrences, radices, bits - 1 - i)[1]) for i in range(bits)]
     correlations = []
-    for i, j in combinations(range(number), 2):
+    for i, j in combinations(range(bits), 2):
         p, q = ones[i], ones[j]
         if 0 < p < 1 and 0 < q < 1:
-            both = float(_marginal(counts, sides, number - 1 - i, number - 1 - j)[1, 1])
+            both = float(_marginal(occurrences, radices, bits - 1 - i, bits - 1 - j)[1, 1])
             correlations.append((i, j, (both - p * q) / sqrt(p * (1 - p) * q * (1 - q))))
-    return Bits(ones, sorted(correlations, key=lambda c: -abs(c[2]))[:STRONGEST])
+    strongest = sorted(correlations, key=lambda c: -abs(c[2]))[:MAX_CORRELATIONS]
+    return BitStatistics(ones, strongest)
 
 
-def _marginal(counts: np.ndarray, sides: Sequence[int], *kept: int) -> np.ndarray:
-    """Shares by the digits `kept` of the index, whose base is `sides`, the first the lowest."""
-    grid = counts.reshape(tuple(sides)[::-1])
-    axes = [len(sides) - 1 - i for i in kept]
-    return grid.sum(tuple(a for a in range(grid.ndim) if a not in axes)) / counts.sum()
+def _marginal(occurrences: np.ndarray, radices: Sequence[int], *digits: int) -> np.ndarray:
+    """Return the joint distribution of some digits of the index, least significant digit first."""
+    grid = occurrences.reshape(tuple(radices)[::-1])
+    axes = [len(radices) - 1 - digit for digit in digits]
+    return grid.sum(tuple(a for a in range(grid.ndim) if a not in axes)) / occurrences.sum()

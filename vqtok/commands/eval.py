@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands import batch
@@ -22,22 +19,11 @@ from vqtok.commands.progress import progress
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.quality import EvalResult, Pair, measure
+from vqtok.quality import EvalResult, FramePair, evaluate_clip
+from vqtok.report import evaluation_table
 from vqtok.video import Clip, VideoWriter, open_video
 
 Scores = list[tuple[str, EvalResult]]  # of clips, by name
-# key: (heading, format)
-COLUMNS = {
-    "frames": ("frames", "{:.0f}"),
-    "psnr": ("PSNR", "{:.2f}"),
-    "blocks_psnr": ("of blocks", "{:.2f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "blocks_ssim": ("of blocks", "{:.3f}"),
-    "bits_per_pixel": ("bits/pixel", "{:.4f}"),
-    "usage": ("usage", "{:.1%}"),
-    "encode_fps": ("encode", "{:.1f}"),
-    "decode_fps": ("decode", "{:.1f}"),
-}
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,7 @@ def show(
         print(json.dumps(numbers(found), indent=2))
     elif found:
         wide = {} if sys.stdout.isatty() else {"width": 200}
-        Console(**wide).print(table(numbers(found)))
+        Console(**wide).print(evaluation_table(numbers(found)))
     if broken:
         raise VqtokError(f"{len(broken)} of {len(todo)} cannot be measured: {'; '.join(broken)}")
 
@@ -127,14 +113,14 @@ def _one(
     with _side_by_side(target, clip) if target else nullcontext() as out:
         done = 0
 
-        def see(pair: Pair) -> None:
+        def see(pair: FramePair) -> None:
             nonlocal done
             if out is not None:
                 joined = np.concatenate(pair, axis=2)
                 out.write(joined, times[done : done + len(joined)])
                 done += len(joined)
 
-        return measure(video, tokenizer, see)
+        return evaluate_clip(video, tokenizer, see)
 
 
 def _side_by_side(target: Path, clip: Clip) -> VideoWriter:
@@ -155,7 +141,7 @@ def numbers(scores: Scores) -> dict[str, Any]:
     clips = [{"clip": name} | _figures(quality) for name, quality in scores]
     means = {key: float(np.mean([c[key] for c in clips])) for key in clips[0] if key != "clip"}
     together = sum(quality.counts for _, quality in scores)
-    return {"clips": clips, "mean": means | codebook_use(together).brief()}
+    return {"clips": clips, "mean": means | codebook_use(together).summary()}
 
 
 def _figures(quality: EvalResult) -> dict[str, float]:
@@ -170,17 +156,4 @@ def _figures(quality: EvalResult) -> dict[str, float]:
         "bits_per_pixel": quality.bits_per_pixel,
         "encode_fps": quality.encode_fps,
         "decode_fps": quality.decode_fps,
-    } | codebook_use(quality.counts).brief()
-
-
-def table(figures: dict[str, Any]) -> Table:
-    """What `numbers` gives, for people, and for a page in Markdown."""
-    table = Table(box=box.MARKDOWN)
-    table.add_column("clip")
-    for heading, _ in COLUMNS.values():
-        table.add_column(heading, justify="right")
-    mean = {"clip": f"mean of {len(figures['clips'])}"} | figures["mean"]
-    for row in [*figures["clips"], mean]:
-        cells = [form.format(row[key]) for key, (_, form) in COLUMNS.items()]
-        table.add_row(Text(row["clip"]), *cells)
-    return table
+    } | codebook_use(quality.counts).summary()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from glob import has_magic
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from vqtok import report
-from vqtok.codebook_stats.codebook_report import CodebookReport, figures
+from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import Bars
 from vqtok.errors import UsageError, VqtokError
@@ -27,6 +27,7 @@ TOLD = 5  # reasons: the next are most often the same
 # torch and av are imported where a clip or a checkpoint is at hand: token files need neither.
 if TYPE_CHECKING:
     from vqtok.model.tokenizer import Tokenizer
+    from vqtok.quantizers import Quantizer
 
 
 @dataclass(frozen=True)
@@ -67,35 +68,50 @@ def show_tokens(
 
 def _show(runs: list[CodebookReport], how: Showing) -> None:
     if how.plot:
-        report.plot(runs, how.plot)
+        report.save_plot(runs, how.plot)
     if how.as_json:
-        numbers = [run.numbers() for run in runs]
+        numbers = [run.to_dict() for run in runs]
         print(json.dumps(numbers if len(runs) > 1 else numbers[0], indent=2))
     elif how.as_csv:
         _write_csv(runs)
     else:
         console = Console(highlight=False)
-        one = len(runs) == 1
-        console.print(report.report(runs[0], console) if one else report.comparison(runs, console))
+        if len(runs) == 1:
+            console.print(report.render_report(runs[0], console))
+        else:
+            console.print(report.render_comparison(runs, console))
 
 
 def show_codes(tokenizer: str, as_json: bool) -> None:
     """Report on the codes of a checkpoint."""
-    from vqtok.codebook_stats.codes import table
+    from vqtok.codebook_stats.codes import codebook_table
     from vqtok.model import checkpoint
 
     model = checkpoint.load(tokenizer)
-    found = table(model.kind, model.coder.quantizer)
+    quantizer = model.coder.quantizer
+    size = model.kind, quantizer.codebook_size, quantizer.dim
+    found = codebook_table(*size, **codebook_arrays(quantizer))
     if as_json:
-        print(json.dumps(found.numbers(), indent=2))
+        print(json.dumps(found.to_dict(), indent=2))
     else:
         console = Console(highlight=False)
-        console.print(report.table_report(found, console))
+        console.print(report.render_codebook(found, console))
+
+
+def codebook_arrays(quantizer: "Quantizer") -> dict[str, Any]:
+    """Return the arguments of `codebook_table` that describe the codes of a quantizer."""
+    from vqtok.quantizers.search import neighbours
+
+    state = quantizer.codebook_state()
+    arrays = {name: tensor.float().numpy() for name, tensor in state.items()}
+    if len(state.get("codes", ())) > 1:
+        arrays["nearest"] = neighbours(state["codes"].float()).numpy()
+    return arrays | {"revive_after": quantizer.revive_after}
 
 
 def watch(run: Path) -> None:
     """Follow a training run until its last step."""
-    report.follow(run, Console(highlight=False))
+    report.watch_run(run, Console(highlight=False))
 
 
 def count(
@@ -125,7 +141,7 @@ def count(
             bars.done()
     names = _names(list(tallies.values()), list(arguments.values()))
     groups = zip(tallies.values(), names, strict=True)
-    return [figures(tally, name, levels(tally, model)) for tally, name in groups], broken
+    return [codebook_report(tally, name, levels(tally, model)) for tally, name in groups], broken
 
 
 def levels(tally: CodeCounts, model: "Tokenizer | None") -> Sequence[int] | None:
@@ -213,7 +229,7 @@ def _names(tallies: list[CodeCounts], arguments: list[set[str]]) -> list[str]:
 
 def _write_csv(runs: list[CodebookReport]) -> None:
     """A head, and a line of the numbers that are no lists for each run."""
-    rows = [run.numbers() for run in runs]
+    rows = [run.to_dict() for run in runs]
     keys = list(takewhile(lambda key: key != "top", rows[0]))
     lines = csv.DictWriter(sys.stdout, keys, extrasaction="ignore", lineterminator="\n")
     lines.writeheader()

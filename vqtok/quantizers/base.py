@@ -41,6 +41,7 @@ class Quantizer(nn.Module, ABC):
     levels: number of values of each channel (FSQ), else None.
     per_channel: True if each channel is rounded on its own, so that latents should have unit
         variance in each; False if whole latents are compared by distance.
+    revive_after: training steps after which an unused code is replaced; 0: never.
     recomputed_keys: state dict keys that `load_state_dict` computes from the others if absent.
     fp16_keys: state dict keys that lose nothing that matters when stored in float16.
     """
@@ -49,6 +50,7 @@ class Quantizer(nn.Module, ABC):
     dim: int
     levels: tuple[int, ...] | None = None
     per_channel = False
+    revive_after = 0
     recomputed_keys: tuple[str, ...] = ()
     fp16_keys: tuple[str, ...] = ()
 

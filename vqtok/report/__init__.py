@@ -1,17 +1,19 @@
-"""Rendering: codebook reports, comparisons, plots, and the live view of training."""
+"""Rendering: codebook reports, comparisons, plots, evaluations, and the live view of training."""
 
-from vqtok.report.codebook import report
-from vqtok.report.codes import table_report
-from vqtok.report.comparison import comparison
-from vqtok.report.plot import check_plot, plot
-from vqtok.report.training import TrainingView, follow
+from vqtok.report.codebook import render_report
+from vqtok.report.codes import render_codebook
+from vqtok.report.comparison import render_comparison
+from vqtok.report.evaluation import evaluation_table
+from vqtok.report.plot import check_plot, save_plot
+from vqtok.report.training import TrainingView, watch_run
 
 __all__ = [
     "TrainingView",
     "check_plot",
-    "comparison",
-    "follow",
-    "plot",
-    "report",
-    "table_report",
+    "evaluation_table",
+    "render_codebook",
+    "render_comparison",
+    "render_report",
+    "save_plot",
+    "watch_run",
 ]

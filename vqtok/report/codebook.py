@@ -1,4 +1,4 @@
-"""The codebook report of one tokenizer's tokens as a screen."""
+"""The codebook report of one tokenizer as a screen."""
 
 from math import log2
 
@@ -8,219 +8,205 @@ from rich.table import Table
 from rich.text import Text
 
 from vqtok.codebook_stats.codebook_report import CodebookReport
-from vqtok.codebook_stats.structure import Bits, Repetition
+from vqtok.codebook_stats.structure import BitStatistics, TemporalRedundancy, TimeBin
 from vqtok.codebook_stats.usage import CodebookUse
-from vqtok.codebook_stats.verdict import Verdict
-from vqtok.report.widgets import COLOURS, WIDE, Glyphs, columns, glyphs, heat, line, meter, section
+from vqtok.report.widgets import (
+    STATUS_COLORS,
+    WIDE,
+    Glyphs,
+    bar,
+    columns,
+    glyphs,
+    heatmap,
+    section,
+    sparkline,
+)
 
-BAR = 6  # characters of a meter in a table
-SHOWN = 5  # correlations of bits
-TRUSTED = 0.1  # unseen pairs: with more, the conditional entropy is not to be trusted
-UNKNOWN = "not known here: name the tokenizer with --tokenizer"
+TABLE_BAR = 6  # characters
+MAX_CORRELATIONS = 5
+MAX_UNSEEN = 0.1  # share of unseen pairs above which the conditional entropy is unreliable
+LEVELS_UNKNOWN = "unknown: name the tokenizer with --tokenizer"
 
-Row = tuple[str, str, RenderableType, str]
+Row = tuple[str, str, RenderableType, str]  # label, value, bar or second value, comment
 
 
-def report(figures: CodebookReport, console: Console) -> Group:
-    """What `vqtok stats` prints: the verdict first, then what it rests on."""
+def render_report(report: CodebookReport, console: Console) -> Group:
+    """Return the screen of `vqtok stats`: the health of the codebook, then its statistics."""
     g, width = glyphs(console), console.width
-    stride = "x".join(map(str, figures.stride))
-    heading = f"codebook report: {figures.name} ({figures.quantizer} {stride})"
-    head = verdict(figures.verdict, heading)
-    left, right = [_codes(g, figures)], [section("codes by times used", histogram(g, figures))]
-    if len(figures.over_time) > 1:
-        left.append(section("along the clip", over_time(g, figures)))
-    if sum(map(len, figures.over_picture)) > 1:
-        right.append(section("bits a token, over the picture", over_picture(g, figures)))
-    if figures.quantizer == "fsq":
-        content = levels(g, figures.levels) if figures.levels else UNKNOWN
-        left.append(section("share of each level, in %", content))
-    if figures.bits:
-        left.append(section("bits that are 1, in %", balance(g, figures.bits)))
-        right.append(section("bits that go together", correlations(figures.bits)))
-    return Group(head, summary(g, figures, width), columns(width, left, right))
+    left = [_codes(g, report)]
+    right = [section("codes by number of uses", _histogram(g, report.histogram))]
+    if len(report.time_profile) > 1:
+        left.append(section("over time", _time_profile(g, report.time_profile)))
+    if sum(map(len, report.entropy_map)) > 1:
+        right.append(section("bits per token by position", _entropy_map(g, report.entropy_map)))
+    if report.quantizer == "fsq":
+        levels = _levels(g, report.levels) if report.levels else LEVELS_UNKNOWN
+        left.append(section("share of each level, in %", levels))
+    if report.bits:
+        left.append(section("share of ones in each bit, in %", _bit_shares(g, report.bits)))
+        right.append(section("bit correlations", _correlations(report.bits)))
+    return Group(_health(report), _summary(g, report, width), columns(width, left, right))
 
 
-def _codes(g: Glyphs, figures: CodebookReport) -> RenderableType:
-    if len(figures.each) > 1:
-        return section("each codebook", each_codebook(figures.each))
-    return section("most used codes", top_codes(g, figures.use))
+def _health(report: CodebookReport) -> Panel:
+    """Return the health of the codebook in its color, under the name of the report."""
+    health = report.health
+    color = STATUS_COLORS[health.status]
+    stride = "x".join(map(str, report.stride))
+    title = Text(f"codebook report: {report.name} ({report.quantizer} {stride})")
+    text = Text.assemble((health.status.upper(), f"bold {color}"), f"  {health.reason}")
+    return Panel(text, title=title, title_align="left", border_style=color)
 
 
-def verdict(verdict: Verdict, heading: str) -> Panel:
-    """The word in its colour, and the reason."""
-    colour = COLOURS[verdict.state]
-    text = Text.assemble((verdict.state.upper(), f"bold {colour}"), f"  {verdict.reason}")
-    return Panel(text, title=Text(heading), title_align="left", border_style=colour)
-
-
-def summary(g: Glyphs, figures: CodebookReport, width: int) -> Table:
-    """The figures: what, how much, beside what."""
+def _summary(g: Glyphs, report: CodebookReport, width: int) -> Table:
+    """Return the main figures, one per row."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
-    length = 18 if width >= WIDE else 10
-    rows = [*_sizes(figures), *_use(g, figures, length), *_cost(figures)]
-    for row in rows + _repeats(g, figures.repetition, length):
+    bar_width = 18 if width >= WIDE else 10
+    rows = [*_sizes(report), *_usage(g, report.use, bar_width), *_rates(report)]
+    if report.redundancy is not None:
+        rows += _redundancy(g, report.redundancy, bar_width)
+    for row in rows:
         table.add_row(*row)
     table.add_row()
     return table
 
 
-def _sizes(figures: CodebookReport) -> list[Row]:
-    use, number = figures.use, len(figures.each)
-    several = f"in each of {number} codebooks, " if number > 1 else ""
-    files = f"{figures.files:,} file" + "s" * (figures.files > 1)
-    frames = f"{figures.frames:,} frame" + "s" * (figures.frames > 1)
+def _sizes(report: CodebookReport) -> list[Row]:
+    use, codebooks = report.use, len(report.each)
+    several = f"in each of {codebooks} codebooks, " if codebooks > 1 else ""
+    files = f"{report.files:,} file" + "s" * (report.files > 1)
+    frames = f"{report.frames:,} frame" + "s" * (report.frames > 1)
     return [
-        (
-            " tokens",
-            f"{use.tokens:,}",
-            files,
-            f"{frames}, {figures.seconds:,.1f} s",
-        ),
+        (" tokens", f"{use.tokens:,}", files, f"{frames}, {report.seconds:,.1f} s"),
         (" codes", f"{use.codebook_size:,}", f"{use.used:,} used", f"{several}{use.dead:,} dead"),
     ]
 
 
-def _use(g: Glyphs, figures: CodebookReport, length: int) -> list[Row]:
-    use, most = figures.use, log2(figures.use.codebook_size)
-    share, chance = use.perplexity / use.codebook_size, use.usage_by_chance
-    entropy = meter(g, use.entropy_bits / (most or 1), length)
+def _usage(g: Glyphs, use: CodebookUse, bar_width: int) -> list[Row]:
+    max_entropy = log2(use.codebook_size)
+    share, by_chance = use.perplexity / use.codebook_size, use.usage_by_chance
+    usage_bar = bar(g, use.usage, bar_width, by_chance)
+    perplexity_bar = bar(g, share, bar_width)
+    entropy_bar = bar(g, use.entropy_bits / (max_entropy or 1), bar_width)
+    entropy, corrected = f"{use.entropy_bits:.3f}", f"{use.entropy_bits_corrected:.3f}"
     return [
-        (
-            " usage",
-            f"{use.usage:.2%}",
-            meter(g, use.usage, length, chance),
-            f"chance gives {chance:.2%}",
-        ),
-        (
-            " perplexity",
-            f"{use.perplexity:,.1f}",
-            meter(g, share, length),
-            f"{share:.2%} of the codes",
-        ),
-        (" entropy", f"{use.entropy_bits:.3f}", entropy, f"of {most:.3f} bits (plug-in)"),
-        (
-            "   corrected",
-            f"{use.entropy_bits_corrected:.3f}",
-            "",
-            "by Miller-Madow",
-        ),
+        (" usage", f"{use.usage:.2%}", usage_bar, f"by chance {by_chance:.2%}"),
+        (" perplexity", f"{use.perplexity:,.1f}", perplexity_bar, f"{share:.2%} of the codes"),
+        (" entropy", entropy, entropy_bar, f"of {max_entropy:.3f} bits (plug-in)"),
+        ("   corrected", corrected, "", "Miller-Madow"),
     ]
 
 
-def _cost(figures: CodebookReport) -> list[Row]:
-    bpp, rate = figures.bits_per_pixel_ideal, figures.kilobits_per_second_ideal
+def _rates(report: CodebookReport) -> list[Row]:
+    bpp, kbps = report.bits_per_pixel, report.kilobits_per_second
+    ideal_bpp, ideal_kbps = report.bits_per_pixel_ideal, report.kilobits_per_second_ideal
     return [
-        (
-            " bits per pixel",
-            f"{figures.bits_per_pixel:.4f}",
-            f"ideal {bpp:.4f}",
-            "with entropy coding",
-        ),
-        (
-            " kbit/s",
-            f"{figures.kilobits_per_second:,.1f}",
-            f"ideal {rate:,.1f}",
-            "at the clips' rate",
-        ),
+        (" bits per pixel", f"{bpp:.4f}", f"ideal {ideal_bpp:.4f}", "with entropy coding"),
+        (" kbit/s", f"{kbps:,.1f}", f"ideal {ideal_kbps:,.1f}", "at clip frame rate"),
     ]
 
 
-def _repeats(g: Glyphs, found: Repetition | None, length: int) -> list[Row]:
-    """What a model that looks one token back in time could save."""
-    if found is None:
-        return []
-    sample = "plug-in" if found.pairs == found.number else "plug-in, of a sample"
-    doubt = f"; too few: {found.unseen:.0%} new" if found.unseen > TRUSTED else ""
-    repeats = meter(g, found.repeats, length)
+def _redundancy(g: Glyphs, redundancy: TemporalRedundancy, bar_width: int) -> list[Row]:
+    sampled = redundancy.sampled_pairs != redundancy.pairs
+    estimate = "plug-in, sampled" if sampled else "plug-in"
+    if redundancy.unseen > MAX_UNSEEN:
+        estimate += f"; unreliable, {redundancy.unseen:.0%} unseen"
+    repeats_bar = bar(g, redundancy.repeats, bar_width)
+    pairs = f"{redundancy.sampled_pairs:,} pairs"
     return [
-        (" repeats", f"{found.repeats:.2%}", repeats, "equal the token before"),
-        ("   knowing them", f"{found.repeat_bits:.3f}", "bits a token", "a simple model needs"),
-        ("   by pairs", f"{found.conditional_bits:.3f}", f"{found.pairs:,} pairs", sample + doubt),
+        (" repeats", f"{redundancy.repeats:.2%}", repeats_bar, "same as previous"),
+        ("   entropy", f"{redundancy.repeat_model_bits:.3f}", "bits/token", "with a repeat flag"),
+        ("   conditional", f"{redundancy.conditional_bits:.3f}", pairs, estimate),
     ]
 
 
-def top_codes(g: Glyphs, use: CodebookUse) -> Table:
-    """The most used codes, with their share of all tokens."""
-    table = _numbers("index", "count", "share")
+def _codes(g: Glyphs, report: CodebookReport) -> Group:
+    if len(report.each) > 1:
+        return section("each codebook", _each_codebook(report.each))
+    return section("most used codes", _top_codes(g, report.use))
+
+
+def _top_codes(g: Glyphs, use: CodebookUse) -> Table:
+    """Return the most used codes, with their share of all tokens."""
+    table = _number_table("index", "count", "share")
     for index, count in use.top:
-        share = meter(g, count / use.top[0][1], BAR)
-        table.add_row(f"{index}", f"{count:,}", f"{count / use.tokens:.2%}", share)
+        count_bar = bar(g, count / use.top[0][1], TABLE_BAR)
+        table.add_row(f"{index}", f"{count:,}", f"{count / use.tokens:.2%}", count_bar)
     return table
 
 
-def histogram(g: Glyphs, figures: CodebookReport) -> Table:
-    """How many codes are used how often, in classes that grow by a factor."""
-    table = _numbers("times used", "codes")
-    most = max(codes for *_, codes in figures.histogram)
-    for low, high, codes in figures.histogram:
-        name = f"{low:,}" if low == high else f"{low:,}+"
-        table.add_row(name, f"{codes:,}", meter(g, codes / most, BAR))
-    return table
-
-
-def each_codebook(uses: list[CodebookUse]) -> Table:
-    """A row for each of several codebooks."""
-    table = _numbers("", "used", "usage", "perplexity", "bits")
+def _each_codebook(uses: list[CodebookUse]) -> Table:
+    """Return the usage of several codebooks, one per row."""
+    table = _number_table("", "used", "usage", "perplexity", "bits")
     for i, use in enumerate(uses):
-        values = f"{use.usage:.1%}", f"{use.perplexity:,.1f}", f"{use.entropy_bits:.3f}"
-        table.add_row(f"{i}", f"{use.used:,}", *values)
+        figures = f"{use.usage:.1%}", f"{use.perplexity:,.1f}", f"{use.entropy_bits:.3f}"
+        table.add_row(f"{i}", f"{use.used:,}", *figures)
     return table
 
 
-def over_time(g: Glyphs, figures: CodebookReport) -> Table:
-    """Entropy and number of codes of a latent frame, along the clips."""
+def _histogram(g: Glyphs, histogram: list[tuple[int, int, int]]) -> Table:
+    """Return how many codes are used how often, one bin per row."""
+    table = _number_table("uses", "codes")
+    highest = max(codes for *_, codes in histogram)
+    for least, most, codes in histogram:
+        label = f"{least:,}" if least == most else f"{least:,}+"
+        table.add_row(label, f"{codes:,}", bar(g, codes / highest, TABLE_BAR))
+    return table
+
+
+def _time_profile(g: Glyphs, time_profile: list[TimeBin]) -> Table:
+    """Return sparklines of bits per token and of codes per latent frame."""
     table = Table.grid(padding=(0, 1))
-    bits = [part.bits for part in figures.over_time]
-    codes = [part.codes for part in figures.over_time]
-    table.add_row("bits", line(g, bits), f"{min(bits):.1f}-{max(bits):.1f}")
-    table.add_row("codes", line(g, codes), f"{min(codes):.0f}-{max(codes):.0f}")
+    bits = [time_bin.bits for time_bin in time_profile]
+    codes = [time_bin.codes for time_bin in time_profile]
+    table.add_row("bits", sparkline(g, bits), f"{min(bits):.1f}-{max(bits):.1f}")
+    table.add_row("codes", sparkline(g, codes), f"{min(codes):.0f}-{max(codes):.0f}")
     return table
 
 
-def over_picture(g: Glyphs, figures: CodebookReport) -> Group:
-    """A map of the entropy by position, with its scale."""
-    flat = [bits for row in figures.over_picture for bits in row if bits is not None]
-    scale = Text.assemble(f"{min(flat):.2f} ", (g.shades, "cyan"), f" {max(flat):.2f}")
-    return Group(heat(g, figures.over_picture), scale)
+def _entropy_map(g: Glyphs, entropy_map: list[list[float | None]]) -> Group:
+    """Return a heat map with its scale."""
+    known = [bits for row in entropy_map for bits in row if bits is not None]
+    scale = Text.assemble(f"{min(known):.2f} ", (g.shades, "cyan"), f" {max(known):.2f}")
+    return Group(heatmap(g, entropy_map), scale)
 
 
-def levels(g: Glyphs, dimensions: list[list[float]]) -> Table:
-    """A row for each dimension of FSQ: a line from 0 up, and the numbers."""
+def _levels(g: Glyphs, dimensions: list[list[float]]) -> Table:
+    """Return the level shares of each FSQ dimension, as a sparkline from zero and in percent."""
     table = Table.grid(padding=(0, 1))
     for i, shares in enumerate(dimensions):
-        numbers = " ".join(f"{100 * share:2.0f}" for share in shares)
-        table.add_row(f"{i}", line(g, shares, low=0), numbers)
+        percent = " ".join(f"{100 * share:2.0f}" for share in shares)
+        table.add_row(f"{i}", sparkline(g, shares, low=0), percent)
     return table
 
 
-def balance(g: Glyphs, bits: Bits) -> Table:
-    """Two bits a row, the highest first, each with its share of ones."""
+def _bit_shares(g: Glyphs, bits: BitStatistics) -> Table:
+    """Return the share of ones in each bit, two bits per row."""
     table = Table.grid(padding=(0, 1))
-    cells = [(f"{i}", meter(g, p, 10), f"{100 * p:.1f}") for i, p in enumerate(bits.ones)]
+    cells = [(f"{i}", bar(g, p, 10), f"{100 * p:.1f}") for i, p in enumerate(bits.ones)]
     for i in range(0, len(cells), 2):
         table.add_row(*(part for cell in cells[i : i + 2] for part in cell))
     return table
 
 
-def correlations(bits: Bits) -> Table | Text:
-    """The strongest correlations between two bits."""
+def _correlations(bits: BitStatistics) -> Table | Text:
+    """Return the strongest correlations between two bits."""
     if not bits.correlations:
-        return Text("no two bits vary")
+        return Text("none: at most one bit varies")
     table = Table.grid(padding=(0, 2))
-    for one, other, strength in bits.correlations[:SHOWN]:
-        table.add_row(f"{one} and {other}", f"{strength:+.3f}")
+    for i, j, correlation in bits.correlations[:MAX_CORRELATIONS]:
+        table.add_row(f"{i} and {j}", f"{correlation:+.3f}")
     return table
 
 
-def _numbers(*names: str) -> Table:
-    """An empty table with a head, of columns of numbers and one more."""
+def _number_table(*headings: str) -> Table:
+    """Return an empty table of right-aligned columns, and one more for a bar."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     return table

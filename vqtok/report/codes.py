@@ -1,51 +1,45 @@
 """The codes of a checkpoint as a screen."""
 
-from typing import TYPE_CHECKING
-
 from rich.console import Console, Group, RenderableType
-from rich.table import Table as Rows
+from rich.table import Table
 from rich.text import Text
 
-from vqtok.report.widgets import Glyphs, glyphs, line
-
-if TYPE_CHECKING:  # it brings torch along
-    from vqtok.codebook_stats.codes import Codes, Spread, Table
+from vqtok.codebook_stats.codes import CodebookTable, CodeStatistics
+from vqtok.report.widgets import Glyphs, glyphs, sparkline
 
 
-def table_report(table: "Table", console: Console) -> RenderableType:
-    """What `vqtok stats --tokenizer T` prints."""
-    kind, size = table.quantizer, table.codebook_size
-    heading = Text(f"codebook: {kind}, {size:,} codes of dim {table.dim}", "bold")
-    if table.codes is None:
+def render_codebook(codebook: CodebookTable, console: Console) -> RenderableType:
+    """Return the screen of `vqtok stats --tokenizer T`."""
+    kind, size = codebook.quantizer, codebook.codebook_size
+    heading = Text(f"codebook: {kind}, {size:,} codes of dim {codebook.dim}", "bold")
+    if codebook.codes is None:
         return Group(
             heading,
-            f"{kind} has no table that could be looked at: every code is there by construction. "
-            "Give token files or clips to see how they are used.",
+            f"{kind} has no learned codebook: every code exists by construction. "
+            "Pass token files or clips to see how the codes are used.",
         )
-    return Group(heading, _spreads(glyphs(console), table.codes), _remarks(table.codes, size))
+    remarks = Text("\n".join(_remarks(codebook.codes, size)))
+    return Group(heading, _distributions(glyphs(console), codebook.codes), remarks)
 
 
-def _spreads(g: Glyphs, codes: "Codes") -> Rows:
-    rows = Rows(box=None, pad_edge=False, header_style="")
-    rows.add_column("")
-    for name in ("least", "median", "most"):
-        rows.add_column(name, justify="right")
-    rows.add_column("least to most")
-    named = {"norm": codes.norms, "to the nearest": codes.distances, "EMA count": codes.counts}
-    for name, found in named.items():
-        if found is not None:
-            rows.add_row(name, *_numbers(found), line(g, found.bins, low=0))
-    return rows
+def _distributions(g: Glyphs, codes: CodeStatistics) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("")
+    for heading in ("min", "median", "max"):
+        table.add_column(heading, justify="right")
+    table.add_column("min to max")
+    rows = {"norm": codes.norms, "nearest distance": codes.distances, "EMA count": codes.counts}
+    for label, values in rows.items():
+        if values is not None:
+            numbers = (f"{value:.4g}" for value in (values.least, values.median, values.most))
+            table.add_row(label, *numbers, sparkline(g, values.bins, low=0))
+    return table
 
 
-def _numbers(found: "Spread") -> list[str]:
-    return [f"{value:.4g}" for value in (found.least, found.median, found.most)]
-
-
-def _remarks(codes: "Codes", size: int) -> Text:
-    said = [f"{codes.duplicates:,} of {size:,} codes are duplicates of another"]
+def _remarks(codes: CodeStatistics, size: int) -> list[str]:
+    remarks = [f"{codes.duplicates:,} of {size:,} codes duplicate another code"]
     if codes.dead is not None:
-        said.append(f"{codes.dead:,} are dead: their EMA count is under a hundredth of the mean")
+        remarks.append(f"{codes.dead:,} are dead: their EMA count is below 1% of the mean")
     if codes.idle is not None:
-        said.append(f"{codes.idle:,} were not chosen for long: half the steps to a revival")
-    return Text("\n".join(said))
+        remarks.append(f"{codes.idle:,} are idle: unused for revive_after / 2 steps or more")
+    return remarks

@@ -1,4 +1,4 @@
-"""Several codebook reports side by side."""
+"""Codebook reports of several tokenizers side by side."""
 
 from collections.abc import Callable
 from math import log2
@@ -8,73 +8,73 @@ from rich.table import Table
 from rich.text import Text
 
 from vqtok.codebook_stats.codebook_report import CodebookReport
-from vqtok.report.widgets import COLOURS, Glyphs, glyphs
+from vqtok.report.widgets import STATUS_COLORS, Glyphs, glyphs
 
-NAMES = 16  # characters of the first column
-COLUMN = 16  # characters of each other, at least
+LABEL_WIDTH = 16  # characters of the first column
+COLUMN_WIDTH = 16  # at least, of each other column
 
-Value = Callable[[CodebookReport], float | None]
-
-# What is compared, how it is written, and which is better: 1 more, -1 less, 0 neither. More tokens
-# alone use more codes, so usage is judged beside that by chance.
-ROWS: tuple[tuple[str, Value, str, int], ...] = (
-    ("files", lambda f: f.files, ",.0f", 0),
-    ("tokens", lambda f: f.use.tokens, ",.0f", 0),
-    ("codes", lambda f: f.use.codebook_size, ",.0f", 0),
-    ("dead codes", lambda f: f.use.dead, ",.0f", 0),
-    ("usage", lambda f: f.use.usage, ".2%", 0),
-    ("usage / chance", lambda f: f.use.usage / f.use.usage_by_chance, ".2%", 1),
-    ("perplexity", lambda f: f.use.perplexity, ",.1f", 1),
-    ("share of codes", lambda f: f.use.perplexity / f.use.codebook_size, ".2%", 1),
-    ("entropy, bits", lambda f: f.use.entropy_bits, ".3f", 1),
-    ("corrected", lambda f: f.use.entropy_bits_corrected, ".3f", 1),
-    ("at most", lambda f: log2(f.use.codebook_size), ".3f", 0),
-    ("bits per pixel", lambda f: f.bits_per_pixel, ".4f", -1),
-    ("ideal", lambda f: f.bits_per_pixel_ideal, ".4f", -1),
-    ("kbit/s", lambda f: f.kilobits_per_second, ",.1f", -1),
-    ("ideal", lambda f: f.kilobits_per_second_ideal, ",.1f", -1),
-    ("repeats", lambda f: f.repetition and f.repetition.repeats, ".2%", 0),
+# Label, value, format, and which value is best: 1 the highest, -1 the lowest, 0 neither. More
+# tokens use more codes, so usage alone is not compared, but its ratio to usage by chance.
+ROWS: tuple[tuple[str, Callable[[CodebookReport], float | None], str, int], ...] = (
+    ("files", lambda r: r.files, ",.0f", 0),
+    ("tokens", lambda r: r.use.tokens, ",.0f", 0),
+    ("codes", lambda r: r.use.codebook_size, ",.0f", 0),
+    ("dead codes", lambda r: r.use.dead, ",.0f", 0),
+    ("usage", lambda r: r.use.usage, ".2%", 0),
+    ("usage / chance", lambda r: r.use.usage / r.use.usage_by_chance, ".2%", 1),
+    ("perplexity", lambda r: r.use.perplexity, ",.1f", 1),
+    ("  of the codes", lambda r: r.use.perplexity / r.use.codebook_size, ".2%", 1),
+    ("entropy, bits", lambda r: r.use.entropy_bits, ".3f", 1),
+    ("  corrected", lambda r: r.use.entropy_bits_corrected, ".3f", 1),
+    ("  maximum", lambda r: log2(r.use.codebook_size), ".3f", 0),
+    ("bits per pixel", lambda r: r.bits_per_pixel, ".4f", -1),
+    ("  ideal", lambda r: r.bits_per_pixel_ideal, ".4f", -1),
+    ("kbit/s", lambda r: r.kilobits_per_second, ",.1f", -1),
+    ("  ideal", lambda r: r.kilobits_per_second_ideal, ",.1f", -1),
+    ("repeats", lambda r: r.redundancy.repeats if r.redundancy else None, ".2%", 0),
 )
 
 
-def comparison(runs: list[CodebookReport], console: Console) -> Group:
-    """Columns of figures, the better ones marked; as many beside each other as fit.
+def render_comparison(reports: list[CodebookReport], console: Console) -> Group:
+    """Return a column of figures per report, the best of each row marked, and then the reasons.
 
-    In the last row a run's verdict; the reasons follow below.
+    Columns that do not fit beside each other go into a table below.
     """
-    g, fit = glyphs(console), max(1, (console.width - NAMES) // COLUMN)
-    best = [_best([value(run) for run in runs], sign) for _, value, _, sign in ROWS]
+    g = glyphs(console)
+    per_table = max(1, (console.width - LABEL_WIDTH) // COLUMN_WIDTH)
+    best = [_best([value(report) for report in reports], sign) for _, value, _, sign in ROWS]
     parts: list[Table | Text] = []
-    for start in range(0, len(runs), fit):
-        parts += [_table(g, runs[start : start + fit], best), Text()]
-    for run in runs:
-        colour = COLOURS[run.verdict.state]
-        heading = (f"{run.name}: {run.verdict.state}", f"bold {colour}")
-        parts.append(Text.assemble(heading, f"  {run.verdict.reason}"))
+    for start in range(0, len(reports), per_table):
+        parts += [_table(g, reports[start : start + per_table], best), Text()]
+    for report in reports:
+        status = report.health.status
+        heading = (f"{report.name}: {status}", f"bold {STATUS_COLORS[status]}")
+        parts.append(Text.assemble(heading, f"  {report.health.reason}"))
     return Group(*parts)
 
 
 def _best(values: list[float | None], sign: int) -> float | None:
-    """The better of the values, where there is one."""
+    """Return the best value, or None if there is nothing to compare."""
     known = [value for value in values if value is not None]
     if not sign or len(known) < 2 or min(known) == max(known):
         return None
     return max(known) if sign > 0 else min(known)
 
 
-def _table(g: Glyphs, runs: list[CodebookReport], best: list[float | None]) -> Table:
-    table = Table(title=f"{g.better} marks the better", title_justify="left", title_style="")
+def _table(g: Glyphs, reports: list[CodebookReport], best: list[float | None]) -> Table:
+    table = Table(title=f"{g.best} marks the best value", title_justify="left", title_style="")
     table.add_column("", no_wrap=True)
-    for run in runs:
-        table.add_column(Text(run.name), justify="right", overflow="fold")
-    for (name, value, form, _), better in zip(ROWS, best, strict=True):
-        cells = [value(run) for run in runs]
-        table.add_row(name, *(_cell(g, cell, form, cell == better) for cell in cells))
-    table.add_row("verdict", *(Text(r.verdict.state, COLOURS[r.verdict.state]) for r in runs))
+    for report in reports:
+        table.add_column(Text(report.name), justify="right", overflow="fold")
+    for (label, value, spec, _), best_value in zip(ROWS, best, strict=True):
+        values = [value(report) for report in reports]
+        table.add_row(label, *(_cell(g, v, spec, v == best_value) for v in values))
+    statuses = [report.health.status for report in reports]
+    table.add_row("verdict", *(Text(status, STATUS_COLORS[status]) for status in statuses))
     return table
 
 
-def _cell(g: Glyphs, value: float | None, form: str, better: bool) -> Text:
+def _cell(g: Glyphs, value: float | None, spec: str, is_best: bool) -> Text:
     if value is None:
         return Text("-  ")
-    return Text(f"{value:{form}} {g.better}", "bold") if better else Text(f"{value:{form}}  ")
+    return Text(f"{value:{spec}} {g.best}", "bold") if is_best else Text(f"{value:{spec}}  ")

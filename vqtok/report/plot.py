@@ -1,7 +1,6 @@
-"""The codebook report as a picture, drawn by matplotlib (the extra `plot`)."""
+"""The codebook report as an image, drawn by matplotlib (the extra `plot`)."""
 
 from itertools import count
-from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,7 @@ SUFFIXES = (".png", ".svg")
 
 
 def check_plot(path: Path, force: bool) -> None:
-    """UsageError if the picture cannot be drawn: another suffix, no folder, no matplotlib, or,
-    without `force`, a file that is there.
-    """
+    """Raise UsageError if `save_plot` could not write `path`, or may not overwrite it."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {path}: must end in {' or '.join(SUFFIXES)}")
     if not path.resolve().parent.is_dir():
@@ -33,53 +30,51 @@ def check_plot(path: Path, force: bool) -> None:
         raise UsageError("--plot needs matplotlib: pip install matplotlib") from None
 
 
-def plot(runs: list[CodebookReport], path: Path) -> None:
-    """Write the picture: ranks, entropy and usage along the clips; over the picture for one run."""
+def save_plot(reports: list[CodebookReport], path: Path) -> None:
+    """Write an image of code frequencies, and of bits and codes over time.
+
+    The fourth plot is the entropy map of a single report, or the entropies of several.
+    """
     from matplotlib.figure import Figure
 
-    single = len(runs) == 1 and sum(map(len, runs[0].over_picture)) > 1
     figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2).flat
-    for i, run in zip(count(), runs, strict=False):
-        _ranks(axes[0], run, f"C{i}")
-        _along(axes[1], [part.bits for part in run.over_time], f"C{i}")
-        _along(axes[2], [part.codes for part in run.over_time], f"C{i}")
-    _name(axes[0], "how often the codes are used", "code, the most used first", "share of tokens")
-    _name(axes[1], "bits in time", "part of the clip", "bits per token")
-    _name(axes[2], "codes of a latent frame", "part of the clip", "different codes")
-    axes[0].set(xscale="log", yscale="log")
-    axes[0].legend()
-    if single:
-        _picture(axes[3], runs[0])
+    frequencies, bits, codes, last = figure.subplots(2, 2).flat
+    for i, report in zip(count(), reports, strict=False):
+        _plot_frequencies(frequencies, report, f"C{i}")
+        _plot_over_time(bits, [time_bin.bits for time_bin in report.time_profile], f"C{i}")
+        _plot_over_time(codes, [time_bin.codes for time_bin in report.time_profile], f"C{i}")
+    frequencies.set(title="code frequencies", xlabel="rank of the code", ylabel="share of tokens")
+    frequencies.set(xscale="log", yscale="log")
+    frequencies.legend()
+    bits.set(title="bits over time", xlabel="relative time", ylabel="bits per token")
+    codes.set(title="codes over time", xlabel="relative time", ylabel="codes per latent frame")
+    if len(reports) == 1 and sum(map(len, reports[0].entropy_map)) > 1:
+        _plot_entropy_map(last, reports[0])
     else:
-        axes[3].barh([run.name for run in runs], [r.use.entropy_bits for r in runs])
-        axes[3].set_title("entropy in bits per token")
+        last.barh([report.name for report in reports], [r.use.entropy_bits for r in reports])
+        last.set_title("entropy in bits per token")
+    # Without a date, the same tokens give the same file.
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), metadata=_undated(path))
+        figure.savefig(temporary, format=path.suffix[1:].lower(), metadata=metadata)
 
 
-def _ranks(axes: "Axes", run: CodebookReport, colour: str) -> None:
-    shares = np.sort(run.counts[run.counts > 0])[::-1] / run.use.tokens
-    # Points even on a log scale: a picture of a quarter million would be a large file.
+def _plot_frequencies(axes: "Axes", report: CodebookReport, color: str) -> None:
+    """Plot the shares of codes by rank, beside the share of every code if all were equal."""
+    used = report.occurrences[report.occurrences > 0]
+    shares = np.sort(used)[::-1] / report.use.tokens
+    # Evenly spaced on the log scale: 500 points instead of up to a quarter million.
     ranks = np.unique(np.geomspace(1, len(shares), 500).astype(int))
-    axes.plot(ranks, shares[ranks - 1], colour, label=f"{run.name}: {run.verdict.state}")
-    axes.axhline(2 ** -log2(run.use.codebook_size * len(run.each)), color=colour, ls=":")
+    label = f"{report.name}: {report.health.status}"
+    axes.plot(ranks, shares[ranks - 1], color, label=label)
+    axes.axhline(1 / report.occurrences.size, color=color, ls=":")
 
 
-def _along(axes: "Axes", values: list[float], colour: str) -> None:
-    axes.plot((np.arange(len(values)) + 0.5) / len(values), values, colour, marker=".")
+def _plot_over_time(axes: "Axes", values: list[float], color: str) -> None:
+    axes.plot((np.arange(len(values)) + 0.5) / len(values), values, color, marker=".")
 
 
-def _picture(axes: "Axes", run: CodebookReport) -> None:
-    shades = axes.imshow(np.array(run.over_picture, float))
-    axes.figure.colorbar(shades, ax=axes, label="bits per token")
-    axes.set_title("bits over the picture")
-
-
-def _name(axes: "Axes", title: str, x: str, y: str) -> None:
-    axes.set(title=title, xlabel=x, ylabel=y)
-
-
-def _undated(path: Path) -> dict[str, None]:
-    """No time of writing: the same tokens give the same picture."""
-    return {"Date": None} if path.suffix.lower() == ".svg" else {}
+def _plot_entropy_map(axes: "Axes", report: CodebookReport) -> None:
+    image = axes.imshow(np.array(report.entropy_map, float))
+    axes.figure.colorbar(image, ax=axes, label="bits per token")
+    axes.set_title("bits per token by position")

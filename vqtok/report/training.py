@@ -1,4 +1,4 @@
-"""The live view of a training run, while it trains and from its metrics.jsonl."""
+"""The live view of a training run, in `vqtok train` and from the run's folder."""
 
 import json
 import math
@@ -15,24 +15,28 @@ from rich.table import Table
 from rich.text import Text
 
 from vqtok import config
-from vqtok.codebook_stats.verdict import collapses
+from vqtok.codebook_stats.health import has_collapsed
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
-from vqtok.report.widgets import glyphs, line, meter
+from vqtok.files import RUN_CONFIG, RUN_METRICS
+from vqtok.report.widgets import bar, glyphs, sparkline
 
-SECONDS_BETWEEN_LINES = 10
-SECONDS_BETWEEN_LOOKS = 0.5
-WIDTH = 30  # of a line or a meter
-KNOWN = {"step", "loss", "psnr", "usage", "usage_by_chance", "perplexity", "seconds_per_step"}
-DRAWN = {"loss": "loss", "PSNR": "psnr", "perplexity": "perplexity"}  # as lines over the steps
+PRINT_SECONDS = 10
+POLL_SECONDS = 0.5
+WIDTH = 30  # characters of a sparkline or a bar
+REQUIRED_KEYS = (
+    *("step", "seconds_per_step", "loss", "psnr"),
+    *("usage", "usage_by_chance", "perplexity"),
+)
+SPARKLINES = {"loss": "loss", "PSNR": "psnr", "perplexity": "perplexity"}  # label: key
 
 
 class TrainingView:
-    """What `train` shows: a live table on a terminal, a line every ten seconds elsewhere."""
+    """Live view of training metrics: a table on a terminal, else a line every ten seconds."""
 
     def __init__(self, console: Console, settings: TrainSettings) -> None:
         self._console = console
-        self._frames = settings.batch_size * settings.frames
+        self._frames_per_step = settings.batch_size * settings.frames
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -43,11 +47,11 @@ class TrainingView:
         self._task = self._progress.add_task("")
         self._live = Live(console=console, refresh_per_second=4)
         self._rows: list[dict[str, Any]] = []
-        self._printed_at, self._printed = -math.inf, 0  # when, and which step
+        self._printed_at, self._printed_step = -math.inf, 0
 
     @contextmanager
     def open(self, steps: int) -> Iterator[None]:
-        """Keep the table on the screen while inside; at the end, the last line is printed."""
+        """Show the table inside the block; without a terminal, print the last row at its end."""
         self._progress.update(self._task, total=steps)
         with self._live if self._console.is_terminal else nullcontext():
             yield
@@ -55,95 +59,94 @@ class TrainingView:
             self._print(self._rows[-1])
 
     def show(self, row: dict[str, Any]) -> None:
-        """Take in a line of metrics.jsonl; those of another kind are passed over."""
-        if not all(isinstance(row.get(key), int | float) for key in KNOWN):
+        """Show a row of metrics.jsonl. Rows of validation metrics and damaged rows are skipped."""
+        if not all(isinstance(row.get(key), int | float) for key in REQUIRED_KEYS):
             return
         self._rows.append(row)
         self._progress.update(self._task, completed=row["step"])
         if self._console.is_terminal:
             self._live.update(Group(self._table(row), self._progress))
-        elif time.monotonic() - self._printed_at > SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self._printed_at > PRINT_SECONDS:
             self._print(row)
 
     def _table(self, row: dict[str, Any]) -> Table:
-        """A figure a row, with its course so far or a meter where there is one."""
+        """Return one metric per row, with a sparkline of its history or a bar for some."""
         table, g = Table(show_header=False), glyphs(self._console)
-        for name, value in _values(row, self._frames).items():
+        for label, value in _format_metrics(row, self._frames_per_step).items():
             drawing = Text()
-            if name in DRAWN:
-                drawing = line(g, _thinned([r[DRAWN[name]] for r in self._rows]))
-            elif name == "usage":
-                drawing = meter(g, row["usage"], WIDTH, row["usage_by_chance"])
-            table.add_row(name, value, drawing)
+            if label in SPARKLINES:
+                history = [r[SPARKLINES[label]] for r in self._rows]
+                drawing = sparkline(g, _downsample(history))
+            elif label == "usage":
+                drawing = bar(g, row["usage"], WIDTH, row["usage_by_chance"])
+            table.add_row(label, value, drawing)
         return table
 
     def _print(self, row: dict[str, Any]) -> None:
-        if row["step"] == self._printed:
+        if row["step"] == self._printed_step:
             return
-        self._printed_at, self._printed = time.monotonic(), row["step"]
-        values = _values(row, self._frames)
-        text = ", ".join(f"{name} {value}" for name, value in values.items())
+        self._printed_at, self._printed_step = time.monotonic(), row["step"]
+        metrics = _format_metrics(row, self._frames_per_step)
+        text = ", ".join(f"{label} {value}" for label, value in metrics.items())
         self._console.print(f"step {row['step']}: {text}", soft_wrap=True)
 
 
-def _values(row: dict[str, Any], frames: int) -> dict[str, str]:
-    """A line of metrics.jsonl in words; `frames` are those of one step."""
-    values = {
+def _format_metrics(row: dict[str, Any], frames_per_step: int) -> dict[str, str]:
+    """Return the metrics of a row as text, by label."""
+    metrics = {
         "loss": f"{row['loss']:.4f}",
         "PSNR": f"{row['psnr']:.2f} dB",
-        "usage": f"{row['usage']:.1%} (chance {row['usage_by_chance']:.1%})",
+        "usage": f"{row['usage']:.1%} (by chance {row['usage_by_chance']:.1%})",
         "perplexity": f"{row['perplexity']:,.0f}",
-        "frames/s": f"{frames / row['seconds_per_step']:.1f}",
+        "frames/s": f"{frames_per_step / row['seconds_per_step']:.1f}",
     }
-    if collapses(row["usage"], row["usage_by_chance"]):
-        values["warning"] = "the codebook collapses: usage is under a quarter of what chance gives"
-    return values
+    if has_collapsed(row["usage"], row["usage_by_chance"]):
+        metrics["warning"] = "codebook collapse: usage is below a quarter of usage by chance"
+    return metrics
 
 
-def follow(run: Path, console: Console) -> None:
-    """Show a run's folder as it trains, until its last step or Ctrl-C.
+def _downsample(values: list[float]) -> list[float]:
+    """Return at most WIDTH evenly spaced values, including the last one."""
+    size = min(len(values), WIDTH)
+    return [values[(i + 1) * len(values) // size - 1] for i in range(size)]
 
-    Raises UsageError when the folder holds no run.
+
+def watch_run(run: Path, console: Console) -> None:
+    """Show the metrics of a run's folder as they are written, until its last step.
+
+    Raises UsageError if the folder is not a training run.
     """
-    settings = run / "config.json"
+    settings = run / RUN_CONFIG
     if not settings.is_file():
-        raise UsageError(f"{run} holds no run: give a folder that `vqtok train` made")
+        raise UsageError(f"{run} is not a training run: name a folder written by `vqtok train`")
     train = config.from_json(settings.read_text(), str(settings)).train
     view = TrainingView(console, train)
     with view.open(train.steps):
-        for row in _rows(run / "metrics.jsonl"):
+        for row in _follow_rows(run / RUN_METRICS):
             view.show(row)
             if row["step"] >= train.steps:
                 break
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that grows, forever; from the start if it is written anew.
+def _follow_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a growing file forever, starting over if it gets shorter.
 
-    Lines that are no row with a step, as a crash may leave, are passed over.
+    Lines that are not rows, as a crash may leave them, are skipped.
     """
-    seen = 0
+    read = 0
     while True:
         text = path.read_text(errors="replace") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        seen = 0 if len(whole) < seen else seen
-        yield from filter(_is_row, map(_parsed, whole[seen:]))
-        seen = len(whole)
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last line may be incomplete
+        read = 0 if len(lines) < read else read
+        yield from (row for row in map(_parse_row, lines[read:]) if row is not None)
+        read = len(lines)
+        time.sleep(POLL_SECONDS)
 
 
-def _parsed(text: str) -> object:
+def _parse_row(line: str) -> dict[str, Any] | None:
+    """Return a row with its step, or None if the line is something else."""
     try:
-        return json.loads(text)
+        row = json.loads(line)
     except ValueError:
         return None
-
-
-def _is_row(found: object) -> bool:
-    return isinstance(found, dict) and isinstance(found.get("step"), int)
-
-
-def _thinned(values: list[float]) -> list[float]:
-    """WIDTH values at most, evenly taken, the last among them."""
-    number = min(len(values), WIDTH)
-    return [values[(i + 1) * len(values) // number - 1] for i in range(number)]
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -1,4 +1,4 @@
-"""What screens are drawn with: meters, lines and heat maps, in characters the terminal has."""
+"""Terminal widgets: bars, sparklines and heat maps, in characters that the terminal can show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-WIDE = 78  # characters: two columns and longer meters fit
-FLAT = 0.02
+WIDE = 78  # characters: from here on, two columns and longer bars fit
+MIN_RANGE = 0.02  # of the highest value
 
-# The sixteen named colours only: every terminal shows them in its own readable shades.
-COLOURS = {
+# Only the 16 named colors: every terminal shows them in shades that are readable there.
+STATUS_COLORS = {
     "healthy": "green",
     "uneven": "yellow",
     "collapsed": "red",
@@ -23,14 +23,18 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Glyphs:
-    """The characters of a terminal: a meter's two parts and its mark, steps of a line, shades."""
+    """The characters of widgets.
+
+    full, empty, mark: of a bar; steps: of a sparkline, and shades: of a heat map, from low to
+    high; best: marks the best value of a row.
+    """
 
     full: str
-    rest: str
+    empty: str
     mark: str
     steps: str
     shades: str
-    better: str
+    best: str
 
 
 UNICODE = Glyphs("█", "·", "│", "▁▂▃▄▅▆▇█", "·░▒▓█", "◀")
@@ -38,50 +42,55 @@ ASCII = Glyphs("#", ".", "|", "_.:-=+*#", ".:+%#", "<")
 
 
 def glyphs(console: Console) -> Glyphs:
-    """Those that the console's encoding can carry."""
+    """Return the glyphs that the console's encoding can represent."""
     return ASCII if console.options.ascii_only else UNICODE
 
 
-def meter(g: Glyphs, share: float, width: int, mark: float | None = None) -> Text:
-    """A bar for a share of 0 to 1, anything above zero shows; `mark` stands for another share."""
+def bar(g: Glyphs, share: float, width: int, mark: float | None = None) -> Text:
+    """Return a bar for a share in 0..1, at least one character long unless the share is zero.
+
+    mark: another share in 0..1, marked for comparison.
+    """
     full = min(width, max(round(share * width), int(share > 0)))
-    text = Text(g.full * full, "cyan") + Text(g.rest * (width - full))
+    text = Text(g.full * full, "cyan") + Text(g.empty * (width - full))
     if mark is not None:
-        at = min(width - 1, round(mark * width))
-        text = text[:at] + Text(g.mark, "bold") + text[at + 1 :]
+        position = min(width - 1, round(mark * width))
+        text = text[:position] + Text(g.mark, "bold") + text[position + 1 :]
     return text
 
 
-def line(g: Glyphs, values: Sequence[float], low: float | None = None) -> Text:
-    """A character for each value, from `low` (by default the lowest value) to the highest."""
+def sparkline(g: Glyphs, values: Sequence[float], low: float | None = None) -> Text:
+    """Return one character per value, scaled from `low` (default: the minimum) to the maximum."""
     low = min(values) if low is None else low
-    return Text("".join(_step(g.steps, v, low, max(values)) for v in values), "cyan")
+    return Text("".join(_level(g.steps, v, low, max(values)) for v in values), "cyan")
 
 
-def heat(g: Glyphs, values: Sequence[Sequence[float | None]]) -> Text:
-    """A shade, three characters wide, for each value, from the lowest to the highest."""
+def heatmap(g: Glyphs, values: Sequence[Sequence[float | None]]) -> Text:
+    """Return three characters per value, scaled from the minimum to the maximum; None is blank."""
     known = [v for row in values for v in row if v is not None]
     low, high = min(known), max(known)
     rows = (
-        "".join(" " * 3 if v is None else _step(g.shades, v, low, high) * 3 for v in row)
+        "".join(" " * 3 if v is None else _level(g.shades, v, low, high) * 3 for v in row)
         for row in values
     )
     return Text("\n".join(rows), "cyan", no_wrap=True)
 
 
-def _step(steps: str, value: float, low: float, high: float) -> str:
-    """The character for a value; a range below FLAT of the highest is not blown up."""
-    span = max(high - low, FLAT * high)
-    return steps[round((value - low) / span * (len(steps) - 1)) if span else 0]
+def _level(characters: str, value: float, low: float, high: float) -> str:
+    """Return the character for a value; a range below MIN_RANGE is not stretched to all of them."""
+    span = max(high - low, MIN_RANGE * high)
+    return characters[round((value - low) / span * (len(characters) - 1)) if span else 0]
 
 
 def section(title: str, content: RenderableType) -> Group:
-    """A part of a screen under its title."""
+    """Return content under a title, followed by a blank line."""
     return Group(Text(title, "bold"), Padding(content, (0, 0, 1, 1)))
 
 
-def columns(width: int, left: list[RenderableType], right: list[RenderableType]) -> RenderableType:
-    """Two columns where the screen is wide enough, else one below the other."""
+def columns(
+    width: int, left: Sequence[RenderableType], right: Sequence[RenderableType]
+) -> RenderableType:
+    """Return two columns if the screen is wide enough, else one below the other."""
     if width < WIDE:
         return Group(*left, *right)
     grid = Table.grid(padding=(0, 2), expand=True)

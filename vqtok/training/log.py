@@ -50,7 +50,7 @@ class MetricAverager:
         }
         indices = torch.cat(self._indices).cpu()
         use = codebook_use(torch.bincount(indices, minlength=self._size).numpy())
-        return {"step": step} | means | use.brief() | seconds
+        return {"step": step} | means | use.summary() | seconds
 
 
 def lines(path: Path, first: int) -> Write:

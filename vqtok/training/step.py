@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from vqtok import distributed
-from vqtok.codebook_stats.usage import psnr
 from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
+from vqtok.quality import psnr
 from vqtok.training.state import State
 
 SEEDS = 1 << 32  # apart: the seeds of two ranks
