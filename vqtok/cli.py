@@ -11,7 +11,6 @@ from vqtok.commands import batch
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES
 from vqtok.options import (
-    CompileOption,
     DeviceOption,
     DtypeOption,
     ForceOption,
@@ -49,8 +48,6 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             fail("interrupted", 130)
         except (MemoryError, RuntimeError) as error:  # torch says so with a RuntimeError
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                fail("--compile failed: it needs a working C++ compiler (on CUDA: Triton)", 2)
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             fail("out of memory: try a smaller --size, or --device cpu", 1)
@@ -92,7 +89,6 @@ def encode(
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
-    compile: CompileOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -112,7 +108,7 @@ def encode(
 
     from vqtok.commands.encode import EncodeOptions, RunOptions, encode_many, encode_one
 
-    running = RunOptions(tokenizer, device, dtype, compile, jobs, quiet, verbose)
+    running = RunOptions(tokenizer, device, dtype, jobs, quiet, verbose)
     how = EncodeOptions(size, rate, start, duration, strict, keep_partial)
     if many:
         encode_many(todo, folder, running, how, force)
@@ -146,7 +142,6 @@ def decode(
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
-    compile: CompileOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -165,7 +160,7 @@ def decode(
 
     from vqtok.commands.encode import DecodeOptions, RunOptions, decode_many, decode_one
 
-    running = RunOptions(tokenizer, device, dtype, compile, jobs, quiet, verbose)
+    running = RunOptions(tokenizer, device, dtype, jobs, quiet, verbose)
     how = DecodeOptions(codec, crf, audio_from)
     if many:
         decode_many(todo, folder, running, how, force)

@@ -25,14 +25,6 @@ StrictOption = Annotated[
 JobsOption = Annotated[
     int, typer.Option("--jobs", min=1, max=256, help="Clips worked on at once, of many.")
 ]
-CompileOption = Annotated[
-    bool,
-    typer.Option(
-        "--compile",
-        help="Compile the model for this clip's size first: up to half a minute on a CPU, for a "
-        "few percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
-    ),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same numbers for machines.")]
 SizeOption = Annotated[
     int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")

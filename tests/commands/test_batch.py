@@ -121,7 +121,7 @@ def test_a_folder_never_mixes_tokenizers_sizes_or_rates(tree, tmp_path):
 
 
 def test_workers_share_weights_and_nothing_else():
-    one, two = RunOptions(DEFAULT, "cpu", None, False, 2, True, False).load(2)
+    one, two = RunOptions(DEFAULT, "cpu", None, 2, True, False).load(2)
     pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
     assert not set(one.modules()) & set(two.modules())

@@ -20,7 +20,6 @@ from vqtok.device import describe_device
 from vqtok.errors import UsageError, VqtokError
 from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
-from vqtok.model.layers import compile_blocks, compile_every_shape
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline import clip as pipeline
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -59,7 +58,6 @@ class RunOptions:
     tokenizer: str
     device: str
     dtype: str | None
-    compile: bool
     workers: int
     quiet: bool
     verbose: bool
@@ -71,9 +69,7 @@ class RunOptions:
         model = pipeline.load_tokenizer(self.tokenizer, self.device, self.dtype)
         weights = {id(w): w for w in (*model.parameters(), *model.buffers())}
         models = [model, *(deepcopy(model, dict(weights)) for _ in range(copies - 1))]
-        if self.compile:
-            compile_blocks(models)
-        dtype = str(model.dtype).removeprefix("torch.") + ", compiled" * self.compile
+        dtype = str(model.dtype).removeprefix("torch.")
         self.detail(
             f"{self.tokenizer}: {model.kind}, weights {model.fingerprint[:12]}, in {dtype} "
             f"on {describe_device(model.device)}"
@@ -174,8 +170,6 @@ def _many(
         models.put(model)
 
     def one(job: Job, check: Callable[[], None]) -> None:
-        if running.compile:
-            compile_every_shape()
         with _one_of(models) as model:
             notes = work(job, model, _checked(bars, job, check))
         bars.say(*(f"{job.source}: {note}" for note in notes))
