@@ -24,7 +24,7 @@ import typer
 from vqtok import DEFAULT
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, load_tokenizer
-from vqtok.tokens.format import Tokens
+from vqtok.tokens import Tokens
 from vqtok.video import VideoWriter, open_video
 
 

@@ -18,8 +18,7 @@ import numpy as np
 import typer
 from bench_memory import peak
 
-from vqtok.tokens import format as tokens
-from vqtok.tokens.format import Tokens
+from vqtok.tokens import Tokens, write_tokens
 
 
 def make(folder: Path, files: int, shape: tuple[int, int, int], codebook_size: int) -> None:
@@ -33,7 +32,7 @@ def make(folder: Path, files: int, shape: tuple[int, int, int], codebook_size: i
         size = {"frames": frames, "height": 8 * h, "width": 8 * w, "pixel_aspect": Fraction(1)}
         model = {"codebook_size": codebook_size, "quantizer": "lfq", "model": "0" * 64}
         content = Tokens(indices, **size, **rate, **model, stride=(4, 8, 8))
-        tokens.write(folder / f"{i:06}.safetensors", content)
+        write_tokens(folder / f"{i:06}.safetensors", content)
 
 
 def main(

@@ -19,7 +19,7 @@ from vqtok.files import OUTPUT_SUFFIXES
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.options import video_name
-from vqtok.tokens import format as tokens
+from vqtok.tokens import read_tokens
 from vqtok.video.write import _CONTAINERS
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
@@ -117,7 +117,7 @@ def test_a_folder_never_mixes_tokenizers_sizes_or_rates(tree, tmp_path):
     (out / "a.mp4.safetensors").write_text("no tokens")
     assert run("encode", tree, "-o", out)[0] == 2
     run("encode", tree, "-o", out, "--tokenizer", other, "--force")
-    assert tokens.read(out / "a.mp4.safetensors").model == checkpoint.identify(other)
+    assert read_tokens(out / "a.mp4.safetensors").model == checkpoint.identify(other)
 
 
 def test_workers_share_weights_and_nothing_else():

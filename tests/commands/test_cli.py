@@ -23,7 +23,7 @@ from helpers import DEMO
 from helpers.clips import clip_files
 from helpers.command import TINY, fails, inside, process, works
 from vqtok.pipeline.clip import encode_clip
-from vqtok.tokens import format as tokens
+from vqtok.tokens import read_tokens
 from vqtok.video import open_video
 
 BROKEN = {
@@ -74,11 +74,11 @@ def test_encode_options(clip, tmp_path):
     path = tmp_path / "t.safetensors"
     options = ("--size", 32, "--fps", 10, "--start", 0.1, "--duration", 0.3)
     works("encode", clip, "-o", path, *options, "--device", "cpu", "--dtype", "float32")
-    content = tokens.read(path)
+    content = read_tokens(path)
     assert (content.frames, content.height, content.width, content.fps) == (3, 32, 48, 10)
     assert "exists" in fails(2, "--force overwrites it", "encode", clip, "-o", path)
     works("encode", clip, "-o", path, "--force", "--quiet")
-    assert tokens.read(path).frames == 14
+    assert read_tokens(path).frames == 14
 
 
 def test_the_same_clip_gives_the_same_bytes(clip):
@@ -103,7 +103,7 @@ def test_stats_say_the_same_to_people_and_machines(clip, tmp_path):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(path.read_bytes())
     numbers = json.loads(works("stats", path, copy, "--json").stdout)
-    content = tokens.read(path)
+    content = read_tokens(path)
     assert numbers["files"] == 2
     assert numbers["tokens"] == 2 * content.indices.size
     assert numbers["codebook_size"] == 64000
@@ -189,7 +189,7 @@ def test_every_bad_clip_is_told_in_a_sentence_or_decoded(path, tmp_path):
         assert left(tmp_path) == []
     else:
         works("encode", path, "-o", output, "--size", 32)
-        assert tokens.read(output).frames >= 1
+        assert read_tokens(output).frames >= 1
 
 
 def test_ctrl_c_can_leave_a_shorter_token_file(make_clip, tmp_path, monkeypatch):
@@ -202,9 +202,9 @@ def test_ctrl_c_can_leave_a_shorter_token_file(make_clip, tmp_path, monkeypatch)
     monkeypatch.setattr("vqtok.commands.encode.progress", pressing)
     said = fails(130, "interrupted", "encode", clip, "-o", output, "--keep-partial")
     assert "frames" in said
-    kept = tokens.read(output)
+    kept = read_tokens(output)
     assert 1 <= kept.frames < 60 and len(kept.timestamps) == kept.frames
-    assert np.array_equal(tokens.read(whole).indices[: len(kept.indices)], kept.indices)
+    assert np.array_equal(read_tokens(whole).indices[: len(kept.indices)], kept.indices)
     output.unlink()
     fails(130, "interrupted", "encode", clip, "-o", output)
     assert not output.exists()
@@ -246,7 +246,7 @@ def test_ctrl_c_on_a_live_source_can_leave_what_has_come(make_clip, tmp_path):
         time.sleep(0.05)
     assert running.wait(60) == 130, running.stderr.read()
     assert i < len(data) - step  # it did not wait for the end
-    assert 1 <= tokens.read(output).frames < 2000
+    assert 1 <= read_tokens(output).frames < 2000
 
 
 @pytest.mark.parametrize("damage", ["cut", "edited", "other"])

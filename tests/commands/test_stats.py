@@ -19,13 +19,13 @@ from vqtok import config
 from vqtok.model import checkpoint
 from vqtok.model.checkpoint import BUNDLED
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.tokens.format import write
+from vqtok.tokens import write_tokens
 
 
 def save(path, seed=0, model="a" * 64, size=16, quantizer="lfq", shape=(9, 8, 8)):
     """A token file of random indices."""
     indices = np.random.default_rng(seed).integers(0, size, shape).astype(np.int32)
-    write(path, tokens(indices, size, quantizer, model))
+    write_tokens(path, tokens(indices, size, quantizer, model))
     return path
 
 
@@ -208,7 +208,7 @@ def test_a_run_is_watched_to_its_end(tmp_path):
         (2, "must end in .png or .svg", ["CORPUS", "--plot", "a.pdf"]),
         (2, "no such folder", ["CORPUS", "--plot", "none/a.png"]),
         (1, "no such tokenizer", ["--tokenizer", "none"]),
-        (1, "is no token file", ["MODEL"]),
+        (1, "is not a token file", ["MODEL"]),
     ],
 )
 def test_what_cannot_be_reported_is_told_in_a_sentence(code, sentence, args, corpus, tmp_path):

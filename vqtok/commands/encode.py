@@ -23,8 +23,7 @@ from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline import clip as pipeline
 from vqtok.pipeline.stopwatch import Stopwatch
-from vqtok.tokens import format as tokens
-from vqtok.tokens.format import Tokens
+from vqtok.tokens import Tokens, read_metadata, read_tokens, write_tokens
 from vqtok.video import open_video
 
 Bar = Callable[[int | None], AbstractContextManager[Callable[[int], None]]]
@@ -94,7 +93,7 @@ def encode_one(clip: str, output: str | None, running: RunOptions, how: EncodeOp
         bar = partial(progress, running.quiet, "encoding")
         result, notes, decoder = _encode(source, clip, model, how, bar, watch, stopped)
         with watch.on("writing"):
-            tokens.write(sys.stdout.buffer if output in (None, "-") else output, result)
+            write_tokens(sys.stdout.buffer if output in (None, "-") else output, result)
     running.say(*notes, f"{clip}: {_encoded(result, time.perf_counter() - begin)}")
     running.detail(f"{clip}: {decoder}; {watch.shares('the model')}")
     if stopped():
@@ -117,7 +116,7 @@ def encode_many(
         name, watch = str(job.source), Stopwatch()
         result, notes, decoder = _encode(name, name, model, how, bar, watch)
         with watch.on("writing"):
-            tokens.write(job.target, result)
+            write_tokens(job.target, result)
         return [*notes, *[f"{decoder}; {watch.shares('the model')}"] * running.verbose]
 
     _many("encoding", todo, folder, running, work)
@@ -125,7 +124,7 @@ def encode_many(
 
 def decode_one(name: str, output: str, running: RunOptions, how: DecodeOptions) -> None:
     """Decode a token file (- is stdin) to a video, and say so; the model is loaded last."""
-    content = tokens.read(sys.stdin.buffer if name == "-" else name)
+    content = read_tokens(sys.stdin.buffer if name == "-" else name)
     [model] = running.load()
     begin, watch = time.perf_counter(), Stopwatch()
     target = sys.stdout.buffer if output == "-" else Path(output)
@@ -151,7 +150,7 @@ def decode_many(
 
     def work(job: Job, model: Tokenizer, bar: Bar) -> list[str]:
         watch = Stopwatch()
-        notes = _decode(tokens.read(job.source), job.target, model, how, bar, watch)
+        notes = _decode(read_tokens(job.source), job.target, model, how, bar, watch)
         return [*notes, *[watch.shares("writing")] * running.verbose]
 
     _many("decoding", todo if force else batch.missing(todo)[0], folder, running, work)
@@ -182,7 +181,7 @@ def _many(
 def _check_alike(targets: Sequence[Path], model: str, how: EncodeOptions) -> None:
     """UsageError if a token file is of another tokenizer, size or frame rate than asked for."""
     for target in targets:
-        label = tokens.labels(target)
+        label = read_metadata(target)
         alike = label.get("model") == model
         if alike and how.size is not None:
             alike = min(int(label["height"]), int(label["width"])) == how.size

@@ -18,8 +18,7 @@ from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import Bars
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, list_files
-from vqtok.tokens import format as tokens
-from vqtok.tokens.format import Tokens
+from vqtok.tokens import Tokens, check_tokenizer, read_tokens
 
 MOST = 2**26  # codes: two counts of each take 1 GiB
 TOLD = 5  # reasons: the next are most often the same
@@ -173,7 +172,7 @@ def _loaded(tokenizer: str, device: str) -> "Tokenizer":
 def _read(file: str, model: "Tokenizer | None", bars: Bars) -> Tokens:
     """The tokens of a token file, or of a clip."""
     if not _is_clip(file):
-        return tokens.read(sys.stdin.buffer if file == "-" else file)
+        return read_tokens(sys.stdin.buffer if file == "-" else file)
     from vqtok.pipeline.clip import encode_clip
     from vqtok.video import open_video
 
@@ -191,9 +190,8 @@ def _check(file: str, content: Tokens, model: "Tokenizer | None") -> None:
             f"{file}: a codebook of {content.codebook_size:,} is too large to count its codes, "
             f"{MOST:,} is the most"
         )
-    theirs = content.model, content.quantizer, content.codebook_size
-    if model and theirs != (model.fingerprint, model.kind, model.codebook_size):
-        raise VqtokError(f"{file}: these tokens were made by another tokenizer than --tokenizer")
+    if model:
+        check_tokenizer(content, model, file)
 
 
 def _names(tallies: list[CodeCounts], arguments: list[set[str]]) -> list[str]:

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from vqtok.device import find_device
-from vqtok.errors import VqtokError
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.precision import has_fast_bfloat16, set_global_flags
-from vqtok.tokens.format import IndexBuffer, Tokens
+from vqtok.tokens import IndexBuffer, Tokens, check_tokenizer
 from vqtok.video import Clip, VideoWriter
 
 Progress = Callable[[int], None]  # told how many more frames are done
@@ -63,7 +62,7 @@ def encode_clip(
         for part in tokenizer.encode_stream(chunks()):
             buffer.append(part[0].cpu().numpy())
             if stopped():
-                del times[1 + (buffer.frames - 1) * tokenizer.stride[0] :]
+                del times[1 + (buffer.latent_frames - 1) * tokenizer.stride[0] :]
                 break
     return Tokens(
         indices=buffer.indices(),
@@ -97,14 +96,7 @@ def decode_clip(
     watch: told how long `the model` took.
     Raises VqtokError for tokens of another tokenizer.
     """
-    theirs = tokens.model, tokens.quantizer, tokens.stride, tokens.codebook_size
-    ours = tokenizer.fingerprint, tokenizer.kind, tokenizer.stride, tokenizer.codebook_size
-    if theirs != ours:
-        raise VqtokError(
-            f"these tokens were made by another tokenizer ({tokens.quantizer}, weights "
-            f"{tokens.model[:12]}); give that one with --tokenizer (this is {tokenizer.kind}, "
-            f"{tokenizer.fingerprint[:12]})"
-        )
+    check_tokenizer(tokens, tokenizer, "tokens")
     shape = {"height": tokens.height, "width": tokens.width, "pixel_aspect": tokens.pixel_aspect}
     origin = min(tokens.origin, tokens.timestamps[0])
     rate = {"fps": tokens.fps, "time_base": tokens.time_base, "origin": origin}
