@@ -22,9 +22,9 @@ MAY_IMPORT = {
     "video": BASE,
     "tokens": BASE,
     "quantizers": BASE | {"config", "distributed", "precision"},
-    "model": BASE | {"config", "distributed", "precision", "quantizers"},
+    "model": BASE | {"config", "device", "distributed", "precision", "quantizers"},
     "codebook_stats": BASE | {"quantizers", "tokens"},
-    "pipeline": BASE | {"device", "model", "precision", "tokens", "video"},
+    "pipeline": BASE | {"model", "precision", "tokens", "video"},
     "quality": BASE | {"codebook_stats", "model", "video"},
     "report": BASE | {"codebook_stats", "config"},
     "training": BASE

@@ -49,3 +49,8 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Convert values in 0..1 to uint8 in 0..255, rounded to the nearest."""
+    return x.mul(255).round_().to(torch.uint8)

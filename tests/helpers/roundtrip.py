@@ -27,9 +27,9 @@ class Lossless:
 def through(source, target, audio_from=None, codec=None, crf=None, **options):
     """Encode and decode by way of a token file: the tokens, and what was said while decoding."""
     with open_video(source, **options) as clip:
-        data = tokens_to_bytes(encode_clip(clip, Lossless(), lambda done: None))
+        data = tokens_to_bytes(encode_clip(clip, Lossless()))
     tokens = read_tokens(io.BytesIO(data))
-    said = decode_clip(tokens, Lossless(), target, lambda done: None, codec, crf, audio_from)
+    said = decode_clip(tokens, Lossless(), target, codec=codec, crf=crf, audio_from=audio_from)
     return tokens, said
 
 

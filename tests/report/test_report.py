@@ -20,7 +20,7 @@ from vqtok import config, report
 from vqtok.codebook_stats.codebook_report import figures
 from vqtok.codebook_stats.codes import Codes, Spread, Table
 from vqtok.codebook_stats.usage import bits_per_pixel, codebook_use, usage_by_chance
-from vqtok.commands.progress import Bars
+from vqtok.commands.progress import ProgressBars
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 
@@ -149,8 +149,8 @@ def test_a_name_in_brackets_is_a_name(name):
         assert name in console.file.getvalue().split("verdict")[0]
     terminal = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with patch("vqtok.commands.progress.console", return_value=terminal):
-        bars = Bars(False, "x", 1)
-    with bars, bars.clip(name, 3):
+        bars = ProgressBars(False)
+    with bars, bars.task(name, 3):
         pass  # the bar is drawn as it ends
     assert name in terminal.file.getvalue()
 

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from vqtok import DEFAULT, config
 from vqtok.config import Config
-from vqtok.errors import VqtokError
+from vqtok.device import find_device
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.precision import has_fast_bfloat16, set_global_flags
 
 BUNDLED = Path(__file__).parents[1] / "bundled"  # each tokenizer beside its model card
 FORMAT = {"format": "vqtok-tokenizer", "version": "1"}
@@ -95,3 +97,20 @@ def _found(source: str | Path) -> Path:
         names = ", ".join(sorted(bundled))
         raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
     return path
+
+
+def load_for_inference(
+    source: str | Path, device: str = "auto", dtype: str | None = None
+) -> Tokenizer:
+    """Load a tokenizer onto a device, in a dtype, and set the torch flags that commands run with.
+
+    device: auto, cpu, cuda or cuda:N.
+    dtype: float32 or bfloat16; by default bfloat16 where the device computes it natively.
+    Raises UsageError if there is no such device or dtype.
+    """
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype}: must be float32 or bfloat16")
+    set_global_flags()
+    target = find_device(device)
+    dtype = dtype or ("bfloat16" if has_fast_bfloat16(target) else "float32")
+    return load(source).to(target).cast(getattr(torch, dtype))

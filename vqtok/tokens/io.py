@@ -35,11 +35,12 @@ class IndexBuffer:
         self._shape = indices.shape[1:]
         self.latent_frames += len(indices)
 
-    def indices(self) -> np.ndarray:
-        """Return everything appended so far as a memory-mapped array."""
-        self._file.flush()
-        shape = (self.latent_frames, *self._shape)
-        return np.memmap(self._file, self._dtype, "r", shape=shape)
+    def finish(self) -> np.ndarray:
+        """Close the buffer and return everything appended as a memory-mapped array."""
+        with self._file as file:
+            file.flush()
+            shape = (self.latent_frames, *self._shape)
+            return np.memmap(file, self._dtype, "r", shape=shape)
 
 
 def tokens_to_bytes(tokens: Tokens) -> bytes:
