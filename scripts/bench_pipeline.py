@@ -22,9 +22,10 @@ import torch
 import typer
 
 from vqtok import DEFAULT
+from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.clip import decode_clip, encode_clip, load_tokenizer
-from vqtok.tokens.format import Tokens
+from vqtok.pipeline.clip import decode_clip, encode_clip
+from vqtok.tokens import Tokens
 from vqtok.video import VideoWriter, open_video
 
 
@@ -52,7 +53,7 @@ def parts_of_encode(
 
     def whole() -> Tokens:
         with open_video(path, size=size, duration=duration) as clip:
-            return encode_clip(clip, model, lambda _: None)
+            return encode_clip(clip, model)
 
     chunks = [torch.from_numpy(frames).movedim(-1, 0)[None] for frames in read()]
     return {
@@ -85,7 +86,7 @@ def parts_of_decode(
     return {
         "file": write,
         "model": lambda: list(model.decode_stream([indices])),
-        "whole": lambda: decode_clip(tokens, model, folder / "b.mp4", lambda _: None),
+        "whole": lambda: decode_clip(tokens, model, folder / "b.mp4"),
     }
 
 
@@ -106,12 +107,12 @@ def main(
     rounds: int = 3,
     device: str = "auto",
 ) -> None:
-    model = load_tokenizer(tokenizer, device, None)
+    model = load_for_inference(tokenizer, device, None)
     print("| clip | | decoder or writing | model | whole | whole / slower part | reading |")
     print("|---|---|---|---|---|---|---|")
     for path in clips:
         with open_video(path, size=size, duration=duration) as clip:
-            tokens = encode_clip(clip, model, lambda _: None)
+            tokens = encode_clip(clip, model)
         with tempfile.TemporaryDirectory() as folder:
             kinds = {
                 "encode": parts_of_encode(path, tokens.frames, model, size, duration),

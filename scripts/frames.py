@@ -12,7 +12,7 @@ import torch
 import typer
 
 from vqtok import DEFAULT
-from vqtok.pipeline.clip import load_tokenizer
+from vqtok.model.checkpoint import load_for_inference
 from vqtok.quality import FramePair, evaluate_clip, write_comparison_image
 from vqtok.video import open_video
 
@@ -25,7 +25,7 @@ def main(
     size: int = 256,
     dtype: str = "bfloat16",
 ) -> None:
-    model = load_tokenizer(tokenizer, "auto", dtype)
+    model = load_for_inference(tokenizer, "auto", dtype)
     pairs: list[FramePair] = []
     for path in clips:
         with open_video(path, size=size) as clip:

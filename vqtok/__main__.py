@@ -1,4 +1,4 @@
-"""`python -m vqtok` is the `vqtok` command."""
+"""Run the `vqtok` command with `python -m vqtok`."""
 
 from vqtok.cli import main
 

@@ -1,4 +1,7 @@
-"""The command line: each command checks, calls one function, prints. stdout carries data only."""
+"""The command line: each command checks its options and calls one function of `commands`.
+
+stdout carries data only; messages go to stderr.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,12 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqtok import DEFAULT
-from vqtok.commands import batch
+from vqtok import DEFAULT, __version__
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES
 from vqtok.options import (
-    CompileOption,
     DeviceOption,
     DtypeOption,
     ForceOption,
@@ -22,19 +22,21 @@ from vqtok.options import (
     StrictOption,
     TokenizerOption,
     VerboseOption,
-    check_dtype,
     check_folder,
     check_output,
-    check_talk,
-    frame_rate,
-    video_name,
+    check_verbosity,
+    output_folder,
 )
+from vqtok.pipeline.frame_rate import parse_frame_rate
 
-# Whatever is slow to import (torch, av, rich) is imported inside the commands: --help stays fast.
+# torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
 
 
 class Commands(TyperGroup):
-    """All commands; failures are one sentence and exit 1 (bad data), 2 (usage) or 130 (Ctrl-C)."""
+    """The command group; turns errors into one sentence and an exit code.
+
+    1 is bad data, 2 wrong usage, 130 Ctrl-C.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -48,171 +50,176 @@ class Commands(TyperGroup):
             fail(f"{error.filename}: {reason}" if error.filename else reason, 1)
         except KeyboardInterrupt:
             fail("interrupted", 130)
-        except (MemoryError, RuntimeError) as error:  # torch says so with a RuntimeError
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                fail("--compile failed: it needs a working C++ compiler (on CUDA: Triton)", 2)
+        except (MemoryError, RuntimeError) as error:
+            # PyTorch reports a lack of memory as a RuntimeError.
             if not isinstance(error, MemoryError) and "memory" not in str(error):
                 raise
             fail("out of memory: try a smaller --size, or --device cpu", 1)
 
 
 def fail(reason: object, code: int) -> None:
-    """Say why on stderr and leave with an exit code."""
+    """Print the reason on stderr and exit."""
     typer.echo(f"vqtok: {reason}", err=True)
     raise typer.Exit(code)
 
 
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="A video tokenizer: any video to a grid of integers, and back.",
-)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def print_version(requested: bool) -> None:
+    """Print the version and exit, if --version is given."""
+    if requested:
+        typer.echo(f"vqtok {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """A video tokenizer: any video to a grid of integers, and back."""
 
 
 @app.command()
 def encode(
     clips: Annotated[
-        list[str], typer.Argument(help="A video or an image, - for a pipe; or many, or folders.")
+        list[str],
+        typer.Argument(help="Videos or images, folders or patterns of them, or - for stdin."),
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Token file, a folder for many (default: stdout)."),
+        typer.Option(
+            "-o", "--output", help="Token file, or a folder for several (default: stdout)."
+        ),
     ] = None,
     tokenizer: TokenizerOption = DEFAULT,
     size: SizeOption = None,
-    fps: Annotated[str | None, typer.Option(help="Frame rate, such as 24 or 30000/1001.")] = None,
+    fps: Annotated[
+        str | None, typer.Option(help="Resample to this frame rate, such as 24 or 30000/1001.")
+    ] = None,
     start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
-    duration: Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to take.")] = None,
+    duration: Annotated[
+        float | None, typer.Option(min=0, max=1e9, help="Seconds to encode.")
+    ] = None,
     strict: StrictOption = False,
     keep_partial: Annotated[
-        bool, typer.Option("--keep-partial", help="On Ctrl-C, keep what is encoded of one clip.")
+        bool, typer.Option("--keep-partial", help="On Ctrl-C, write the tokens so far.")
     ] = False,
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
-    compile: CompileOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Turn videos into tokens: vqtok encode clip.mp4 > tokens.safetensors"""
-    rate = frame_rate(fps)
-    check_dtype(dtype)
-    check_talk(quiet, verbose)
-    many = batch.is_many(clips, output)
-    if many:
-        folder = check_folder(output)
-        if keep_partial:
-            raise UsageError("--keep-partial is for one clip: many go on where they stopped")
-        todo = batch.jobs(clips, folder, MEDIA_SUFFIXES, "{}.safetensors".format)
-    else:
-        check_output(output, force, "redirect it (> tokens.safetensors) or give -o FILE")
+    """Encode videos to tokens: vqtok encode clip.mp4 > tokens.safetensors"""
+    frame_rate = None if fps is None else parse_frame_rate(fps)
+    check_verbosity(quiet, verbose)
+    folder = output_folder(clips, output)
+    if folder is None:
+        check_output(output, force, "redirect it (> tokens.safetensors) or use -o FILE")
+    elif keep_partial:
+        raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
 
-    from vqtok.commands.encode import EncodeOptions, RunOptions, encode_many, encode_one
+    from vqtok.commands import encode as command
+    from vqtok.commands.run_options import RunOptions
 
-    running = RunOptions(tokenizer, device, dtype, compile, jobs, quiet, verbose)
-    how = EncodeOptions(size, rate, start, duration, strict, keep_partial)
-    if many:
-        encode_many(todo, folder, running, how, force)
-    else:
-        encode_one(clips[0], output, running, how)
+    options = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial)
+    run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
+    command.encode(clips, output, folder, options, run)
 
 
 @app.command()
 def decode(
     tokens: Annotated[
-        list[str], typer.Argument(help="A token file, - for a pipe; or many, or folders.")
+        list[str],
+        typer.Argument(help="Token files, folders or patterns of them, or - for stdin."),
     ],
     output: Annotated[
         str,
         typer.Option(
             "-o",
             "--output",
-            help=".mp4 .mkv .webm .mov or .gif, .png or .jpg of one frame; - for a stream (mkv); "
-            "a folder for many.",
+            help=".mp4 .mkv .webm .mov or .gif, .png or .jpg for one frame; - for stdout (mkv); "
+            "a folder for several.",
         ),
     ],
     tokenizer: TokenizerOption = DEFAULT,
     crf: Annotated[
         int | None,
-        typer.Option(min=0, max=63, help="EvalResult of the video codec; lower is better."),
+        typer.Option(min=0, max=63, help="Quality of the video codec; lower is better."),
     ] = None,
     codec: Annotated[str | None, typer.Option(help="Video codec, such as ffv1 (lossless).")] = None,
-    audio_from: Annotated[
-        Path | None, typer.Option(help="Copy the sound of this video over.")
-    ] = None,
+    audio_from: Annotated[Path | None, typer.Option(help="Copy the audio of this video.")] = None,
     jobs: JobsOption = 1,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
-    compile: CompileOption = False,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Turn tokens back into videos: vqtok decode tokens.safetensors -o clip.mp4"""
-    check_dtype(dtype)
-    check_talk(quiet, verbose)
-    many = batch.is_many(tokens, output)
-    if many:
-        folder = check_folder(output)
-        if audio_from is not None:
-            raise UsageError("--audio-from is for one clip: decode the files one by one")
-        todo = batch.jobs(tokens, folder, {".safetensors"}, video_name)
-    else:
-        check_output(output, force, "redirect it or give -o FILE")
+    """Decode tokens to videos: vqtok decode tokens.safetensors -o clip.mp4"""
+    check_verbosity(quiet, verbose)
+    folder = output_folder(tokens, output)
+    if folder is None:
+        check_output(output, force, "redirect it or use -o FILE")
+    elif audio_from is not None:
+        raise UsageError("--audio-from is for a single file: decode the files one by one")
 
-    from vqtok.commands.encode import DecodeOptions, RunOptions, decode_many, decode_one
+    from vqtok.commands import decode as command
+    from vqtok.commands.run_options import RunOptions
 
-    running = RunOptions(tokenizer, device, dtype, compile, jobs, quiet, verbose)
-    how = DecodeOptions(codec, crf, audio_from)
-    if many:
-        decode_many(todo, folder, running, how, force)
-    else:
-        decode_one(tokens[0], output, running, how)
+    options = command.DecodeOptions(codec, crf, audio_from)
+    run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
+    command.decode(tokens, output, folder, options, run)
 
 
 @app.command()
 def train(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="More training data, as with --data.")
+        list[Path] | None, typer.Argument(help="More training data, like --data.")
     ] = None,
     quantizer: Annotated[
         str | None, typer.Option(help="vq2, ema, gumbel, lfq or fsq (default: fsq).")
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Videos, stills or folders of them (default: clips made from nothing)."),
+        typer.Option(help="Videos, images or folders of them (default: synthetic clips)."),
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(help="Videos to measure on (default: every 20th file of --data)."),
+        typer.Option(help="Videos to validate on (default: every 20th file of --data)."),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for decoded clips, for all runs (default: memory)."),
+        typer.Option(help="Cache decoded clips in this folder (default: in memory)."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file (default: configs/QUANTIZER.toml).")
+        Path | None, typer.Option(help="TOML file with settings (default: configs/QUANTIZER.toml).")
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override, such as train.batch_size=4."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: train.batch_size=4."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run (default: a new one in runs/).")
+        Path | None, typer.Option(help="Folder to write to (default: a new one in runs/).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop here; the schedule's length is train.steps.")
+        int | None,
+        typer.Option(min=1, help="Stop after this step; train.steps is the schedule's length."),
     ] = None,
     device: DeviceOption = "auto",
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a tokenizer: vqtok train --quantizer lfq --data my_videos/"""
     if resume is not None and (quantizer or config or set_ or out):
-        raise UsageError("--resume goes on with the run's own settings; leave the others out")
+        raise UsageError("--resume uses the run's own settings: drop the other options")
 
     from vqtok.commands.train import train_and_show
     from vqtok.device import find_device
@@ -229,13 +236,17 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    clips: Annotated[list[str], typer.Argument(help="Videos or images, or folders of them.")],
+    clips: Annotated[
+        list[str], typer.Argument(help="Videos or images, folders or patterns of them.")
+    ],
     tokenizer: TokenizerOption = DEFAULT,
     size: SizeOption = None,
-    frames: Annotated[int, typer.Option(min=1, help="Measure the first so many of a clip.")] = 33,
+    frames: Annotated[
+        int, typer.Option(min=1, help="Measure this many frames from the start of each clip.")
+    ] = 33,
     save: Annotated[
         Path | None,
-        typer.Option(help="Folder for videos: a clip on the left, what came back on the right."),
+        typer.Option(help="Folder for videos with clip (left) and reconstruction (right)."),
     ] = None,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -243,60 +254,62 @@ def evaluate(
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a tokenizer, beside averages of blocks of its stride: vqtok eval clips/"""
-    check_dtype(dtype)
+    """Measure PSNR, SSIM and codebook usage, beside block averages: vqtok eval clips/"""
     if save is not None:
         check_folder(str(save))
 
-    from vqtok.commands import eval as scores
-    from vqtok.pipeline.clip import load_tokenizer
+    from vqtok.commands import eval as command
+    from vqtok.commands.run_options import RunOptions
 
-    todo = scores.tasks(clips, save, force)
-    model = load_tokenizer(tokenizer, device, dtype)
-    scores.show(todo, model, size, frames, as_json, quiet)
+    run = RunOptions(tokenizer, device, dtype, force, quiet)
+    command.evaluate(clips, save, size, frames, as_json, run)
 
 
 @app.command()
 def stats(
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Token files, folders or patterns, - for a pipe; or clips."),
+        typer.Argument(help="Token files, folders or patterns of them, - for stdin; or clips."),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="Encodes clips and knows FSQ's levels; alone: its codes themselves."),
+        typer.Option(help="Encode clips with it, and show FSQ levels; alone: show its codebook."),
     ] = None,
     each: Annotated[
-        bool, typer.Option("--each", help="A column for each FILE, not for each tokenizer.")
+        bool, typer.Option("--each", help="One column per FILE instead of per tokenizer.")
     ] = False,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="A line for each column.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="A .png or .svg (extra: plot).")] = None,
-    watch: Annotated[Path | None, typer.Option(help="Follow the run in this folder.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per column.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a plot, .png or .svg (extra: plot).")
+    ] = None,
+    watch: Annotated[Path | None, typer.Option(help="Follow the training run in a folder.")] = None,
     device: DeviceOption = "auto",
     force: ForceOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
-    alone, counting = not (files or watch), as_csv or plot or each or device != "auto"
-    if watch and (files or tokenizer or as_json or counting):
-        raise UsageError("--watch follows a run's own log; leave the others out")
-    if alone and not tokenizer:
-        raise UsageError("name token files, a --tokenizer, or a run to --watch")
-    if (as_json and as_csv) or (alone and counting):
-        raise UsageError("--json and --csv exclude each other; a codebook alone has --json only")
+    counting_options = as_csv or plot or each or device != "auto"
+    if watch is not None and (files or tokenizer or as_json or counting_options):
+        raise UsageError("--watch follows the log of a run: it takes no other options")
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    if not files and tokenizer and counting_options:
+        raise UsageError("a codebook alone can be shown with --json only")
 
     from vqtok.commands import stats as command
 
-    if watch:
-        command.watch(watch)
-    elif alone:
+    if watch is not None:
+        command.watch_run(watch)
+    elif files:
+        output = command.Output(as_json, as_csv, plot, force)
+        command.show_tokens(files, tokenizer, device, each, output, quiet)
+    elif tokenizer:
         command.show_codes(tokenizer, as_json)
     else:
-        how = command.Showing(as_json, as_csv, plot, force)
-        command.show_tokens(files, tokenizer, device, each, how, quiet)
+        raise UsageError("nothing to report on: name token files, --tokenizer or --watch")
 
 
 def main() -> None:
-    """The `vqtok` command."""
+    """Run the `vqtok` command."""
     app()

@@ -1,9 +1,9 @@
-"""The two ways a run can fail that are the caller's to mend; everything else is a bug of ours."""
+"""Errors that the user can fix. Any other exception is a bug."""
 
 
 class VqtokError(ValueError):
-    """Bad data: one sentence that says what was wrong, in which file, and what to do."""
+    """Bad data. The message is one sentence: what is wrong, in which file, and what to do."""
 
 
 class UsageError(VqtokError):
-    """Wrong usage: an option, a key or a value that does not exist."""
+    """Wrong usage, such as an option, a key or a value that does not exist."""

@@ -1,22 +1,23 @@
-"""Ctrl-C that lets the current step finish."""
+"""Handle Ctrl-C after the current step."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 @contextmanager
 def defer_sigint() -> Iterator[Callable[[], bool]]:
     """Give a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
-    pressed: list[int] = []
+    pressed = False
 
-    def handler(number: int, frame: Any) -> None:
-        pressed.append(number)
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
         signal.signal(signal.SIGINT, previous)
 
     previous = signal.signal(signal.SIGINT, handler)
     try:
-        yield lambda: bool(pressed)
+        yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)

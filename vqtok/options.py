@@ -1,92 +1,75 @@
-"""Options that commands share, and the checks that need neither a tensor nor a video."""
+"""Options that commands share, and checks of options that need neither PyTorch nor PyAV."""
 
 import sys
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.files import OUTPUT_SUFFIXES
+from vqtok.files import is_pattern
 
 TokenizerOption = Annotated[
-    str, typer.Option("--tokenizer", help="A file made by `vqtok train`, or a bundled name.")
+    str, typer.Option("--tokenizer", help="A bundled name, or a file written by `vqtok train`.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[
     str | None,
     typer.Option(help="float32 or bfloat16 (default: bfloat16 where it is fast)."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Fail if frames are damaged or timestamps broken.")
+    bool, typer.Option("--strict", help="Fail on damaged frames and broken timestamps.")
 ]
 JobsOption = Annotated[
-    int, typer.Option("--jobs", min=1, max=256, help="Clips worked on at once, of many.")
+    int, typer.Option("--jobs", min=1, max=256, help="Files to process at once.")
 ]
-CompileOption = Annotated[
-    bool,
-    typer.Option(
-        "--compile",
-        help="Compile the model for this clip's size first: up to half a minute on a CPU, for a "
-        "few percent of speed, so for long clips only. Needs a C++ compiler (Triton on CUDA).",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="The same numbers for machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SizeOption = Annotated[
     int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Say what runs where, and what takes the time.")
+    bool, typer.Option("--verbose", help="Also print the device, the decoder and timings.")
 ]
 
 
-def frame_rate(text: str | None) -> Fraction | None:
-    """What --fps says; UsageError if it is no positive number."""
-    try:
-        rate = None if text is None else Fraction(text).limit_denominator(1_000_000)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate is not None and not 0 < rate <= 1000:
-        raise UsageError(f"--fps {text}: write a number up to 1000, such as 24 or 30000/1001")
-    return rate
-
-
-def check_talk(quiet: bool, verbose: bool) -> None:
-    """UsageError if both --quiet and --verbose are given."""
+def check_verbosity(quiet: bool, verbose: bool) -> None:
+    """Raise UsageError if both --quiet and --verbose are given."""
     if quiet and verbose:
-        raise UsageError("--quiet and --verbose: give one of them")
+        raise UsageError("--quiet and --verbose exclude each other")
 
 
-def check_dtype(name: str | None) -> None:
-    """UsageError if --dtype names another type than the two there are."""
-    if name not in (None, "float32", "bfloat16"):
-        raise UsageError(f"--dtype {name}: must be float32 or bfloat16")
+def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
+    """Return the output folder of a batch, or None for a single source and output file.
+
+    A batch has several sources, a folder or a pattern as its source, or a folder as its output.
+    Raises UsageError if a batch has no folder to write to.
+    """
+    if len(sources) > 1 or Path(sources[0]).is_dir() or is_pattern(sources[0]):
+        return check_folder(output)
+    return Path(output) if output is not None and Path(output).is_dir() else None
 
 
-def check_output(output: str | None, force: bool, instead: str) -> None:
-    """UsageError if data would go to a terminal or over a file that is already there."""
-    if output in (None, "-"):
+def check_folder(output: str | None) -> Path:
+    """Return the output as a folder, which need not exist; raise UsageError if it cannot be one."""
+    if output is None or output == "-":
+        raise UsageError("several files need an output folder: -o FOLDER")
+    if Path(output).exists() and not Path(output).is_dir():
+        raise UsageError(f"{output} is a file: choose a folder")
+    return Path(output)
+
+
+def check_output(output: str | None, force: bool, hint: str) -> None:
+    """Raise UsageError if binary data would go to a terminal or overwrite a file.
+
+    hint: what to do instead of writing to a terminal.
+    """
+    if output is None or output == "-":
         if sys.stdout.isatty():
-            raise UsageError(f"this would print binary data to your terminal: {instead}")
+            raise UsageError(f"refusing to write binary data to the terminal: {hint}")
     elif Path(output).exists() and not force:
         raise UsageError(f"{output} exists: --force overwrites it")
     elif not Path(output).parent.is_dir():
         raise UsageError(f"{Path(output).parent}: no such folder")
-
-
-def check_folder(output: str | None) -> Path:
-    """The folder that many clips go to; UsageError if it is none."""
-    if output in (None, "-"):
-        raise UsageError("many clips need a folder: -o FOLDER")
-    if Path(output).exists() and not Path(output).is_dir():
-        raise UsageError(f"{output} is a file: give a folder")
-    return Path(output)
-
-
-def video_name(tokens: str) -> str:
-    """What many token files are decoded to: clip.mp4.safetensors to clip.mp4, others to .mp4."""
-    name = tokens.removesuffix(".safetensors")
-    return name if Path(name).suffix.lower() in OUTPUT_SUFFIXES else f"{name}.mp4"

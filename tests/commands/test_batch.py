@@ -1,176 +1,153 @@
-"""Many clips at once: the tree is mirrored, work goes on where it stopped, failures are listed."""
+"""Many files at once: mirrored folders, resuming, failures, and interrupts."""
 
 import json
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
-from typer.testing import CliRunner
 
 from helpers.clips import pattern, write_clip
-from vqtok import DEFAULT, config
-from vqtok.cli import app
-from vqtok.commands import batch
-from vqtok.commands.encode import RunOptions
+from helpers.command import fails, in_process, start, wait_until, works
+from vqtok import DEFAULT
+from vqtok.commands.batch import plan_jobs
+from vqtok.commands.decode import video_name
+from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError
 from vqtok.files import OUTPUT_SUFFIXES
-from vqtok.model import checkpoint
-from vqtok.model.tokenizer import Tokenizer
-from vqtok.options import video_name
-from vqtok.tokens import format as tokens
+from vqtok.tokens import read_metadata
 from vqtok.video.write import _CONTAINERS
 
-SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
 
-
-def run(*args):
-    """The exit code and stderr of a command."""
-    result = CliRunner().invoke(app, list(map(str, args)))
-    return result.exit_code, result.stderr
-
-
-def files(folder):
-    """What lies in a folder and below, with its bytes."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+def contents(folder):
+    """Return the bytes of all files in a folder and below, by relative path."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture
 def tree(tmp_path):
-    """Five clips in three folders, one of which is broken."""
+    """Five clips in three folders; one of them is broken."""
     folder = tmp_path / "in"
     (folder / "sub" / "deep").mkdir(parents=True)
     for i, name in enumerate(("a.mp4", "sub/b.mkv", "sub/deep/a.mp4", "sub/c.mp4")):
         write_clip(folder / name, pattern(5 + 3 * i, 32 + 8 * i, 48))
-    (folder / "sub" / "bad.mp4").write_text("no video")
-    (folder / "notes.txt").write_text("left alone")
+    (folder / "sub" / "bad.mp4").write_text("not a video")
+    (folder / "notes.txt").write_text("not a clip")
     return folder
 
 
-def test_a_tree_is_mirrored_and_failures_are_listed(tree, tmp_path):
+def test_the_tree_is_mirrored_and_failures_are_listed(tree, tmp_path, tiny):
     out = tmp_path / "out"
-    code, said = run("encode", tree, "-o", out)
-    assert code == 1 and f"1 of 5 failed: {out}/failures.jsonl" in said
+    message = f"1 of 5 files failed; see {out}/failures.jsonl"
+    fails(1, message, "encode", tree, "-o", out, *tiny)
     names = {"a.mp4", "sub/b.mkv", "sub/deep/a.mp4", "sub/c.mp4"}
-    assert files(out).keys() == {f"{name}.safetensors" for name in names} | {"failures.jsonl"}
+    assert contents(out).keys() == {f"{name}.safetensors" for name in names} | {"failures.jsonl"}
     (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
     assert failure["source"] == str(tree / "sub" / "bad.mp4")
     assert "is not a video" in failure["reason"]
 
-    back = tmp_path / "back"
-    assert run("decode", out, "-o", back)[0] == 0
-    assert files(back).keys() == names
+    decoded = tmp_path / "decoded"
+    works("decode", out, "-o", decoded, *tiny)
+    assert contents(decoded).keys() == names
 
 
-def test_tokens_do_not_depend_on_jobs_or_on_what_else_is_encoded(tree, tmp_path):
-    seen = []
+def test_tokens_do_not_depend_on_jobs_or_on_other_clips(tree, tmp_path, tiny):
     for jobs in (1, 3):
-        run("encode", tree, "-o", tmp_path / f"{jobs}", "--jobs", jobs)
-        seen.append(files(tmp_path / f"{jobs}"))
-    assert seen[0] == seen[1]
-    run("encode", tree / "sub" / "c.mp4", "-o", tmp_path / "alone.safetensors")
-    assert (tmp_path / "alone.safetensors").read_bytes() == seen[0]["sub/c.mp4.safetensors"]
+        in_process("encode", tree, "-o", tmp_path / f"{jobs}", "--jobs", jobs, *tiny)
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    alone = works("encode", tree / "sub" / "c.mp4", *tiny).stdout
+    assert alone == contents(tmp_path / "1")["sub/c.mp4.safetensors"]
 
 
-def test_what_is_done_is_skipped_unless_forced(tree, tmp_path):
+def test_existing_files_are_skipped_unless_forced(tree, tmp_path, tiny):
     out, done = tmp_path / "out", tmp_path / "out" / "a.mp4.safetensors"
     out.mkdir()
-    run(
-        "encode", tree / "a.mp4", "-o", out, "--duration", 0.1
-    )  # no file says how long it should be
-    before = done.read_bytes()
-    run("encode", tree, "-o", out)
-    assert done.read_bytes() == before and len(files(out)) == 5
-    run("encode", tree, "-o", out, "--force")
-    assert done.read_bytes() != before
+    # --duration leaves no trace in a file, so the shorter one counts as done.
+    works("encode", tree / "a.mp4", "-o", out, "--duration", 0.1, *tiny)
+    old = done.read_bytes()
+    in_process("encode", tree, "-o", out, *tiny)
+    assert done.read_bytes() == old and len(contents(out)) == 5
+    in_process("encode", tree, "-o", out, "--force", *tiny)
+    assert done.read_bytes() != old
 
 
 @pytest.mark.parametrize("command", ["encode", "decode"])
-def test_no_model_is_loaded_when_nothing_is_left_to_do(tree, tmp_path, command, monkeypatch):
-    tokens, videos = tmp_path / "tokens", tmp_path / "videos"
-    run("encode", tree, "-o", tokens)
-    run("decode", tokens, "-o", videos)
+def test_no_tokenizer_is_loaded_when_there_is_nothing_to_do(
+    tree, tmp_path, command, monkeypatch, tiny
+):
     (tree / "sub" / "bad.mp4").unlink()
-    monkeypatch.setattr(checkpoint, "load", None)
+    tokens, videos = tmp_path / "tokens", tmp_path / "videos"
+    works("encode", tree, "-o", tokens, *tiny)
+    works("decode", tokens, "-o", videos, *tiny)
+    monkeypatch.setattr("vqtok.commands.run_options.load_for_inference", None)
     source, target = {"encode": (tree, tokens), "decode": (tokens, videos)}[command]
-    code, said = run(command, source, "-o", target)
-    assert code == 0 and "nothing left to do" in said
+    assert b"nothing to do" in works(command, source, "-o", target, *tiny).stderr
     assert not (target / "failures.jsonl").exists()
 
 
-def test_a_folder_never_mixes_tokenizers_sizes_or_rates(tree, tmp_path):
-    out, other = tmp_path / "out", tmp_path / "other.safetensors"
-    run("encode", tree / "a.mp4", "-o", tmp_path / "a.mp4.safetensors", "--size", 24, "--fps", 5)
+def test_a_folder_never_mixes_tokenizers_sizes_or_frame_rates(tree, tmp_path, tiny):
+    out = tmp_path / "out"
     out.mkdir()
-    (tmp_path / "a.mp4.safetensors").rename(out / "a.mp4.safetensors")
-    before = files(out)
-    settings = config.load(config.folder() / "fsq.toml", SMALL)
-    checkpoint.save(other, Tokenizer(settings.model, settings.quantizer), settings, 0)
-    for option in (("--tokenizer", other), ("--size", 32), ("--fps", "10")):
-        code, said = run("encode", tree, "-o", out, *option)
-        assert code == 2 and f"{out}/a.mp4.safetensors is there" in said and "--force" in said
-        assert files(out) == before
-    run("encode", tree, "-o", out, "--size", 24, "--fps", "5")
-    assert files(out).items() > before.items()
-    (out / "a.mp4.safetensors").write_text("no tokens")
-    assert run("encode", tree, "-o", out)[0] == 2
-    run("encode", tree, "-o", out, "--tokenizer", other, "--force")
-    assert tokens.read(out / "a.mp4.safetensors").model == checkpoint.identify(other)
+    works("encode", tree / "a.mp4", "-o", out, "--size", 24, "--fps", 5, *tiny)
+    old, message = contents(out), f"{out}/a.mp4.safetensors exists and was made with another"
+    for options in (["--size", 24], [*tiny, "--size", 32], [*tiny, "--fps", "10"]):
+        assert "--force" in fails(2, message, "encode", tree, "-o", out, *options)
+        assert contents(out) == old
+    in_process("encode", tree, "-o", out, "--size", 24, "--fps", "5", *tiny)
+    assert contents(out).items() > old.items()
+    (out / "a.mp4.safetensors").write_text("not tokens")
+    fails(2, message, "encode", tree, "-o", out, *tiny)
+    in_process("encode", tree, "-o", out, "--force", *tiny)
+    models = {read_metadata(path)["model"] for path in out.rglob("*.safetensors")}
+    assert len(models) == 1
 
 
 def test_workers_share_weights_and_nothing_else():
-    one, two = RunOptions(DEFAULT, "cpu", None, False, 2, True, False).load(2)
+    run = RunOptions(DEFAULT, "cpu", None, force=False, quiet=True)
+    one, two = run.load_tokenizers(2)
     pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
     assert not set(one.modules()) & set(two.modules())
     assert two.fingerprint == one.fingerprint
 
 
-def test_a_killed_run_goes_on(tree, tmp_path):
-    write_clip(tree / "z.mp4", pattern(400, 96, 96))
+def test_a_killed_batch_resumes(tree, tmp_path):
+    write_clip(tree / "z.mp4", pattern(200, 96, 96))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "vqtok", "encode", str(tree), "-o", str(out)]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not (out / "sub" / "deep" / "a.mp4.safetensors").exists():
-        assert running.poll() is None
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    first = files(out)
-    assert "z.mp4.safetensors" not in first
-    assert run("encode", tree, "-o", out)[0] == 1  # the broken one
-    assert files(out).items() >= {k: v for k, v in first.items() if k[-1] == "s"}.items()
+    process = start("encode", tree, "-o", out)
+    wait_until((out / "sub" / "deep" / "a.mp4.safetensors").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {name: data for name, data in contents(out).items() if name.endswith(".safetensors")}
+    assert "z.mp4.safetensors" not in done
+    fails(1, "1 of 2 files failed", "encode", tree, "-o", out)  # the broken one
+    assert contents(out).items() >= done.items()
     assert (out / "z.mp4.safetensors").exists()
 
 
-def test_ctrl_c_ends_all_jobs_and_leaves_only_whole_files(tree, tmp_path):
+def test_ctrl_c_ends_all_jobs_and_leaves_complete_files_only(tree, tmp_path):
     for i in range(3):
         write_clip(tree / f"z{i}.mp4", pattern(400, 96, 96))
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "vqtok", "encode", str(tree), "-o", str(out), "--jobs", "2"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE)
-    while not (out / "sub" / "deep" / "a.mp4.safetensors").exists():
-        assert running.poll() is None
-        time.sleep(0.01)
-    running.send_signal(signal.SIGINT)
-    assert b"interrupted" in running.communicate(timeout=30)[1]
-    assert running.returncode == 130
+    process = start("encode", tree, "-o", out, "--jobs", "2")
+    wait_until((out / "sub" / "deep" / "a.mp4.safetensors").exists, process)
+    process.send_signal(signal.SIGINT)
+    assert b"interrupted" in process.communicate(timeout=30)[1]
+    assert process.returncode == 130
     assert not list(out.rglob(".*"))
+    assert not (out / "z2.mp4.safetensors").exists()
 
 
-def test_patterns_and_names(tree, tmp_path):
+def test_targets_mirror_files_folders_and_patterns(tree, tmp_path):
     def targets(*sources):
-        jobs = batch.jobs([str(s) for s in sources], tmp_path, {".mp4", ".mkv"}, str.upper)
+        jobs = plan_jobs([str(s) for s in sources], tmp_path, {".mp4", ".mkv"}, str.upper)
         return [str(job.target.relative_to(tmp_path)) for job in jobs]
 
     assert targets(tree / "**" / "*.mp4") == ["A.MP4", "sub/BAD.MP4", "sub/C.MP4", "sub/deep/A.MP4"]
     assert targets(tree / "sub" / "b*") == ["B.MKV", "BAD.MP4"]
     assert targets(tree / "a.mp4", tree / "sub" / "b.mkv") == ["A.MP4", "B.MKV"]
-    with pytest.raises(UsageError, match="would both become"):
+    with pytest.raises(UsageError, match="would both be written to"):
         targets(tree / "a.mp4", tree / "sub" / "deep" / "a.mp4")
-    with pytest.raises(UsageError, match="nothing to do"):
+    with pytest.raises(UsageError, match="no files to process in"):
         targets(tree / "*.gif")
     with pytest.raises(UsageError, match="no such file"):
         targets(tree / "absent.mp4")
@@ -180,14 +157,13 @@ def test_patterns_and_names(tree, tmp_path):
     "tokens, video",
     [("a.mp4.safetensors", "a.mp4"), ("a.avi.safetensors", "a.avi.mp4"), ("a", "a.mp4")],
 )
-def test_decoded_files_are_named_like_their_sources(tokens, video):
+def test_decoded_files_are_named_after_their_sources(tokens, video):
     assert video_name(tokens) == video
     assert set(_CONTAINERS) == OUTPUT_SUFFIXES
 
 
 @pytest.mark.parametrize("output", [(), ("-o", "-"), ("-o", "a_file")])
-def test_many_clips_need_a_folder(tree, tmp_path, output, monkeypatch):
+def test_a_batch_needs_an_output_folder(tree, tmp_path, output, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
-    code, said = run("encode", tree, *output)
-    assert code == 2 and "folder" in said
+    fails(2, "folder", "encode", tree, *output)

@@ -1,4 +1,4 @@
-"""`vqtok stats` as people run it: where tokens come from, where figures go, and how it fails."""
+"""`vqtok stats`: its sources, its outputs, and how it fails."""
 
 import csv
 import io
@@ -6,55 +6,45 @@ import json
 import os
 import subprocess
 import sys
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import vqtok
 from helpers import ROOT
-from helpers.command import TINY, fails, inside, works
+from helpers.command import fails, in_process, works
+from helpers.tokenizers import save_tokenizer
 from helpers.tokens import make_tokens
 from vqtok import config
 from vqtok.model import checkpoint
 from vqtok.model.checkpoint import BUNDLED
-from vqtok.model.tokenizer import Tokenizer
-from vqtok.tokens.format import write
+from vqtok.tokens import write_tokens
 
 
 def save(path, seed=0, model="a" * 64, size=16, quantizer="lfq", shape=(9, 8, 8)):
-    """A token file of random indices."""
+    """Write a token file of random indices and return its path."""
     indices = np.random.default_rng(seed).integers(0, size, shape).astype(np.int32)
-    write(path, make_tokens(indices, size, quantizer, model))
+    write_tokens(path, make_tokens(indices, size, quantizer, model))
     return path
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Three files of one tokenizer, in a folder and one below."""
+    """Three files of one tokenizer, in a folder and below."""
     folder = tmp_path / "corpus"
     (folder / "sub").mkdir(parents=True)
     for i, name in enumerate(("a", "b", "sub/c")):
         save(folder / f"{name}.safetensors", seed=i)
-    (folder / "notes.txt").write_text("left alone")
+    (folder / "notes.txt").write_text("not tokens")
     return folder
-
-
-def tiny(path, kind):
-    """A tokenizer that was never trained."""
-    settings = config.load(
-        config.folder() / f"{kind}.toml",
-        ["model.widths=[8,16]", "model.encoder_blocks=[1,1]", "model.decoder_blocks=[1,1]"],
-    )
-    checkpoint.save(path, Tokenizer(settings.model, settings.quantizer), settings, 1)
-    return path
 
 
 def numbers(*args, **options):
     return json.loads(works("stats", *args, "--json", **options).stdout)
 
 
-def test_files_folders_patterns_and_pipes_add_up(corpus):
+def test_files_folders_patterns_and_pipes_are_added_up(corpus):
     files = sorted(corpus.rglob("*.safetensors"))
     by_file = numbers(*files)
     assert (by_file["files"], by_file["tokens"]) == (3, 3 * 9 * 8 * 8)
@@ -66,7 +56,7 @@ def test_files_folders_patterns_and_pipes_add_up(corpus):
     assert numbers(corpus / "*.safetensors")["files"] == 2
 
 
-def test_tokens_of_different_tokenizers_stand_side_by_side(corpus, tmp_path):
+def test_each_tokenizer_has_a_column(corpus, tmp_path):
     other = save(tmp_path / "other.safetensors", model="b" * 64)
     one, two = numbers(corpus, other)
     assert (one["files"], two["files"]) == (3, 1)
@@ -79,93 +69,107 @@ def test_tokens_of_different_tokenizers_stand_side_by_side(corpus, tmp_path):
     assert "marks the best value" in works("stats", corpus).stdout.decode()
 
 
-def test_each_argument_can_have_its_own_column(corpus):
+def test_each_gives_every_argument_a_column(corpus):
     one, two = numbers(corpus / "a.safetensors", corpus / "sub", "--each")
     assert (one["name"], two["name"]) == ("a", "sub")
     shown = works("stats", corpus / "a.safetensors", corpus / "sub", "--each").stdout.decode()
     assert "usage / chance" in shown and "sub" in shown
 
 
-def test_a_file_named_twice_counts_once(corpus):
+def test_a_file_named_twice_is_counted_once(corpus):
     file = corpus / "a.safetensors"
     assert numbers(corpus, file, corpus / "sub" / ".." / file.name) == numbers(corpus)
     assert [run["files"] for run in numbers(corpus, file, file, "--each")] == [3, 1]
 
 
-def test_what_cannot_be_counted_is_told_after_the_rest(corpus):
+def test_broken_files_are_named_after_the_report(corpus):
     before = numbers(corpus)
     for i in range(7):
-        (corpus / f"bad{i}.safetensors").write_bytes(b"no tokens")
-    result = inside("stats", corpus, "--json")
+        (corpus / f"bad{i}.safetensors").write_bytes(b"not tokens")
+    result = in_process("stats", corpus, "--json")
     assert result.returncode == 1 and json.loads(result.stdout) == before
-    said = result.stderr.decode()
-    assert "7 of 10 cannot be counted" in said and "bad0" in said and "bad6" not in said
+    stderr = result.stderr.decode()
+    assert "7 of 10 files could not be counted" in stderr and "; and 2 more" in stderr
+    assert "bad4" in stderr and "bad5" not in stderr
 
 
-def test_people_and_machines_are_told_the_same(corpus):
-    found, shown = numbers(corpus), works("stats", corpus).stdout.decode()
-    for figure in (f"{found['tokens']:,}", f"{found['usage']:.2%}", f"{found['perplexity']:,.1f}"):
-        assert figure in shown
-    assert found["verdict"].upper() in shown
+def test_report_json_and_csv_have_the_same_numbers(corpus):
+    expected, report = numbers(corpus), works("stats", corpus).stdout.decode()
+    assert f"{expected['tokens']:,}" in report
+    assert f"{expected['usage']:.2%}" in report
+    assert f"{expected['perplexity']:,.1f}" in report
+    assert expected["verdict"].upper() in report
     (row,) = csv.DictReader(io.StringIO(works("stats", corpus, "--csv").stdout.decode()))
-    assert row == {key: str(found[key]) for key in row}
-    assert list(row) == list(found)[: len(row)] and "verdict" in row and "top" not in row
+    assert row == {key: str(expected[key]) for key in row}
+    assert list(row) == list(expected)[: len(row)] and "verdict" in row and "top" not in row
 
 
 def test_every_key_is_documented(corpus, tmp_path):
     text = (ROOT / "docs" / "stats.md").read_text()
-    alone = numbers("--tokenizer", tiny(tmp_path / "t.safetensors", "ema"))
+    alone = numbers("--tokenizer", save_tokenizer(tmp_path / "t.safetensors", "ema"))
     keys = {*numbers(corpus), *numbers(corpus)["over_time"][0], *alone, *alone["codes"]}
     assert not {key for key in keys if f"`{key}`" not in text}
 
 
-def test_levels_are_known_of_a_tokenizer_that_is_named(tmp_path):
-    model = tiny(tmp_path / "t.safetensors", "fsq")
+def test_fsq_levels_are_shown_if_the_tokenizer_is_given(tmp_path):
+    model = save_tokenizer(tmp_path / "t.safetensors", "fsq")
     own = checkpoint.load(model)
     mine = save(tmp_path / "m.safetensors", 0, own.fingerprint, own.codebook_size, "fsq")
     assert numbers(mine)["levels"] is None
     assert "name the tokenizer" in " ".join(works("stats", mine).stdout.decode().split())
     assert len(numbers(mine, "--tokenizer", model)["levels"]) == len(own.levels)
-    other = tiny(tmp_path / "o.safetensors", "lfq")
+    other = save_tokenizer(tmp_path / "o.safetensors", "lfq")
     forged = save(tmp_path / "g.safetensors", 0, checkpoint.load(other).fingerprint, 60, "fsq")
     for foreign, name in ((forged, other), (forged, model), (mine, other)):
         fails(1, "another tokenizer", "stats", foreign, "--tokenizer", name)
 
 
-def test_a_codebook_of_no_power_of_two_has_no_bits(tmp_path):
+def test_tokens_of_another_stride_are_refused(tmp_path):
+    model = save_tokenizer(tmp_path / "t.safetensors", "fsq")
+    own, path = checkpoint.load(model), tmp_path / "a.safetensors"
+    content = make_tokens(
+        np.zeros((3, 8, 8), np.int32), own.codebook_size, own.kind, own.fingerprint
+    )
+    write_tokens(path, content)
+    assert numbers(path, "--tokenizer", model)["files"] == 1
+    write_tokens(path, replace(content, stride=(2, 8, 8), frames=5, timestamps=range(5)))
+    fails(1, f"{path}: these tokens were made by another", "stats", path, "--tokenizer", model)
+
+
+def test_bits_are_reported_for_powers_of_two_only(tmp_path):
     assert numbers(save(tmp_path / "a.safetensors", size=15))["bit_ones"] is None
 
 
-def test_a_codebook_too_large_to_count_is_told(tmp_path):
+def test_a_codebook_too_large_to_count_is_refused(tmp_path):
     path = save(tmp_path / "a.safetensors", size=2**30)
     assert "a.safetensors" in fails(1, "too large to count", "stats", path)
 
 
-def test_clips_are_encoded_and_reported_in_one_pass(make_clip, tmp_path):
-    model = tiny(tmp_path / "t.safetensors", "lfq")
+def test_clips_are_encoded_and_counted_without_token_files(make_clip, tmp_path):
+    model = save_tokenizer(tmp_path / "t.safetensors", "lfq")
     clips = [make_clip(f"{name}.mp4") for name in "ab"]
     before = set(tmp_path.iterdir())
-    found = numbers(*clips, "--tokenizer", model, "--device", "cpu")
+    report = numbers(*clips, "--tokenizer", model, "--device", "cpu")
     assert set(tmp_path.iterdir()) == before
     saved = tmp_path / "tokens"
     works("encode", *clips, "-o", saved, "--tokenizer", model, "--device", "cpu")
-    assert found == numbers(saved) | {"name": found["name"]}
+    assert report == numbers(saved) | {"name": report["name"]}
     (tmp_path / "in").mkdir()
     clips[0].rename(tmp_path / "in" / "a.mp4")
     assert numbers(tmp_path / "in", "--tokenizer", model)["files"] == 1
 
 
 @pytest.mark.parametrize("kind", config.QUANTIZERS)
-def test_a_tokenizer_alone_shows_its_codes(kind, tmp_path):
-    model = tiny(tmp_path / "t.safetensors", kind)
-    found = numbers("--tokenizer", model)
-    shown = works("stats", "--tokenizer", model).stdout.decode()
-    assert f"codebook: {kind}, {found['codebook_size']:,} codes" in shown
-    assert ("by construction" in shown) == (found["codes"] is None) == (kind in ("lfq", "fsq"))
+def test_a_tokenizer_alone_reports_its_codebook(kind, tmp_path):
+    model = save_tokenizer(tmp_path / "t.safetensors", kind)
+    codebook = numbers("--tokenizer", model)
+    report = works("stats", "--tokenizer", model).stdout.decode()
+    assert f"codebook: {kind}, {codebook['codebook_size']:,} codes" in report
+    assert ("by construction" in report) == (codebook["codes"] is None) == (kind in ("lfq", "fsq"))
 
 
 @pytest.mark.parametrize("suffix, start", [("png", b"\x89PNG"), ("svg", b"<?xml")])
-def test_pictures(suffix, start, corpus, tmp_path):
+def test_plots_are_written_and_not_overwritten(suffix, start, corpus, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / f"plot.{suffix}"
     works("stats", corpus, "--plot", path)
@@ -178,51 +182,49 @@ def test_pictures(suffix, start, corpus, tmp_path):
     assert path.read_bytes() != first
 
 
-def test_without_matplotlib_a_sentence_says_so(corpus, tmp_path, monkeypatch):
+def test_a_plot_without_matplotlib_fails_in_one_sentence(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     fails(2, "pip install matplotlib", "stats", corpus, "--plot", tmp_path / "a.png")
 
 
-def test_a_run_is_watched_to_its_end(tmp_path):
-    run = tmp_path / "run"
-    works("train", *TINY, "--set", "train.steps=2", "--out", run, "--quiet")
-    assert "step 2: loss" in works("stats", "--watch", run).stdout.decode()
+def test_watch_ends_with_the_run(tiny_run):
+    assert "step 2: loss" in works("stats", "--watch", tiny_run).stdout.decode()
 
 
 @pytest.mark.parametrize(
-    "code, sentence, args",
+    "code, message, args",
     [
-        (2, "name token files", []),
+        (2, "nothing to report on: name token files", []),
         (2, "no such file or folder", ["none.safetensors"]),
         (2, "no token files in it", ["EMPTY"]),
-        (2, "is a clip: say with --tokenizer", ["CLIP"]),
-        (2, "clip.mp4 is a clip: say with --tokenizer", ["CLIPS"]),
+        (2, "is a clip: choose a --tokenizer", ["CLIP"]),
+        (2, "clip.mp4 is a clip: choose a --tokenizer", ["CLIPS"]),
         (2, "exclude each other", ["CORPUS", "--json", "--csv"]),
         (2, "--json only", ["--tokenizer", "x", "--csv"]),
         (2, "--json only", ["--tokenizer", "x", "--each"]),
         (2, "--json only", ["--tokenizer", "x", "--device", "cpu"]),
-        (2, "leave the others out", ["CORPUS", "--watch", "EMPTY"]),
-        (2, "leave the others out", ["--watch", "EMPTY", "--each"]),
-        (2, "leave the others out", ["--watch", "EMPTY", "--device", "cpu"]),
+        (2, "it takes no other options", ["CORPUS", "--watch", "EMPTY"]),
+        (2, "it takes no other options", ["--watch", "EMPTY", "--each"]),
+        (2, "it takes no other options", ["--watch", "EMPTY", "--device", "cpu"]),
         (2, "not a training run", ["--watch", "EMPTY"]),
         (2, "must end in .png or .svg", ["CORPUS", "--plot", "a.pdf"]),
         (2, "no such folder", ["CORPUS", "--plot", "none/a.png"]),
         (1, "no such tokenizer", ["--tokenizer", "none"]),
-        (1, "is no token file", ["MODEL"]),
+        (1, "is not a token file", ["MODEL"]),
     ],
 )
-def test_what_cannot_be_reported_is_told_in_a_sentence(code, sentence, args, corpus, tmp_path):
+def test_wrong_usage_and_bad_data_fail_in_one_sentence(code, message, args, corpus, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "clips").mkdir()
     clip = tmp_path / "clips" / "clip.mp4"
     clip.write_bytes(b"")
     names = {"CORPUS": corpus, "EMPTY": tmp_path / "empty", "CLIP": clip, "CLIPS": clip.parent}
     names["MODEL"] = BUNDLED / f"{vqtok.DEFAULT}.safetensors"
-    assert fails(code, sentence, "stats", *(names.get(a, a) for a in args)).count("\n") == 1
+    assert fails(code, message, "stats", *(names.get(a, a) for a in args)).count("\n") == 1
 
 
 @pytest.mark.parametrize("heavy", ["torch", "av", "matplotlib"])
-def test_token_files_need_nothing_slow(heavy, corpus):
+def test_counting_token_files_imports_nothing_slow(heavy, corpus):
     code = f"import sys; sys.argv[1:] = ['stats', {str(corpus)!r}]\n"
     code += "from vqtok.cli import app\n"
     code += f"try: app()\nexcept SystemExit: sys.exit({heavy!r} in sys.modules)"
@@ -231,7 +233,7 @@ def test_token_files_need_nothing_slow(heavy, corpus):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
-def test_what_is_piped_is_plain(encoding, corpus):
+def test_piped_output_is_plain_text(encoding, corpus):
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     command = [sys.executable, "-m", "vqtok", "stats", str(corpus)]
     result = subprocess.run(command, capture_output=True, env=environment)
@@ -241,24 +243,14 @@ def test_what_is_piped_is_plain(encoding, corpus):
     assert encoding == "utf-8" or text.isascii()
 
 
-def test_watching_goes_on_while_a_run_is_written(tmp_path):
-    """Lines that come later, a line in two halves, and a run that is resumed from an older save."""
+def test_watch_follows_a_run_while_it_is_written(tmp_path, monkeypatch):
+    """Rows are added, one of them in two halves, whenever the command waits for more."""
     settings = config.load(config.folder() / "fsq.toml", ["train.steps=30"])
     (tmp_path / "config.json").write_text(settings.to_json())
     log = tmp_path / "metrics.jsonl"
     row = {"loss": 0.5, "psnr": 20, "usage": 0.25, "usage_by_chance": 0.5, "perplexity": 12.0}
     lines = [json.dumps({"step": s, **row, "seconds_per_step": 0.5}) + "\n" for s in (10, 20, 30)]
-    log.write_text(lines[0] + lines[1][:20])
-    command = [sys.executable, "-m", "vqtok", "stats", "--watch", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout.readline().startswith(b"step 10")
-    log.write_text("".join(lines[:2]))
-    time.sleep(1)
-    log.write_text("".join(lines))
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and said.startswith(b"step 30")
-
-
-def test_stats_has_help():
-    said = inside("stats", "--help").stdout.decode()
-    assert all(option in said for option in ("--each", "--csv", "--plot", "--watch"))
+    states = iter([lines[0] + lines[1][:20], "".join(lines[:2]), "".join(lines)])
+    monkeypatch.setattr("time.sleep", lambda seconds: log.write_text(next(states)))
+    output = works("stats", "--watch", tmp_path).stdout.decode()
+    assert [line.split(":")[0] for line in output.splitlines()] == ["step 10", "step 30"]

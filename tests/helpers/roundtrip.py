@@ -5,7 +5,7 @@ import io
 import torch
 
 from vqtok.pipeline.clip import decode_clip, encode_clip
-from vqtok.tokens import format as token_file
+from vqtok.tokens import read_tokens, tokens_to_bytes
 from vqtok.video import open_video
 
 
@@ -27,9 +27,9 @@ class Lossless:
 def through(source, target, audio_from=None, codec=None, crf=None, **options):
     """Encode and decode by way of a token file: the tokens, and what was said while decoding."""
     with open_video(source, **options) as clip:
-        data = token_file.to_bytes(encode_clip(clip, Lossless(), lambda done: None))
-    tokens = token_file.read(io.BytesIO(data))
-    said = decode_clip(tokens, Lossless(), target, lambda done: None, codec, crf, audio_from)
+        data = tokens_to_bytes(encode_clip(clip, Lossless()))
+    tokens = read_tokens(io.BytesIO(data))
+    said = decode_clip(tokens, Lossless(), target, codec=codec, crf=crf, audio_from=audio_from)
     return tokens, said
 
 

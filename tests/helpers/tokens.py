@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from vqtok.codebook_stats.counts import CodeCounts
-from vqtok.tokens.format import Tokens
+from vqtok.tokens import Tokens
 
 SAMPLE = Tokens(
     indices=np.arange(3 * 8 * 12).reshape(3, 8, 12) % 64,
@@ -29,13 +29,14 @@ SAMPLE = Tokens(
 VARYING = [0, 33, 67, 100, 134, 234, 267, 301, 401]
 
 
-def parts(data):
-    """The header and the body of a safetensors file."""
+def split_file(data):
+    """Return the header, a dict, and the tensor bytes of a safetensors file."""
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]
 
 
-def joined(header, body):
+def join_file(header, body):
+    """Return the safetensors file of a header and tensor bytes."""
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 

@@ -1,10 +1,12 @@
-"""Copies to the device and back: what arrives is what was sent, whatever goes on beside."""
+"""Threads and device copies around the model, and the stopwatch that measures them."""
+
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from vqtok.pipeline.overlap import DeviceTransfer
+from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
 
 CUDA = pytest.param(
@@ -12,34 +14,63 @@ CUDA = pytest.param(
 )
 
 
+def test_prefetch_computes_items_ahead_in_a_thread():
+    threads = []
+    items = (threads.append(threading.current_thread()) or i for i in range(5))
+    with prefetch(items) as prefetched:
+        assert list(prefetched) == [0, 1, 2, 3, 4]
+    assert threading.current_thread() not in threads
+
+
+def test_prefetch_raises_an_error_when_its_item_is_requested():
+    with prefetch(1 // (2 - i) for i in range(5)) as prefetched:
+        assert [next(prefetched), next(prefetched)] == [0, 1]
+        with pytest.raises(ZeroDivisionError):
+            next(prefetched)
+
+
+def test_background_writer_writes_in_order():
+    written = []
+    with background_writer(written.append) as write:
+        for i in range(10):
+            write(i)
+    assert written == list(range(10))
+
+
+def test_background_writer_raises_the_error_of_a_write():
+    with pytest.raises(ZeroDivisionError), background_writer(lambda i: 1 // i) as write:
+        write(0)
+
+
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_what_is_carried_up_and_down_again_stays_the_same(device):
+def test_arrays_survive_a_round_trip_to_the_device(device):
     transfer = DeviceTransfer(torch.device(device))
     arrays = [np.full((8, 300, 400, 3), i, np.uint8) for i in range(20)]
 
-    def parts():
+    def compute():
         for array in arrays:
-            there = transfer.to_device(array)
-            assert there.device.type == device
-            yield there[:, ::2].add(1)  # not contiguous, and made while the one before comes down
+            tensor = transfer.to_device(array)
+            assert tensor.device.type == device
+            yield tensor[:, ::2].add(1)  # not contiguous; computed during the previous copy
 
-    for array, back in zip(arrays, transfer.to_host(parts()), strict=True):
-        assert back.shape == (8, 150, 400, 3)
-        assert (back == array[0, 0, 0, 0] + 1).all()
-
-
-def test_a_part_comes_down_while_the_next_is_made():
-    """On CUDA only, where making it only asks for it; on a CPU parts come as they are made."""
-    transfer, made = DeviceTransfer(torch.device("cpu")), []
-    parts = (made.append(i) or torch.tensor(i) for i in range(3))
-    assert [(int(part), len(made)) for part in transfer.to_host(parts)] == [(0, 1), (1, 2), (2, 3)]
+    for array, result in zip(arrays, transfer.to_host(compute()), strict=True):
+        assert result.shape == (8, 150, 400, 3)
+        assert (result == array[0, 0, 0, 0] + 1).all()
 
 
-def test_a_stopwatch_gives_each_part_its_share(monkeypatch):
+def test_on_a_cpu_arrays_are_yielded_as_they_are_computed():
+    transfer, computed = DeviceTransfer(torch.device("cpu")), []
+    tensors = (computed.append(i) or torch.tensor(i) for i in range(3))
+    counts = [(int(array), len(computed)) for array in transfer.to_host(tensors)]
+    assert counts == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_stopwatch_reports_the_share_of_each_part(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
-    watch = Stopwatch()  # at 0
-    assert list(watch.each("reading", "ab")) == ["a", "b"]  # 1 s each, and 1 s to see the end
-    with watch.on("writing"):
+    stopwatch = Stopwatch()  # at 0
+    # 1 s for each item, and 1 s to see the end.
+    assert list(stopwatch.time_each("reading", "ab")) == ["a", "b"]
+    with stopwatch.time("writing"):
         pass
-    assert watch.shares("the model") == "reading 33%, writing 11%, the model 56% of 9.0 s"
+    assert stopwatch.shares("model") == "reading 33%, writing 11%, model 56% of 9.0 s"

@@ -16,7 +16,7 @@ from helpers.tokens import count_codes
 from vqtok import report
 from vqtok.codebook_stats.codebook_report import codebook_report
 from vqtok.codebook_stats.codes import CodebookTable, CodeStatistics, Distribution
-from vqtok.commands.progress import Bars
+from vqtok.commands.progress import ProgressBars
 
 SNAPSHOTS = TESTS / "snapshots"
 LEVELS = (5, 5, 5, 8)
@@ -157,7 +157,7 @@ def test_names_with_brackets_are_not_markup(name):
 def test_names_with_brackets_are_not_markup_in_progress_bars(name):
     terminal = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with patch("vqtok.commands.progress.console", return_value=terminal):
-        bars = Bars(False, "x", 1)
-    with bars, bars.clip(name, 3):
+        bars = ProgressBars(False)
+    with bars, bars.task(name, 3):
         pass  # the bar is drawn as it ends
     assert name in terminal.file.getvalue()

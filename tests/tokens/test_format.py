@@ -1,8 +1,9 @@
-"""docs/token-format.md and the files of version 1 that every later version must read."""
+"""Compatibility: golden files of version 1, docs/token-format.md, and tokenizer identity."""
 
 import re
 from dataclasses import fields, replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from typer.testing import CliRunner
 
 from helpers import GOLDEN, ROOT
 from helpers.clips import pattern, write_clip
-from helpers.tokens import SAMPLE, VARYING, joined, parts
+from helpers.tokens import SAMPLE, VARYING, join_file, split_file
 from vqtok.cli import app
-from vqtok.tokens import format as token_file
-from vqtok.tokens.format import Tokens
+from vqtok.errors import VqtokError
+from vqtok.tokens import Tokens, check_tokenizer, read_tokens, tokens_to_bytes
 
 DOCUMENT = (ROOT / "docs" / "token-format.md").read_text()
 
@@ -80,24 +81,24 @@ golden = pytest.mark.parametrize("name", FILES)
 
 
 @golden
-def test_files_of_version_1_are_read_for_ever(name):
-    want, dtype = FILES[name]
-    found = token_file.read(GOLDEN / name)
-    assert found.indices.dtype == dtype
-    np.testing.assert_array_equal(found.indices, want.indices)
-    assert list(found.timestamps) == list(want.timestamps)
-    for key in {f.name for f in fields(want)} - {"indices", "timestamps"}:
-        assert getattr(found, key) == getattr(want, key), key
+def test_golden_files_of_version_1_are_read(name):
+    expected, dtype = FILES[name]
+    tokens = read_tokens(GOLDEN / name)
+    assert tokens.indices.dtype == dtype
+    np.testing.assert_array_equal(tokens.indices, expected.indices)
+    assert list(tokens.timestamps) == list(expected.timestamps)
+    for key in {f.name for f in fields(Tokens)} - {"indices", "timestamps"}:
+        assert getattr(tokens, key) == getattr(expected, key), key
 
 
 @golden
-def test_they_would_be_written_the_same_today(name):
-    assert token_file.to_bytes(FILES[name][0]) == (GOLDEN / name).read_bytes()
+def test_golden_files_are_written_byte_for_byte(name):
+    assert tokens_to_bytes(FILES[name][0]) == (GOLDEN / name).read_bytes()
 
 
-@pytest.fixture(params=[*FILES, "written now"])
-def a_file(request, tmp_path):
-    """tokens.safetensors in a folder: a golden file, or one that vqtok writes."""
+@pytest.fixture(params=[*FILES, "encoded"])
+def token_file(request, tmp_path):
+    """tokens.safetensors in a folder of its own: a golden file, or one that `encode` writes."""
     path = tmp_path / "tokens.safetensors"
     if request.param in FILES:
         path.write_bytes((GOLDEN / request.param).read_bytes())
@@ -107,32 +108,32 @@ def a_file(request, tmp_path):
     return path
 
 
-def test_the_reader_in_the_document_finds_what_vqtok_finds(a_file, monkeypatch):
+def test_the_documented_numpy_reader_agrees_with_vqtok(token_file, monkeypatch):
     (reader,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
     assert len([line for line in reader.splitlines() if line]) <= 15
     assert re.findall(r"import (.*)", reader) == ["json", "numpy as np"]
-    monkeypatch.chdir(a_file.parent)
-    found, want = {}, token_file.read(a_file)
-    exec(reader, found)
-    assert found["indices"].dtype == want.indices.dtype
-    np.testing.assert_array_equal(found["indices"], want.indices)
-    assert found["timestamps"].tolist() == list(want.timestamps)
-    assert found["fps"] == float(want.fps)
+    monkeypatch.chdir(token_file.parent)
+    variables, tokens = {}, read_tokens(token_file)
+    exec(reader, variables)
+    assert variables["indices"].dtype == tokens.indices.dtype
+    np.testing.assert_array_equal(variables["indices"], tokens.indices)
+    assert variables["timestamps"].tolist() == list(tokens.timestamps)
+    assert variables["fps"] == float(tokens.fps)
 
 
-def test_every_key_and_tensor_that_is_written_is_documented():
+def test_every_metadata_key_and_tensor_is_documented():
     rows = re.findall(r"^\| (`.*?) \|", DOCUMENT, re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    for times in (SAMPLE.timestamps, VARYING):
-        header, _ = parts(token_file.to_bytes(replace(SAMPLE, timestamps=times)))
+    for timestamps in (SAMPLE.timestamps, VARYING):
+        header, _ = split_file(tokens_to_bytes(replace(SAMPLE, timestamps=timestamps)))
         assert header.pop("__metadata__").keys() | header.keys() <= documented
 
 
-@pytest.mark.parametrize("times", [SAMPLE.timestamps, VARYING], ids=["regular", "varying"])
-def test_what_a_later_vqtok_adds_is_skipped(tmp_path, times):
+@pytest.mark.parametrize("timestamps", [SAMPLE.timestamps, VARYING], ids=["regular", "varying"])
+def test_unknown_keys_and_tensors_are_ignored(tmp_path, timestamps):
     path = tmp_path / "later.safetensors"
-    header, body = parts(token_file.to_bytes(replace(SAMPLE, timestamps=times)))
-    header["__metadata__"] |= {"colour": "bt709", "history": "{}"}
+    header, body = split_file(tokens_to_bytes(replace(SAMPLE, timestamps=timestamps)))
+    header["__metadata__"] |= {"color": "bt709", "history": "{}"}
     for dtype, size in (("U8", 1), ("U16", 2), ("I32", 4), ("I64", 8)):
         end = len(body) + 3 * size
         header[f"later_{dtype}"] = {
@@ -141,7 +142,29 @@ def test_what_a_later_vqtok_adds_is_skipped(tmp_path, times):
             "data_offsets": [len(body), end],
         }
         body += bytes(3 * size)
-    path.write_bytes(joined(header, body))
-    found = token_file.read(path)
-    np.testing.assert_array_equal(found.indices, SAMPLE.indices)
-    assert list(found.timestamps) == list(times)
+    path.write_bytes(join_file(header, body))
+    tokens = read_tokens(path)
+    np.testing.assert_array_equal(tokens.indices, SAMPLE.indices)
+    assert list(tokens.timestamps) == list(timestamps)
+
+
+OWN_TOKENIZER = {
+    "kind": SAMPLE.quantizer,
+    "stride": SAMPLE.stride,
+    "codebook_size": SAMPLE.codebook_size,
+    "fingerprint": SAMPLE.model,
+}
+
+
+def test_tokens_belong_to_the_tokenizer_that_made_them():
+    check_tokenizer(SAMPLE, SimpleNamespace(**OWN_TOKENIZER), "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"kind": "lfq"}, {"stride": (4, 16, 16)}, {"codebook_size": 65}, {"fingerprint": "f" * 64}],
+)
+def test_any_difference_means_another_tokenizer(difference):
+    other = SimpleNamespace(**OWN_TOKENIZER | difference)
+    with pytest.raises(VqtokError, match=r"a\.safetensors: .* another tokenizer .* --tokenizer"):
+        check_tokenizer(SAMPLE, other, "a.safetensors")

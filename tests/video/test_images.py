@@ -12,7 +12,7 @@ from helpers import GOLDEN
 from helpers.clips import pattern
 from vqtok.cli import app
 from vqtok.errors import UsageError, VqtokError
-from vqtok.tokens import format as tokens
+from vqtok.tokens import read_tokens
 from vqtok.video import VideoWriter, open_video
 
 STILLS = GOLDEN / "stills"  # written by Pillow, all of the same picture
@@ -191,7 +191,7 @@ def test_decode_writes_the_picture_that_lossless_video_holds(tmp_path, shape):
     source, file = tmp_path / "in.png", tmp_path / "t.safetensors"
     write(source, noise(*shape))
     assert run("encode", source, "-o", file).exit_code == 0
-    content = tokens.read(file)
+    content = read_tokens(file)
     assert (content.frames, content.height, content.width) == (1, *shape)
     for name in ("out.png", "out.mkv"):
         codec = ("--codec", "ffv1") if name == "out.mkv" else ()

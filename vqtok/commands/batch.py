@@ -1,103 +1,112 @@
-"""Many clips at once: what is to do, several at a time, and what went wrong with which."""
+"""Process many files: plan the outputs, run several jobs at once, list the failures."""
 
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
+from vqtok.commands.progress import ProgressBars, ProgressTask
+from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import atomic_write, is_pattern, list_files
+from vqtok.files import atomic_write, list_files
+from vqtok.model.tokenizer import Tokenizer
 
 FAILURES = "failures.jsonl"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to read, and the file that is made from it."""
+    """A file to read, and the file to make from it."""
 
     source: Path
     target: Path
 
 
-def is_many(sources: Sequence[str], output: str | None) -> bool:
-    """Whether these are many clips and an output folder, not one clip and its file."""
-    several = len(sources) > 1 or Path(sources[0]).is_dir() or is_pattern(sources[0])
-    return several or (output is not None and Path(output).is_dir())
+# Does a job and returns the notes to print about it.
+Work = Callable[[Job, Tokenizer, ProgressTask], Sequence[str]]
 
 
-def jobs(
+def plan_jobs(
     sources: Sequence[str],
     folder: Path,
     suffixes: set[str],
     rename: Callable[[str], str],
 ) -> list[Job]:
-    """What is to do for files, folders (all in them that ends in `suffixes`) and patterns like **.
+    """Return the jobs for files, folders and patterns, as `list_files` finds them.
 
-    Targets lie in `folder` as the sources lie in the folder, or in that of the pattern, given.
-    rename: gives the name of a source's target.
-    Raises UsageError when there is nothing to do, or two sources have the same target.
+    The tree below each source folder is mirrored in `folder`.
+
+    rename: returns the file name of a target, given that of its source.
+    Raises UsageError if there are no files, or if two of them would have the same target.
     """
-    found: dict[Path, Path] = {}
-    for root, path in list_files(sources, suffixes):
-        target = folder / path.relative_to(root).with_name(rename(path.name))
-        if found.setdefault(target, path).resolve() != path.resolve():
-            raise UsageError(f"{found[target]} and {path} would both become {target}")
-    if not found:
-        raise UsageError(f"nothing to do in {', '.join(sources)}")
-    return [Job(found[target], target) for target in sorted(found)]
+    jobs: dict[Path, Path] = {}  # target: source
+    for root, source in list_files(sources, suffixes):
+        target = folder / source.relative_to(root).with_name(rename(source.name))
+        other = jobs.setdefault(target, source)
+        if other.resolve() != source.resolve():
+            raise UsageError(f"{other} and {source} would both be written to {target}")
+    if not jobs:
+        raise UsageError(f"no files to process in {', '.join(sources)}")
+    return [Job(jobs[target], target) for target in sorted(jobs)]
 
 
-def missing(todo: Sequence[Job]) -> tuple[list[Job], list[Path]]:
-    """The jobs whose targets are not there, and the targets that are."""
-    there = {job.target for job in todo if job.target.exists()}
-    return [job for job in todo if job.target not in there], sorted(there)
+def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Path]]:
+    """Return the jobs whose targets do not exist, and the targets that do."""
+    existing = [job.target for job in jobs if job.target.exists()]
+    return [job for job in jobs if job.target not in set(existing)], existing
 
 
-class Stopped(BaseException):
-    """Raised in a job's thread when the whole is interrupted."""
+def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
+    """Do the jobs, `run.jobs` at once, each with a tokenizer of its own.
 
+    A job that fails does not stop the others: `folder`/failures.jsonl lists it with the reason.
 
-def run(
-    todo: Sequence[Job],
-    folder: Path,
-    workers: int,
-    work: Callable[[Job, Callable[[], None]], None],
-    done: Callable[[], None],
-) -> None:
-    """Do the jobs, so many at a time; those that fail are listed in `folder`/failures.jsonl.
-
-    work: does a job, and calls its second argument now and then, which ends it if all is to stop.
-    done: is called after each job.
-    Raises VqtokError at the end when any failed.
+    label: of the progress bar.
+    Raises VqtokError at the end if any job failed.
     """
     failures: list[dict[str, str]] = []
-    stop = False
+    tokenizers: SimpleQueue[Tokenizer] = SimpleQueue()
+    for tokenizer in run.load_tokenizers(run.jobs) if jobs else ():
+        tokenizers.put(tokenizer)
 
-    def check() -> None:
-        if stop:
-            raise Stopped
-
-    def one(job: Job) -> None:
-        check()
-        job.target.parent.mkdir(parents=True, exist_ok=True)
+    def run_job(job: Job) -> None:
+        tokenizer = tokenizers.get()
         try:
-            work(job, check)
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+            with bars.task(job.source.name) as task:
+                notes = work(job, tokenizer, task)
+            bars.say(*(f"{job.source}: {note}" for note in notes))
         except (VqtokError, OSError) as error:
             failures.append({"source": str(job.source), "reason": str(error)})
-        done()
-
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for future in [pool.submit(one, job) for job in todo]:
-                future.result()
         finally:
-            stop = True
-    (folder / FAILURES).unlink(missing_ok=True)
+            tokenizers.put(tokenizer)
+        batch.advance()
+
+    with (
+        ProgressBars(run.quiet) as bars,
+        bars.task(label, len(jobs)) as batch,
+        ThreadPoolExecutor(run.jobs) as pool,
+    ):
+        try:
+            for future in [pool.submit(run_job, job) for job in jobs]:
+                future.result()
+        except BaseException:  # also Ctrl-C: the jobs in progress must not run to their end
+            bars.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    _write_failures(folder / FAILURES, failures)
     if failures:
-        with atomic_write(folder / FAILURES) as temporary:
-            lines = sorted(json.dumps(failure) for failure in failures)
-            temporary.write_text("".join(line + "\n" for line in lines))
-        raise VqtokError(
-            f"{len(failures)} of {len(todo)} failed: {folder / FAILURES} says which and why"
-        )
+        raise VqtokError(f"{len(failures)} of {len(jobs)} files failed; see {folder / FAILURES}")
+    run.say(f"{folder}: {len(jobs)} files written" if jobs else "nothing to do: all files exist")
+
+
+def _write_failures(path: Path, failures: Sequence[dict[str, str]]) -> None:
+    """Write a line of JSON for each failure; delete the file if there is none."""
+    if not failures:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as temporary:
+        lines = sorted(json.dumps(failure) for failure in failures)
+        temporary.write_text("".join(line + "\n" for line in lines))

@@ -1,10 +1,9 @@
-"""What `eval` does: figures of each clip and their mean, and videos to look at."""
+"""`vqtok eval`: quality of a tokenizer on clips, and videos of clip and reconstruction."""
 
 import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ import torch
 from rich.console import Console
 
 from vqtok.codebook_stats.usage import codebook_use
-from vqtok.commands import batch
-from vqtok.commands.progress import progress
+from vqtok.commands.batch import plan_jobs, split_existing
+from vqtok.commands.progress import ProgressBars
+from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.tokenizer import Tokenizer
@@ -23,107 +23,100 @@ from vqtok.quality import EvalResult, FramePair, evaluate_clip
 from vqtok.report import evaluation_table
 from vqtok.video import Clip, VideoWriter, open_video
 
-Scores = list[tuple[str, EvalResult]]  # of clips, by name
+Results = list[tuple[str, EvalResult]]  # (name of the clip, result)
 
 
 @dataclass(frozen=True)
-class Task:
-    """A clip to measure, its name in the table, and where it is written beside what came back."""
+class EvalClip:
+    """A clip to measure: its name in the table, its file, and where to save the comparison."""
 
     name: str
     source: Path
     target: Path | None
 
 
-def tasks(clips: Sequence[str], save: Path | None, force: bool) -> list[Task]:
-    """What is to measure: each clip once, named by its path in the folder given, or by its whole
-    path where two would be called the same.
-
-    Raises UsageError when there is none, and where targets in `save` would be one, or are there.
-    """
-    files = list_files(clips, MEDIA_SUFFIXES)
-    found = {path.resolve(): (str(path.relative_to(root)), path) for root, path in files}
-    if not found:
-        raise UsageError(f"no clips in {', '.join(clips)}")
-    targets = {} if save is None else _targets(clips, save, force)
-    names = Counter(name for name, _ in found.values())
-    return [
-        Task(name if names[name] == 1 else str(path), path, targets.get(place))
-        for place, (name, path) in found.items()
-    ]
-
-
-def _targets(clips: Sequence[str], save: Path, force: bool) -> dict[Path, Path]:
-    """Where each clip is written, by its resolved path."""
-    jobs = batch.jobs(clips, save, MEDIA_SUFFIXES, "{}.mp4".format)
-    _, there = batch.missing(jobs)
-    if there and not force:
-        raise UsageError(f"{there[0]} exists: --force overwrites it")
-    return {job.source.resolve(): job.target for job in jobs}
-
-
-def show(
-    todo: Sequence[Task],
-    tokenizer: Tokenizer,
+def evaluate(
+    sources: Sequence[str],
+    save: Path | None,
     size: int | None,
     frames: int,
     as_json: bool,
-    quiet: bool,
+    run: RunOptions,
 ) -> None:
-    """`score`, printed as a table or as JSON. Raises VqtokError at the end if any were left out."""
-    found, broken = score(todo, tokenizer, size, frames, quiet)
-    if found and as_json:
-        print(json.dumps(numbers(found), indent=2))
-    elif found:
-        wide = {} if sys.stdout.isatty() else {"width": 200}
-        Console(**wide).print(evaluation_table(numbers(found)))
-    if broken:
-        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be measured: {'; '.join(broken)}")
+    """Measure the first `frames` frames of each clip, and print a table or JSON.
 
-
-def score(
-    todo: Sequence[Task],
-    tokenizer: Tokenizer,
-    size: int | None,
-    frames: int,
-    quiet: bool,
-) -> tuple[Scores, list[str]]:
-    """Measure the first `frames` frames of each clip, and write it beside what came back where it
-    has a target; also the reasons of those that cannot be. size: short side to scale to.
+    sources: videos and images, or folders and patterns of them.
+    save: folder for videos with a clip on the left and its reconstruction on the right.
+    size: scale the short side to this many pixels.
+    Raises VqtokError at the end if any clip could not be measured.
     """
-    scores: Scores = []
-    broken: list[str] = []
-    with progress(quiet, "measuring", len(todo)) as advance:
-        for task in todo:
+    clips = plan_clips(sources, save, run.force)
+    [tokenizer] = run.load_tokenizers()
+    results: Results = []
+    failures: list[str] = []
+    with ProgressBars(run.quiet) as bars, bars.task("measuring", len(clips)) as task:
+        for clip in clips:
             try:
-                quality = _one(task.source, tokenizer, size, frames, task.target)
-                scores.append((task.name, quality))
+                results.append((clip.name, _measure(clip, tokenizer, size, frames)))
             except (VqtokError, OSError) as error:
-                broken.append(str(error))
-            advance(1)
-    return scores, broken
+                failures.append(str(error))
+            task.advance()
+    if results and as_json:
+        print(json.dumps(summarize(results), indent=2))
+    elif results:
+        width = None if sys.stdout.isatty() else 200
+        Console(width=width).print(evaluation_table(summarize(results)))
+    if failures:
+        reasons = "; ".join(failures)
+        raise VqtokError(f"{len(failures)} of {len(clips)} clips could not be measured: {reasons}")
 
 
-def _one(
-    path: Path, tokenizer: Tokenizer, size: int | None, frames: int, target: Path | None
-) -> EvalResult:
-    with open_video(path, size=size) as clip:
-        pixels, times = next(clip.chunks(frames))  # (t h w c)
-    video = torch.from_numpy(pixels).movedim(-1, 0)[None]
-    with _side_by_side(target, clip) if target else nullcontext() as out:
-        done = 0
+def plan_clips(sources: Sequence[str], save: Path | None, force: bool) -> list[EvalClip]:
+    """Return each clip once, named by its path in its source folder, or in full if not unique.
 
-        def see(pair: FramePair) -> None:
-            nonlocal done
-            if out is not None:
-                joined = np.concatenate(pair, axis=2)
-                out.write(joined, times[done : done + len(joined)])
-                done += len(joined)
-
-        return evaluate_clip(video, tokenizer, see)
+    Raises UsageError if there is no clip, or if a target exists, or two are the same.
+    """
+    files = list_files(sources, MEDIA_SUFFIXES)
+    clips = {path.resolve(): (str(path.relative_to(root)), path) for root, path in files}
+    if not clips:
+        raise UsageError(f"no clips in {', '.join(sources)}")
+    targets = {} if save is None else _plan_targets(sources, save, force)
+    names = Counter(name for name, _ in clips.values())
+    return [
+        EvalClip(name if names[name] == 1 else str(path), path, targets.get(resolved))
+        for resolved, (name, path) in clips.items()
+    ]
 
 
-def _side_by_side(target: Path, clip: Clip) -> VideoWriter:
+def _plan_targets(sources: Sequence[str], save: Path, force: bool) -> dict[Path, Path]:
+    """Return the file of each clip's comparison, by the clip's resolved path."""
+    jobs = plan_jobs(sources, save, MEDIA_SUFFIXES, "{}.mp4".format)
+    _, existing = split_existing(jobs)
+    if existing and not force:
+        raise UsageError(f"{existing[0]} exists: --force overwrites it")
+    return {job.source.resolve(): job.target for job in jobs}
+
+
+def _measure(clip: EvalClip, tokenizer: Tokenizer, size: int | None, frames: int) -> EvalResult:
+    with open_video(clip.source, size=size) as video:
+        pixels, timestamps = next(video.chunks(frames))  # (t h w c)
+    batch = torch.from_numpy(pixels).movedim(-1, 0)[None]
+    if clip.target is None:
+        return evaluate_clip(batch, tokenizer)
+    with _comparison_writer(clip.target, video) as writer:
+        start = 0
+
+        def write(pair: FramePair) -> None:
+            nonlocal start
+            joined = np.concatenate(pair, axis=2)
+            writer.write(joined, timestamps[start : start + len(joined)])
+            start += len(joined)
+
+        return evaluate_clip(batch, tokenizer, write)
+
+
+def _comparison_writer(target: Path, clip: Clip) -> VideoWriter:
+    """Return the writer of a video that is twice as wide as the clip."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return VideoWriter(
         target,
@@ -136,24 +129,24 @@ def _side_by_side(target: Path, clip: Clip) -> VideoWriter:
     )
 
 
-def numbers(scores: Scores) -> dict[str, Any]:
-    """Plain figures: `clips`, and `mean`, in which the usage is that of all tokens together."""
-    clips = [{"clip": name} | _figures(quality) for name, quality in scores]
+def summarize(results: Results) -> dict[str, Any]:
+    """Return the metrics of each clip and their means; mean usage is that of all tokens."""
+    clips = [{"clip": name} | _metrics(result) for name, result in results]
     means = {key: float(np.mean([c[key] for c in clips])) for key in clips[0] if key != "clip"}
-    together = sum(quality.counts for _, quality in scores)
-    return {"clips": clips, "mean": means | codebook_use(together).summary()}
+    counts = np.sum([result.counts for _, result in results], axis=0)
+    return {"clips": clips, "mean": means | codebook_use(counts).summary()}
 
 
-def _figures(quality: EvalResult) -> dict[str, float]:
+def _metrics(result: EvalResult) -> dict[str, float]:
     return {
-        "frames": quality.frames,
-        "height": quality.height,
-        "width": quality.width,
-        "psnr": quality.tokenizer.psnr,
-        "ssim": quality.tokenizer.ssim,
-        "blocks_psnr": quality.blocks.psnr,
-        "blocks_ssim": quality.blocks.ssim,
-        "bits_per_pixel": quality.bits_per_pixel,
-        "encode_fps": quality.encode_fps,
-        "decode_fps": quality.decode_fps,
-    } | codebook_use(quality.counts).summary()
+        "frames": result.frames,
+        "height": result.height,
+        "width": result.width,
+        "psnr": result.tokenizer.psnr,
+        "ssim": result.tokenizer.ssim,
+        "blocks_psnr": result.blocks.psnr,
+        "blocks_ssim": result.blocks.ssim,
+        "bits_per_pixel": result.bits_per_pixel,
+        "encode_fps": result.encode_fps,
+        "decode_fps": result.decode_fps,
+    } | codebook_use(result.counts).summary()

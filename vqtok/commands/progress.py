@@ -1,78 +1,91 @@
-"""What people see on stderr while a command works: lines and progress bars."""
+"""Messages and progress bars on stderr."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 def console(quiet: bool) -> Console:
-    """stderr, for people; silent when `quiet`."""
+    """Return a console on stderr that prints nothing when `quiet`."""
     return Console(stderr=True, quiet=quiet, highlight=False)
 
 
 def say(quiet: bool, *lines: str) -> None:
-    """Print lines for people on stderr."""
+    """Print lines on stderr unless `quiet`."""
     for line in () if quiet else lines:
         print(line, file=sys.stderr)
 
 
-@contextmanager
-def progress(quiet: bool, what: str, frames: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal's stderr; gives the function that moves it on by so many frames."""
-    columns = (
-        TextColumn(what, markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    screen = console(quiet)
-    with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=frames)
-        yield lambda done: bar.advance(task, done)
+class Cancelled(BaseException):
+    """Raised in a thread that works on a task after the tasks were cancelled."""
 
 
-class Bars:
-    """A bar for many clips, and one for each that is being worked on, on a terminal's stderr."""
+class ProgressBars:
+    """Progress bars on stderr, drawn only on a terminal. Tasks may run in several threads."""
 
-    def __init__(self, quiet: bool, what: str, clips: int) -> None:
-        name = TextColumn("{task.description}", markup=False)
-        self._screen = console(quiet)
-        self._bar = Progress(
-            name,
+    def __init__(self, quiet: bool) -> None:
+        self._console = console(quiet)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=self._screen,
-            disable=not self._screen.is_terminal,
+            console=self._console,
+            disable=not self._console.is_terminal,
             transient=True,
         )
-        self._whole = self._bar.add_task(what, total=clips)
+        self._cancelled = Event()
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._progress.stop()
 
     @contextmanager
-    def clip(self, name: str, frames: int | None) -> Iterator[Callable[[int], None]]:
-        """A clip's own bar; gives the function that moves it on by so many frames."""
-        task = self._bar.add_task(name, total=frames)
+    def task(self, description: str, total: int | None = None) -> Iterator["ProgressTask"]:
+        """Show a bar inside the block."""
+        task_id = self._progress.add_task(description, total=total)
         try:
-            yield lambda done: self._bar.advance(task, done)
+            yield ProgressTask(self._progress, task_id, self._cancelled)
         finally:
-            self._bar.remove_task(task)
-
-    def done(self) -> None:
-        """Move the bar of the whole on by a clip."""
-        self._bar.advance(self._whole)
+            self._progress.remove_task(task_id)
 
     def say(self, *lines: str) -> None:
         """Print lines above the bars."""
         for line in lines:
-            self._screen.print(line, soft_wrap=True, markup=False)
+            self._console.print(line, soft_wrap=True, markup=False)
+
+    def cancel(self) -> None:
+        """Raise Cancelled in every thread that advances a task from now on."""
+        self._cancelled.set()
+
+
+class ProgressTask:
+    """One bar of `ProgressBars`."""
+
+    def __init__(self, progress: Progress, task_id: TaskID, cancelled: Event) -> None:
+        self._progress, self._task_id, self._cancelled = progress, task_id, cancelled
+
+    def set_total(self, total: int | None) -> None:
+        """Set the number of steps, such as frames; None if it is unknown."""
+        self._progress.update(self._task_id, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar forward; raise Cancelled after `ProgressBars.cancel`."""
+        if self._cancelled.is_set():
+            raise Cancelled
+        self._progress.advance(self._task_id, steps)

@@ -1,39 +1,33 @@
-"""What `stats` does: tokens counted by tokenizer, and shown to people and machines."""
+"""`vqtok stats`: reports on token files, on a codebook, and on a training run."""
 
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import has_magic
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from vqtok import report
-from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
-from vqtok.codebook_stats.counts import CodeCounts
-from vqtok.commands.progress import Bars
-from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, list_files
-from vqtok.tokens import format as tokens
-from vqtok.tokens.format import Tokens
+from vqtok.codebook_stats.codebook_report import CodebookReport
+from vqtok.codebook_stats.codes import codebook_table
+from vqtok.commands.counting import count_inputs, list_inputs
+from vqtok.errors import VqtokError
 
-MOST = 2**26  # codes: two counts of each take 1 GiB
-TOLD = 5  # reasons: the next are most often the same
-
-# torch and av are imported where a clip or a checkpoint is at hand: token files need neither.
 if TYPE_CHECKING:
-    from vqtok.model.tokenizer import Tokenizer
     from vqtok.quantizers import Quantizer
+
+MAX_REASONS = 5  # printed: the rest are most often the same
 
 
 @dataclass(frozen=True)
-class Showing:
-    """Where figures go: as JSON or CSV to stdout, else as screens; and into a picture, if named,
-    with `force` over the one that is there.
+class Output:
+    """Where reports go: to stdout as JSON, as CSV or for people, and into a plot if it is given.
+
+    force: overwrite a plot that exists.
     """
 
     as_json: bool
@@ -47,55 +41,45 @@ def show_tokens(
     tokenizer: str | None,
     device: str,
     each: bool,
-    how: Showing,
+    output: Output,
     quiet: bool,
 ) -> None:
-    """Report on token files, and on clips that the tokenizer encodes, without writing tokens.
+    """Report on token files, and on clips, which `tokenizer` encodes without writing tokens.
 
-    Raises VqtokError at the end if any could not be counted.
+    each: report on every source by itself.
+    Raises VqtokError at the end if any file could not be counted.
     """
-    if how.plot:
-        report.check_plot(how.plot, how.force)
-    todo = _once(_named(sources, clips_too=tokenizer is not None), each)
-    model = _loaded(tokenizer, device) if tokenizer else None
-    runs, broken = count(todo, model, each, quiet)
-    if runs:
-        _show(runs, how)
-    if broken:
-        told = "; ".join(broken[:TOLD]) + "; and so on" * (len(broken) > TOLD)
-        raise VqtokError(f"{len(broken)} of {len(todo)} cannot be counted: {told}")
+    if output.plot:
+        report.check_plot(output.plot, output.force)
+    inputs = list_inputs(sources, each, allow_clips=tokenizer is not None)
+    model = None
+    if tokenizer is not None:
+        from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
 
-
-def _show(runs: list[CodebookReport], how: Showing) -> None:
-    if how.plot:
-        report.save_plot(runs, how.plot)
-    if how.as_json:
-        numbers = [run.to_dict() for run in runs]
-        print(json.dumps(numbers if len(runs) > 1 else numbers[0], indent=2))
-    elif how.as_csv:
-        _write_csv(runs)
-    else:
-        console = Console(highlight=False)
-        if len(runs) == 1:
-            console.print(report.render_report(runs[0], console))
-        else:
-            console.print(report.render_comparison(runs, console))
+        model = load_for_inference(tokenizer, device, None)
+    reports, failures = count_inputs(inputs, model, each, quiet)
+    if reports:
+        _show(reports, output)
+    if failures:
+        reasons = "; ".join(failures[:MAX_REASONS])
+        more = f"; and {len(failures) - MAX_REASONS} more" if len(failures) > MAX_REASONS else ""
+        count = f"{len(failures)} of {len(inputs)} files"
+        raise VqtokError(f"{count} could not be counted: {reasons}{more}")
 
 
 def show_codes(tokenizer: str, as_json: bool) -> None:
-    """Report on the codes of a checkpoint."""
-    from vqtok.codebook_stats.codes import codebook_table
-    from vqtok.model import checkpoint
+    """Report on the codebook of a tokenizer."""
+    from vqtok.model import checkpoint  # imports PyTorch
 
     model = checkpoint.load(tokenizer)
     quantizer = model.coder.quantizer
-    size = model.kind, quantizer.codebook_size, quantizer.dim
-    found = codebook_table(*size, **codebook_arrays(quantizer))
+    size = quantizer.codebook_size, quantizer.dim
+    codebook = codebook_table(model.kind, *size, **codebook_arrays(quantizer))
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(codebook.to_dict(), indent=2))
     else:
         console = Console(highlight=False)
-        console.print(report.render_codebook(found, console))
+        console.print(report.render_codebook(codebook, console))
 
 
 def codebook_arrays(quantizer: "Quantizer") -> dict[str, Any]:
@@ -109,128 +93,31 @@ def codebook_arrays(quantizer: "Quantizer") -> dict[str, Any]:
     return arrays | {"revive_after": quantizer.revive_after}
 
 
-def watch(run: Path) -> None:
+def watch_run(folder: Path) -> None:
     """Follow a training run until its last step."""
-    report.watch_run(run, Console(highlight=False))
+    report.watch_run(folder, Console(highlight=False))
 
 
-def count(
-    todo: Sequence[tuple[str, str]], model: "Tokenizer | None", each: bool, quiet: bool
-) -> tuple[list[CodebookReport], list[str]]:
-    """Return the reports of (argument, file) pairs, one per tokenizer or per argument, and the
-    reasons why files were left out: no tokens, tokens of another tokenizer than the one given, or
-    a codebook too large to count.
-    """
-    tallies: dict[tuple[object, ...], CodeCounts] = {}
-    arguments: dict[tuple[object, ...], set[str]] = {}
-    broken: list[str] = []
-    with Bars(quiet, "counting", len(todo)) as bars:
-        for argument, file in todo:
-            try:
-                content = _read(file, model, bars)
-                _check(file, content, model)
-            except (VqtokError, OSError) as error:
-                broken.append(str(error))
-            else:
-                rest = content.stride, content.codebook_size, content.indices.shape[3:]
-                key = (each and argument, content.model, content.quantizer, *rest)
-                if key not in tallies:
-                    tallies[key], arguments[key] = CodeCounts(content), set()
-                tallies[key].add(content)
-                arguments[key].add(argument)
-            bars.done()
-    names = _names(list(tallies.values()), list(arguments.values()))
-    groups = zip(tallies.values(), names, strict=True)
-    return [codebook_report(tally, name, levels(tally, model)) for tally, name in groups], broken
+def _show(reports: list[CodebookReport], output: Output) -> None:
+    if output.plot:
+        report.save_plot(reports, output.plot)
+    single = len(reports) == 1
+    if output.as_json:
+        numbers = [each.to_dict() for each in reports]
+        print(json.dumps(numbers[0] if single else numbers, indent=2))
+    elif output.as_csv:
+        _write_csv(reports)
+    else:
+        console = Console(highlight=False)
+        render = report.render_comparison
+        screen = report.render_report(reports[0], console) if single else render(reports, console)
+        console.print(screen)
 
 
-def levels(tally: CodeCounts, model: "Tokenizer | None") -> Sequence[int] | None:
-    """The levels of the FSQ that made tokens, where it is given; the tokens do not tell them."""
-    return model.levels if model else None
-
-
-def _named(sources: Sequence[str], clips_too: bool) -> Iterator[tuple[str, str]]:
-    """Each file with the argument it comes from; of a folder its token files, else its clips."""
-    for source in sources:
-        if source == "-":
-            yield source, source
-            continue
-        found = list_files([source], TOKEN_SUFFIXES)
-        first = next(found, None)
-        if first is None:
-            found = list_files([source], MEDIA_SUFFIXES)
-            first = next(found, None)
-        if first is None:
-            raise UsageError(f"{source}: no token files in it")
-        for _, path in chain([first], found):
-            if _is_clip(str(path)) and not clips_too:
-                raise UsageError(f"{path} is a clip: say with --tokenizer what is to encode it")
-            yield source, str(path)
-
-
-def _once(named: Iterable[tuple[str, str]], each: bool) -> list[tuple[str, str]]:
-    """Each file once, with the first argument it comes from; or once for each argument."""
-    found: dict[tuple[object, Path], tuple[str, str]] = {}
-    for argument, file in named:
-        found.setdefault((each and argument, Path(file).resolve()), (argument, file))
-    return list(found.values())
-
-
-def _is_clip(file: str) -> bool:
-    return Path(file).suffix.lower() in MEDIA_SUFFIXES
-
-
-def _loaded(tokenizer: str, device: str) -> "Tokenizer":
-    from vqtok.pipeline.clip import load_tokenizer
-
-    return load_tokenizer(tokenizer, device, None)
-
-
-def _read(file: str, model: "Tokenizer | None", bars: Bars) -> Tokens:
-    """The tokens of a token file, or of a clip."""
-    if not _is_clip(file):
-        return tokens.read(sys.stdin.buffer if file == "-" else file)
-    from vqtok.pipeline.clip import encode_clip
-    from vqtok.video import open_video
-
-    with open_video(file) as video:
-        frames = round((video.duration or 0) * float(video.fps)) or None
-        with bars.clip(Path(file).name, frames) as advance:
-            content = encode_clip(video, model, advance)
-    bars.say(*(f"{file}: {note}" for note in video.notes))
-    return content
-
-
-def _check(file: str, content: Tokens, model: "Tokenizer | None") -> None:
-    if content.codebook_size > MOST:
-        raise VqtokError(
-            f"{file}: a codebook of {content.codebook_size:,} is too large to count its codes, "
-            f"{MOST:,} is the most"
-        )
-    theirs = content.model, content.quantizer, content.codebook_size
-    if model and theirs != (model.fingerprint, model.kind, model.codebook_size):
-        raise VqtokError(f"{file}: these tokens were made by another tokenizer than --tokenizer")
-
-
-def _names(tallies: list[CodeCounts], arguments: list[set[str]]) -> list[str]:
-    """Short and different names: the argument where it is one, with the tokenizer where need be."""
-    names = []
-    for tally, given in zip(tallies, arguments, strict=True):
-        tokenizer = f"{tally.quantizer} {tally.model[:8]}"
-        if len(given) > 1:
-            names.append(tokenizer)
-            continue
-        (argument,) = given
-        path = Path(argument).resolve()  # . has a name, too
-        name = argument if has_magic(argument) else path.name.removesuffix(".safetensors")
-        names.append(name if arguments.count(given) == 1 else f"{name}, {tokenizer}")
-    return names
-
-
-def _write_csv(runs: list[CodebookReport]) -> None:
-    """A head, and a line of the numbers that are no lists for each run."""
-    rows = [run.to_dict() for run in runs]
+def _write_csv(reports: Sequence[CodebookReport]) -> None:
+    """Print a header, and one line per report with the numbers that are not lists."""
+    rows = [each.to_dict() for each in reports]
     keys = list(takewhile(lambda key: key != "top", rows[0]))
-    lines = csv.DictWriter(sys.stdout, keys, extrasaction="ignore", lineterminator="\n")
-    lines.writeheader()
-    lines.writerows(rows)
+    writer = csv.DictWriter(sys.stdout, keys, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

@@ -1,1 +1,1 @@
-"""A video to tokens and back: reading, model and writing at the same time."""
+"""Videos to tokens and back, with reading, the model and writing overlapped."""

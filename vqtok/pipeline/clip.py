@@ -1,6 +1,5 @@
-"""From a video to tokens and back, chunk by chunk: what `encode` and `decode` run."""
+"""Encode and decode one clip in constant memory; reading, the model and writing overlap."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -9,70 +8,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.device import find_device
-from vqtok.errors import VqtokError
-from vqtok.model import checkpoint
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
-from vqtok.precision import has_fast_bfloat16, set_global_flags
-from vqtok.tokens.format import IndexBuffer, Tokens
+from vqtok.precision import to_uint8
+from vqtok.tokens import IndexBuffer, Tokens, check_tokenizer
 from vqtok.video import Clip, VideoWriter
 
-Progress = Callable[[int], None]  # told how many more frames are done
+OnProgress = Callable[[int], object]  # called with the number of frames done since the last call
 
 
-def load_tokenizer(source: str | Path, device: str, dtype: str | None) -> Tokenizer:
-    """A tokenizer ready to run: `device` auto, cpu or cuda[:i]; `dtype` None for the fast one.
-
-    The fast type is bfloat16 where the processor has it. Raises UsageError for a device that is
-    not there.
-    """
-    set_global_flags()
-    where = find_device(device)
-    dtype = dtype or ("bfloat16" if has_fast_bfloat16(where) else "float32")
-    return checkpoint.load(source).to(where).cast(getattr(torch, dtype))
+def hardware_decoder(tokenizer: Tokenizer) -> str | None:
+    """Return the device that should decode video for this tokenizer: its GPU, or None."""
+    return str(tokenizer.device) if tokenizer.device.type == "cuda" else None
 
 
 def encode_clip(
     clip: Clip,
     tokenizer: Tokenizer,
-    progress: Progress,
-    stopped: Callable[[], bool] = lambda: False,
-    watch: Stopwatch | None = None,
+    on_progress: OnProgress = lambda frames: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    stopwatch: Stopwatch | None = None,
 ) -> Tokens:
-    """Tokenize an open video in constant memory: reading runs ahead, tokens wait on disk.
+    """Encode an open video.
 
-    stopped: asked now and then; once it says so, what is encoded so far is given.
-    watch: told how long was waited for `reading`.
+    A thread decodes the next frames while the model runs. Indices go to a temporary file.
+
+    should_stop: polled while the clip is encoded; when it returns True, the tokens so far are
+        returned.
+    stopwatch: records how long the model waits for `reading`.
     """
-    times: list[int] = []
-    watch, transfer = watch or Stopwatch(), DeviceTransfer(tokenizer.device)
-
-    def chunks() -> Iterator[Tensor]:
-        for frames, stamps in watch.each("reading", read):
-            times.extend(stamps)
-            yield frames.movedim(-1, 0)[None]  # (1 c t h w)
-            progress(len(stamps))
-
+    stopwatch = stopwatch or Stopwatch()
+    transfer = DeviceTransfer(tokenizer.device)
+    stride = tokenizer.stride[0]
+    timestamps: list[int] = []
     buffer = IndexBuffer(tokenizer.codebook_size)
-    lifted = (
-        (transfer.to_device(frames), stamps) for frames, stamps in clip.chunks(tokenizer.stride[0])
-    )
-    with prefetch(lifted) as read:
-        for part in tokenizer.encode_stream(chunks()):
-            buffer.append(part[0].cpu().numpy())
-            if stopped():
-                del times[1 + (buffer.frames - 1) * tokenizer.stride[0] :]
+    chunks = ((transfer.to_device(frames), times) for frames, times in clip.chunks(stride))
+
+    def videos() -> Iterator[Tensor]:
+        for frames, times in stopwatch.time_each("reading", prefetched):
+            timestamps.extend(times)
+            yield frames.movedim(-1, 0)[None]  # (1 c t h w)
+            on_progress(len(times))
+
+    with prefetch(chunks) as prefetched:
+        for indices in tokenizer.encode_stream(videos()):
+            buffer.append(indices[0].cpu().numpy())
+            if should_stop():
                 break
+    del timestamps[1 + (buffer.latent_frames - 1) * stride :]  # read, but not encoded
     return Tokens(
-        indices=buffer.indices(),
-        frames=len(times),
+        indices=buffer.finish(),
+        frames=len(timestamps),
         height=clip.height,
         width=clip.width,
         fps=clip.fps,
         time_base=clip.time_base,
-        timestamps=times,
+        timestamps=timestamps,
         pixel_aspect=clip.pixel_aspect,
         codebook_size=tokenizer.codebook_size,
         quantizer=tokenizer.kind,
@@ -86,52 +78,59 @@ def decode_clip(
     tokens: Tokens,
     tokenizer: Tokenizer,
     target: Path | BinaryIO,
-    progress: Progress,
+    *,
+    name: str = "tokens",
     codec: str | None = None,
     crf: int | None = None,
-    audio_from: str | os.PathLike[str] | None = None,
-    watch: Stopwatch | None = None,
+    audio_from: Path | None = None,
+    on_progress: OnProgress = lambda frames: None,
+    stopwatch: Stopwatch | None = None,
 ) -> list[str]:
-    """Write the video that tokens stand for; give what a person should hear about it.
+    """Decode tokens to a video file or a stream, and return the writer's notes for the user.
 
-    watch: told how long `the model` took.
+    A thread encodes and writes frames while the model decodes the next ones.
+
+    name: what to call the tokens in an error, such as their file.
+    codec, crf, audio_from: as in `VideoWriter`.
+    stopwatch: records how long the `model` takes.
     Raises VqtokError for tokens of another tokenizer.
     """
-    theirs = tokens.model, tokens.quantizer, tokens.stride, tokens.codebook_size
-    ours = tokenizer.fingerprint, tokenizer.kind, tokenizer.stride, tokenizer.codebook_size
-    if theirs != ours:
-        raise VqtokError(
-            f"these tokens were made by another tokenizer ({tokens.quantizer}, weights "
-            f"{tokens.model[:12]}); give that one with --tokenizer (this is {tokenizer.kind}, "
-            f"{tokenizer.fingerprint[:12]})"
-        )
-    shape = {"height": tokens.height, "width": tokens.width, "pixel_aspect": tokens.pixel_aspect}
-    origin = min(tokens.origin, tokens.timestamps[0])
-    rate = {"fps": tokens.fps, "time_base": tokens.time_base, "origin": origin}
-    watch, transfer = watch or Stopwatch(), DeviceTransfer(tokenizer.device)
-    with (
-        VideoWriter(target, **shape, **rate, codec=codec, crf=crf, audio_from=audio_from) as out,
-        background_writer(out.write) as write,
-    ):
-        done = 0
-        for frames in watch.each("the model", transfer.to_host(_pictures(tokens, tokenizer))):
-            write(frames, tokens.timestamps[done : done + len(frames)])
-            done += len(frames)
-            progress(len(frames))
-    return out.notes
+    check_tokenizer(tokens, tokenizer, name)
+    stopwatch = stopwatch or Stopwatch()
+    transfer = DeviceTransfer(tokenizer.device)
+    writer = VideoWriter(
+        target,
+        height=tokens.height,
+        width=tokens.width,
+        fps=tokens.fps,
+        time_base=tokens.time_base,
+        origin=min(tokens.origin, tokens.timestamps[0]),
+        pixel_aspect=tokens.pixel_aspect,
+        codec=codec,
+        crf=crf,
+        audio_from=audio_from,
+    )
+    chunks = transfer.to_host(_decode_frames(tokens, tokenizer))
+    with writer, background_writer(writer.write) as write:
+        start = 0
+        for frames in stopwatch.time_each("model", chunks):
+            write(frames, tokens.timestamps[start : start + len(frames)])
+            start += len(frames)
+            on_progress(len(frames))
+    return writer.notes
 
 
-def _pictures(tokens: Tokens, tokenizer: Tokenizer) -> Iterator[Tensor]:
-    """The frames that tokens stand for, without the padding: uint8 (t h w c), some at a time."""
+def _decode_frames(tokens: Tokens, tokenizer: Tokenizer) -> Iterator[Tensor]:
+    """Yield uint8 frames (t h w c) on the tokenizer's device, with the padding cut off."""
     starts = range(0, len(tokens.indices), CHUNK)
-    parts = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
-    left = tokens.frames
-    videos = tokenizer.decode_stream(torch.from_numpy(part)[None] for part in parts)
-    for frames in map(to_frames, videos):  # so that no video is kept while the next is made
-        yield frames[:left, : tokens.height, : tokens.width]
-        left -= len(frames)
+    chunks = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
+    videos = tokenizer.decode_stream(torch.from_numpy(chunk)[None] for chunk in chunks)
+    remaining = tokens.frames
+    for frames in map(_to_frames, videos):  # map: no video is alive while the next is decoded
+        yield frames[:remaining, : tokens.height, : tokens.width]
+        remaining -= len(frames)
 
 
-def to_frames(video: Tensor) -> Tensor:
-    """(1 3 t h w), float 0..1 -> uint8 (t h w c), on the same device."""
-    return video[0].movedim(0, -1).mul(255).round_().to(torch.uint8)
+def _to_frames(video: Tensor) -> Tensor:
+    """Convert (1 3 t h w), float 0..1, to uint8 (t h w c) on the same device."""
+    return to_uint8(video[0].movedim(0, -1))

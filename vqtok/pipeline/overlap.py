@@ -1,10 +1,10 @@
-"""Overlapping reading, model and writing: threads, and copies to a device and back."""
+"""Overlap reading, the model and writing: threads, and copies between host and device."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,15 +21,17 @@ def prefetch(items: Iterator[T]) -> Iterator[Iterator[T]]:
 
     An exception in computing an item is raised when that item is requested.
     """
-    end = object()
+
+    def take() -> list[T]:
+        return list(islice(items, 1))  # empty at the end
 
     def results() -> Iterator[T]:
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, items, end))
-            yield item
+        while item := pending.popleft().result():
+            pending.append(pool.submit(take))
+            yield item[0]
 
     with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, items, end) for _ in range(DEPTH))
+        pending = deque(pool.submit(take) for _ in range(DEPTH))
         try:
             yield results()
         finally:
@@ -42,66 +44,67 @@ def background_writer(write: Callable[..., object]) -> Iterator[Callable[..., No
 
     An exception in `write` is raised by a later call or at the end; calls still queued are dropped.
     """
-    waiting: deque[Future[object]] = deque()
+    pending: deque[Future[object]] = deque()
 
     def submit(*args: Any) -> None:
-        if len(waiting) == DEPTH:
-            waiting.popleft().result()
-        waiting.append(pool.submit(write, *args))
+        if len(pending) == DEPTH:
+            pending.popleft().result()
+        pending.append(pool.submit(write, *args))
 
     with ThreadPoolExecutor(1) as pool:
         try:
             yield submit
-            for future in waiting:
+            for future in pending:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 class DeviceTransfer:
-    """Copies arrays to a device and back, on CUDA through pinned memory on a side stream.
+    """Copies arrays to a device and back; on CUDA through pinned memory on a side stream.
 
     Copies then overlap with the model. On a CPU nothing is copied. Create it in the thread that
     runs the model. torch's pinned-memory allocator reuses a block only after its copies are done.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._cuda = device, device.type == "cuda"
+        self._device = device
+        self._cuda = device.type == "cuda"
         if self._cuda:
-            self._model = torch.cuda.current_stream(device)
-            self._side = torch.cuda.Stream(device)
+            self._model_stream = torch.cuda.current_stream(device)
+            self._copy_stream = torch.cuda.Stream(device)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Return the array as a tensor on the device, complete on return. Thread-safe."""
-        here = torch.from_numpy(array)
+        host = torch.from_numpy(array)
         if not self._cuda:
-            return here
-        with torch.cuda.stream(self._side):
-            there = here.pin_memory().to(self._device, non_blocking=True)
-        there.record_stream(self._model)  # keep its memory until the model has read it
-        self._side.synchronize()
-        return there
+            return host
+        with torch.cuda.stream(self._copy_stream):
+            tensor = host.pin_memory().to(self._device, non_blocking=True)
+        tensor.record_stream(self._model_stream)  # keep its memory until the model has read it
+        self._copy_stream.synchronize()
+        return tensor
 
-    def to_host(self, parts: Iterable[Tensor]) -> Iterator[np.ndarray]:
-        """Yield each part as an array; on CUDA, its copy overlaps with the next part."""
+    def to_host(self, tensors: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Yield each tensor as an array; on CUDA its copy overlaps with computing the next one."""
         if self._cuda:
-            pending = chain(map(self._start_copy, parts), [None])
-            yield from (finish() for finish, _ in pairwise(pending))
+            pending = chain(map(self._start_copy, tensors), [None])
+            yield from (finish() for finish, _ in pairwise(pending) if finish)
         else:
-            yield from (part.numpy() for part in parts)
+            yield from (tensor.numpy() for tensor in tensors)
 
-    def _start_copy(self, part: Tensor) -> Callable[[], np.ndarray]:
-        """Start a copy to the host; the function returned waits for it."""
-        part = part.contiguous()
-        self._side.wait_stream(self._model)
-        with torch.cuda.stream(self._side):
-            here = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
-            here.copy_(part, non_blocking=True)
-            done = self._side.record_event()
-        part.record_stream(self._side)
+    def _start_copy(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        """Start a copy to the host and return the function that waits for it."""
+        tensor = tensor.contiguous()
+        self._copy_stream.wait_stream(self._model_stream)
+        with torch.cuda.stream(self._copy_stream):
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            host.copy_(tensor, non_blocking=True)
+            copied = self._copy_stream.record_event()
+        tensor.record_stream(self._copy_stream)
 
         def finish() -> np.ndarray:
-            done.synchronize()
-            return here.numpy()
+            copied.synchronize()
+            return host.numpy()
 
         return finish

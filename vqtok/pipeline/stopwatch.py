@@ -1,42 +1,48 @@
-"""Where the time of a clip goes."""
+"""Measure where the time of a clip goes."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 class Stopwatch:
-    """Seconds that the thread of the model spends on, or waits for, each part of the work."""
+    """Seconds that one thread spends on, or waits for, each part of its work."""
 
     def __init__(self) -> None:
-        self._begin, self._seconds = time.perf_counter(), Counter[str]()
+        self._start = time.perf_counter()
+        self._seconds = defaultdict[str, float](float)
 
     @contextmanager
-    def on(self, part: str) -> Iterator[None]:
-        """Inside, time counts for this part."""
-        begin = time.perf_counter()
+    def time(self, part: str) -> Iterator[None]:
+        """Add the time spent inside the block to `part`."""
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self._seconds[part] += time.perf_counter() - begin
+            self._seconds[part] += time.perf_counter() - start
 
-    def each(self, part: str, items: Iterable[T]) -> Iterator[T]:
-        """The items; the time it takes to get each counts for this part."""
-        source, end = iter(items), object()
+    def time_each(self, part: str, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items; add the time it takes to get each one to `part`."""
+        iterator = iter(items)
         while True:
-            with self.on(part):
-                item = next(source, end)
-            if item is end:
+            with self.time(part):
+                item = list(islice(iterator, 1))  # empty at the end
+            if not item:
                 return
-            yield item
+            yield item[0]
+
+    def elapsed(self) -> float:
+        """Return the seconds since the stopwatch was created."""
+        return time.perf_counter() - self._start
 
     def shares(self, rest: str) -> str:
-        """Each part's share of the time so far; what was not counted goes to the part `rest`."""
-        whole = time.perf_counter() - self._begin
-        parts = self._seconds | {rest: whole - self._seconds.total()}
-        shares = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in parts.items())
-        return f"{shares} of {whole:.1f} s"
+        """Return each part's share of the elapsed time; `rest` names the part not measured."""
+        total = self.elapsed()
+        parts = {**self._seconds, rest: total - sum(self._seconds.values())}
+        shares = ", ".join(f"{part} {seconds / total:.0%}" for part, seconds in parts.items())
+        return f"{shares} of {total:.1f} s"

@@ -1,0 +1,25 @@
+"""Fixtures that the command tests share."""
+
+import pytest
+
+from helpers.command import TINY, works
+
+
+@pytest.fixture
+def clip(make_clip):
+    """A clip of 14 frames of 64x96."""
+    return make_clip("clip.mp4", frames=14, height=64, width=96, fps=25)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The folder of a training run of two steps; do not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    works("train", *TINY, "--set", "train.steps=2", "--out", folder, "--quiet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_run):
+    """The option that chooses a tiny tokenizer, for tests that no quality matters to."""
+    return "--tokenizer", tiny_run / "tokenizer.safetensors"

@@ -1,0 +1,137 @@
+"""Count token files, and clips that are encoded for it, into one report per tokenizer."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from glob import has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
+from vqtok.codebook_stats.counts import CodeCounts
+from vqtok.commands.progress import ProgressBars
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, list_files
+from vqtok.tokens import Tokens, check_tokenizer, read_tokens
+
+# PyTorch and PyAV are imported where a clip is encoded: counting token files needs neither.
+if TYPE_CHECKING:
+    from vqtok.model.tokenizer import Tokenizer
+
+MAX_CODEBOOK_SIZE = 2**26  # two counts of each code take 1 GiB
+
+
+class Input(NamedTuple):
+    """A file to count, and the argument of the command line that it comes from."""
+
+    argument: str
+    path: str  # - is stdin
+
+
+@dataclass
+class _Column:
+    """The counts of one column, and the arguments that its files come from."""
+
+    counts: CodeCounts
+    arguments: set[str] = field(default_factory=set)
+
+
+def list_inputs(sources: Sequence[str], each: bool, allow_clips: bool) -> list[Input]:
+    """Return the token files of each source, or its clips if it has no token files.
+
+    A file that several sources name is listed once, or, if `each` is set, once for each of them.
+    Raises UsageError for a source without files, or for a clip unless `allow_clips` is set.
+    """
+    inputs: dict[tuple[object, Path], Input] = {}
+    for source in sources:
+        for path in ["-"] if source == "-" else _list_paths(source):
+            if _is_clip(path) and not allow_clips:
+                raise UsageError(f"{path} is a clip: choose a --tokenizer to encode it")
+            key = (source if each else None, Path(path).resolve())
+            inputs.setdefault(key, Input(source, path))
+    return list(inputs.values())
+
+
+def _list_paths(source: str) -> list[str]:
+    for suffixes in (TOKEN_SUFFIXES, MEDIA_SUFFIXES):
+        if paths := [str(path) for _, path in list_files([source], suffixes)]:
+            return paths
+    raise UsageError(f"{source}: no token files in it")
+
+
+def _is_clip(path: str) -> bool:
+    return Path(path).suffix.lower() in MEDIA_SUFFIXES
+
+
+def count_inputs(
+    inputs: Sequence[Input], tokenizer: "Tokenizer | None", each: bool, quiet: bool
+) -> tuple[list[CodebookReport], list[str]]:
+    """Return one report per tokenizer, or, if `each` is set, per argument and tokenizer.
+
+    Also return the reasons why files were left out.
+
+    tokenizer: encodes the clips, and is the one that all tokens must belong to.
+    """
+    columns: dict[tuple[object, ...], _Column] = {}
+    failures: list[str] = []
+    with ProgressBars(quiet) as bars, bars.task("counting", len(inputs)) as task:
+        for argument, path in inputs:
+            try:
+                tokens = _read(path, tokenizer, bars)
+            except (VqtokError, OSError) as error:
+                failures.append(str(error))
+            else:
+                key = (argument if each else None, *_codebook_key(tokens))
+                if key not in columns:
+                    columns[key] = _Column(CodeCounts(tokens))
+                columns[key].counts.add(tokens)
+                columns[key].arguments.add(argument)
+            task.advance()
+    names = _names(list(columns.values()))
+    reports = [
+        codebook_report(column.counts, name, tokenizer.levels if tokenizer else None)
+        for column, name in zip(columns.values(), names, strict=True)
+    ]
+    return reports, failures
+
+
+def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
+    codebooks = tokens.indices.shape[3:]
+    return tokens.model, tokens.quantizer, tokens.stride, tokens.codebook_size, codebooks
+
+
+def _read(path: str, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:
+    """Read a token file, or encode a clip; raise VqtokError if its tokens cannot be counted."""
+    if tokenizer is not None and _is_clip(path):
+        from vqtok.commands.encode import EncodeOptions, encode_source
+
+        with bars.task(Path(path).name) as task:
+            tokens, clip = encode_source(path, tokenizer, EncodeOptions(), task)
+        bars.say(*(f"{path}: {note}" for note in clip.notes))
+    else:
+        tokens = read_tokens(sys.stdin.buffer if path == "-" else path)
+    if tokens.codebook_size > MAX_CODEBOOK_SIZE:
+        raise VqtokError(
+            f"{path}: a codebook of {tokens.codebook_size:,} codes is too large to count; the "
+            f"limit is {MAX_CODEBOOK_SIZE:,}"
+        )
+    if tokenizer is not None:
+        check_tokenizer(tokens, tokenizer, path)
+    return tokens
+
+
+def _names(columns: Sequence[_Column]) -> list[str]:
+    """Return short, unique names: the argument of a column, its tokenizer, or both."""
+    arguments = [column.arguments for column in columns]
+    names = []
+    for column in columns:
+        tokenizer = f"{column.counts.quantizer} {column.counts.model[:8]}"
+        if len(column.arguments) > 1:
+            names.append(tokenizer)
+            continue
+        (argument,) = column.arguments
+        path = Path(argument).resolve()  # gives `.` a name
+        name = argument if has_magic(argument) else path.name.removesuffix(".safetensors")
+        unique = arguments.count(column.arguments) == 1
+        names.append(name if unique else f"{name}, {tokenizer}")
+    return names

@@ -1,0 +1,47 @@
+"""Options of every command that runs a tokenizer."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+from vqtok.commands.progress import say
+from vqtok.device import describe_device
+from vqtok.model.checkpoint import load_for_inference
+from vqtok.model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which tokenizer runs, where, and what the command prints.
+
+    device, dtype: as in `load_for_inference`.
+    force: overwrite files that exist.
+    jobs: clips of a batch to process at once.
+    """
+
+    tokenizer: str
+    device: str
+    dtype: str | None
+    force: bool
+    quiet: bool
+    verbose: bool = False
+    jobs: int = 1
+
+    def load_tokenizers(self, count: int = 1) -> list[Tokenizer]:
+        """Load `count` tokenizers that share their weights; each processes one clip at a time."""
+        tokenizer = load_for_inference(self.tokenizer, self.device, self.dtype)
+        weights = {id(w): w for w in (*tokenizer.parameters(), *tokenizer.buffers())}
+        copies = [deepcopy(tokenizer, memo=dict(weights)) for _ in range(count - 1)]
+        dtype = str(tokenizer.dtype).removeprefix("torch.")
+        self.say_verbose(
+            f"{self.tokenizer}: {tokenizer.kind}, weights {tokenizer.fingerprint[:12]}, {dtype} "
+            f"on {describe_device(tokenizer.device)}"
+        )
+        return [tokenizer, *copies]
+
+    def say(self, *lines: str) -> None:
+        """Print lines on stderr, unless --quiet is given."""
+        say(self.quiet, *lines)
+
+    def say_verbose(self, *lines: str) -> None:
+        """Print lines on stderr if --verbose is given."""
+        say(not self.verbose, *lines)

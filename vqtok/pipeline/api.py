@@ -1,0 +1,101 @@
+"""Encode and decode video files from Python, as the commands `encode` and `decode` do."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+from vqtok import DEFAULT
+from vqtok.model.checkpoint import load_for_inference
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
+from vqtok.pipeline.frame_rate import parse_frame_rate
+from vqtok.tokens import Tokens, read_tokens
+from vqtok.video import open_video
+
+
+def encode_video(
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    tokenizer: str | Path | Tokenizer = DEFAULT,
+    size: int | None = None,
+    fps: Fraction | float | str | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+) -> Tokens:
+    """Encode a video or an image to the tokens that `vqtok encode` writes.
+
+    Memory does not grow with the length of the video: frames are read in chunks, and the indices
+    stay in a temporary file.
+
+    path: a file, or a binary file object such as a pipe.
+    tokenizer: a bundled name, a file written by `vqtok train`, or a loaded tokenizer.
+    size: scale the short side to this many pixels.
+    fps: resample to this frame rate.
+    start, duration: encode this part of the video only, in seconds.
+    device, dtype: where and in what a tokenizer that is not loaded yet runs: auto, cpu, cuda or
+        cuda:N, and float32 or bfloat16 (default: bfloat16 where it is fast).
+
+    Raises VqtokError if there is no frame to encode. Warns of damaged or dropped content.
+    """
+    model = _load(tokenizer, device, dtype)
+    with open_video(
+        path,
+        size=size,
+        fps=None if fps is None else parse_frame_rate(fps),
+        start=start,
+        duration=duration,
+        hardware=hardware_decoder(model),
+    ) as clip:
+        tokens = encode_clip(clip, model)
+    _warn(path, clip.notes)
+    return tokens
+
+
+def decode_video(
+    tokens: Tokens | str | os.PathLike[str] | BinaryIO,
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    tokenizer: str | Path | Tokenizer = DEFAULT,
+    codec: str | None = None,
+    crf: int | None = None,
+    audio_from: str | Path | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+) -> None:
+    """Decode tokens to a video file, as `vqtok decode` does. An existing file is overwritten.
+
+    tokens: from `encode_video` or `read_tokens`, or a token file.
+    path: ends in .mp4, .mkv, .webm, .mov or .gif, or, for a single frame, in .png or .jpg; or a
+        binary file object, which gets a Matroska stream.
+    tokenizer, device, dtype: as in `encode_video`; the tokenizer that made the tokens.
+    codec: h264, vp9, ffv1 (lossless) or gif (default: the usual one of the container).
+    crf: quality of h264 and vp9; lower is better.
+    audio_from: copy the audio of this video.
+
+    Raises VqtokError for tokens of another tokenizer, UsageError for a container or codec that
+    does not exist. Warns of what the container cannot hold.
+    """
+    name = str(tokens) if isinstance(tokens, str | os.PathLike) else "tokens"
+    if not isinstance(tokens, Tokens):
+        tokens = read_tokens(tokens)
+    target = Path(path) if isinstance(path, str | os.PathLike) else path
+    audio = None if audio_from is None else Path(audio_from)
+    model = _load(tokenizer, device, dtype)
+    notes = decode_clip(tokens, model, target, name=name, codec=codec, crf=crf, audio_from=audio)
+    _warn(path, notes)
+
+
+def _load(tokenizer: str | Path | Tokenizer, device: str, dtype: str | None) -> Tokenizer:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    return load_for_inference(tokenizer, device, dtype)
+
+
+def _warn(path: object, notes: Iterable[str]) -> None:
+    for note in notes:
+        warnings.warn(f"{path}: {note}", stacklevel=3)

@@ -1,0 +1,155 @@
+"""Token files: reading, writing, and a disk buffer for the indices of a clip being encoded."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vqtok.errors import VqtokError
+from vqtok.files import atomic_write
+from vqtok.tokens.format import INDEX_DTYPES, Tokens, index_dtype, pack, unpack, validate
+
+_ROWS_PER_WRITE = 64  # latent frames, or timestamps, converted at a time
+_DTYPE_NAMES = dict(zip((*INDEX_DTYPES, np.dtype("<i8")), ("U8", "U16", "I32", "I64"), strict=True))
+_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
+
+
+class IndexBuffer:
+    """A temporary file of indices: memory does not grow with the length of the clip."""
+
+    def __init__(self, codebook_size: int) -> None:
+        self._file = TemporaryFile()  # noqa: SIM115 - it lives as long as the buffer
+        self._dtype = index_dtype(codebook_size)
+        self._shape: tuple[int, ...] = ()  # of a latent frame
+        self.latent_frames = 0
+
+    def append(self, indices: np.ndarray) -> None:
+        """Append indices (t h w) or (t h w codebooks)."""
+        self._file.write(indices.astype(self._dtype).tobytes())
+        self._shape = indices.shape[1:]
+        self.latent_frames += len(indices)
+
+    def finish(self) -> np.ndarray:
+        """Close the buffer and return everything appended as a memory-mapped array."""
+        with self._file as file:
+            file.flush()
+            shape = (self.latent_frames, *self._shape)
+            return np.memmap(file, self._dtype, "r", shape=shape)
+
+
+def tokens_to_bytes(tokens: Tokens) -> bytes:
+    """Return the content of a token file; the same tokens give the same bytes.
+
+    Raises VqtokError if the tokens are inconsistent.
+    """
+    return b"".join(_serialize(tokens))
+
+
+def write_tokens(target: str | os.PathLike[str] | BinaryIO, tokens: Tokens) -> None:
+    """Write a token file to a path, atomically, or to a binary file such as a pipe.
+
+    Raises VqtokError if the tokens are inconsistent.
+    """
+    pieces = _serialize(tokens)
+    if isinstance(target, str | os.PathLike):
+        with atomic_write(target) as temporary, temporary.open("wb") as file:
+            file.writelines(pieces)
+    else:
+        target.writelines(pieces)
+        target.flush()
+
+
+def _serialize(tokens: Tokens) -> Iterator[bytes]:
+    """Yield the file piece by piece.
+
+    safetensors' own writer is not used: it orders the metadata differently on every run.
+    """
+    validate(tokens, "tokens")
+    metadata, tensors = pack(tokens)
+    dtypes = {"timestamps": np.dtype("<i8"), "indices": index_dtype(tokens.codebook_size)}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in tensors.items():
+        begin, end = end, end + array.size * dtypes[name].itemsize
+        header[name] = {
+            "dtype": _DTYPE_NAMES[dtypes[name]],
+            "shape": array.shape,
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name, array in tensors.items():
+        for i in range(0, len(array), _ROWS_PER_WRITE):
+            yield array[i : i + _ROWS_PER_WRITE].astype(dtypes[name]).tobytes()
+
+
+def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
+    """Read a token file from a path or a binary file such as a pipe; the indices stay on disk.
+
+    Raises VqtokError, naming the file, if it is not a complete and consistent token file.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _read_stream(source, "the input stream")
+    if Path(source).is_file():
+        return _read_file(source, str(source))
+    try:
+        with Path(source).open("rb") as stream:  # a named pipe
+            return _read_stream(stream, str(source))
+    except OSError as error:
+        raise VqtokError(f"{source}: {_reason(error)}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, unchecked; empty if the file is not one."""
+    try:
+        with safe_open(path, "np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _read_stream(stream: BinaryIO, name: str) -> Tokens:
+    with NamedTemporaryFile() as copy:
+        shutil.copyfileobj(stream, copy)
+        copy.flush()
+        return _read_file(copy.name, name)
+
+
+def _read_file(path: str | os.PathLike[str], name: str) -> Tokens:
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            keys = set(file.keys())
+            if "timestamps" in keys:
+                tensors["timestamps"] = file.get_tensor("timestamps")
+        if "indices" in keys:
+            tensors["indices"] = _map_tensor(path, "indices")
+    except OSError as error:
+        raise VqtokError(f"{name}: {_reason(error)}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        message = f"{name} is truncated or not a token file; encode the video again"
+        raise VqtokError(message) from error
+    return unpack(metadata, tensors, name)
+
+
+def _map_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """Memory-map a tensor of a file that safetensors has checked."""
+    with Path(path).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    if 0 in shape:  # cannot be mapped
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", 8 + size + entry["data_offsets"][0], shape)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
