@@ -20,7 +20,7 @@ from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.options import video_name
 from vqtok.tokens import format as tokens
-from vqtok.video.write import _CONTAINERS
+from vqtok.video.formats import CONTAINERS
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
 
@@ -182,7 +182,7 @@ def test_patterns_and_names(tree, tmp_path):
 )
 def test_decoded_files_are_named_like_their_sources(tokens, video):
     assert video_name(tokens) == video
-    assert set(_CONTAINERS) == OUTPUT_SUFFIXES
+    assert set(CONTAINERS) == OUTPUT_SUFFIXES
 
 
 @pytest.mark.parametrize("output", [(), ("-o", "-"), ("-o", "a_file")])

@@ -54,7 +54,7 @@ def test_the_same_packets_at_the_same_time_after_the_frames(
     target = tmp_path / f"back{suffix}"
     options = {"audio_from": source, "start": start, "duration": duration}
     if suffix not in SOURCES[source.name][1]:
-        with pytest.raises(VqtokError, match="cannot hold"):
+        with pytest.raises(VqtokError, match="cannot store"):
             through(source, target, **options)
         assert list(tmp_path.iterdir()) == []
         return
@@ -141,8 +141,8 @@ def test_sound_is_copied_beside_its_frames(tmp_path, talkie, suffix, start, dura
 
 def test_sound_that_cannot_be_copied_is_refused(tmp_path, talkie):
     tick = Fraction(1, 25)
-    with pytest.raises(VqtokError, match="webm cannot hold aac sound"):
+    with pytest.raises(VqtokError, match="webm cannot store aac audio"):
         write(tmp_path / "out.webm", pattern(6), range(6), tick, 0, talkie)
-    with pytest.raises(VqtokError, match=r"silent.mp4 has no sound"):
+    with pytest.raises(VqtokError, match=r"silent.mp4 has no audio"):
         write(tmp_path / "out.mp4", pattern(6), range(6), tick, 0, tmp_path / "silent.mp4")
     assert not list(tmp_path.glob("*out*"))

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from helpers.clips import clip_files, pattern, write_clip
 from helpers.witness import read
 from vqtok.cli import app
-from vqtok.video.source import cut_short
+from vqtok.video.source import is_truncated
 
 FRAMES = 12
 FILES = {
@@ -78,16 +78,16 @@ def test_a_file_that_was_cut_short_breaks_off(tmp_path, name):
     assert read(whole)[2].damage == []
     cut = tmp_path / name
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    assert "the file breaks off" in read(cut)[2].damage
-    assert "the file breaks off" not in read(cut, duration=0.04)[2].damage
+    assert "the file is truncated" in read(cut)[2].damage
+    assert "the file is truncated" not in read(cut, duration=0.04)[2].damage
     result = encode(cut, "-o", tmp_path / "t.safetensors", "--strict")
-    assert result.exit_code == 1 and "the file breaks off" in result.stderr
+    assert result.exit_code == 1 and "the file is truncated" in result.stderr
 
 
 @pytest.mark.parametrize("path", clip_files("dev"))
 def test_no_whole_clip_breaks_off(path):
     with av.open(str(path)) as container:
-        assert not cut_short(path, container.format.name)
+        assert not is_truncated(path, container.format.name)
 
 
 def encode(*arguments):
@@ -111,4 +111,4 @@ def test_strict_accepts_what_is_only_different(tmp_path):
     rgba = np.concatenate([rgb, np.full_like(rgb[..., :1], 100)], -1)
     path = write_clip(tmp_path / "logo.mkv", rgba, codec="ffv1", pix_fmt="bgra")
     result = encode(path, "-o", tmp_path / "t.safetensors", "--strict")
-    assert result.exit_code == 0 and "alpha dropped" in result.stderr
+    assert result.exit_code == 0 and "alpha channel dropped" in result.stderr

@@ -210,7 +210,7 @@ def test_hdr_is_read_by_its_matrix_with_a_note(folder, transfer, name):
     frames, _, clip = read(source)
     assert mean_difference(frames, ffmpeg_frames(source, 99)) < 0.5
     assert mean_difference(frames, smooth()) < 1.5
-    assert clip.notes == [f"HDR ({name}) not tone-mapped: colours are pale"]
+    assert clip.notes == [f"HDR ({name}) is not tone-mapped: colors look washed out"]
     assert clip.damage == []
 
 
@@ -219,7 +219,7 @@ def test_colours_that_cannot_be_converted_are_refused_in_one_sentence(folder, tm
     plain = make(tmp_path / "plain.mp4", X264 + " -pix_fmt yuv420p")
     retag = f"h264_metadata=matrix_coefficients={matrix}"
     ffmpeg("-i", plain, "-c", "copy", "-bsf:v", retag, tmp_path / "odd.mp4")
-    with pytest.raises(VqtokError, match=f"odd.mp4: .* into RGB .matrix {matrix}."):
+    with pytest.raises(VqtokError, match=f"odd.mp4: .* to RGB .matrix {matrix}."):
         read(tmp_path / "odd.mp4")
 
 
@@ -243,7 +243,7 @@ def test_pixels_are_made_square_where_their_aspect_cannot_be_kept(tmp_path):
         stream, _ = ffprobe(tmp_path / "out.webm")
         assert (stream["height"], stream["width"]) == (height, width)
         assert [size in note for note in out.notes] == [True] * (aspect != 1)
-    with pytest.raises(VqtokError, match="cannot hold frames"):
+    with pytest.raises(VqtokError, match="cannot store frames"):
         VideoWriter(tmp_path / "out.webm", pixel_aspect=10**6, **shape)
 
 
@@ -253,7 +253,7 @@ def test_a_gif_shows_no_frame_for_less_than_two_centiseconds(tmp_path):
         out.write(pattern(60), range(60))
     shown = seconds(*ffprobe(tmp_path / "out.gif"))
     assert min(np.diff(shown)) >= Fraction(2, 100) and max(shown) > Fraction(95, 100)
-    assert out.notes == [f"{60 - len(shown)} frames left out: gif shows each for 0.02 s or more"]
+    assert out.notes == [f"{60 - len(shown)} frames dropped: a gif frame lasts 0.02 s or more"]
     with pytest.raises(VqtokError, match="655 s"), VideoWriter(tmp_path / "b.gif", **shape) as out:
         out.write(pattern(2), [0, 60 * 700])
 

@@ -1,6 +1,9 @@
 """Stills: every common kind is a clip of one frame, and tokens of one frame decode to a picture."""
 
 import struct
+import subprocess
+import sys
+import zlib
 from fractions import Fraction
 
 import av
@@ -49,10 +52,10 @@ def run(*args):
 @pytest.mark.parametrize(
     ("name", "want", "slack", "notes"),
     [
-        ("alpha.webp", PICTURE, 0, ["alpha dropped"]),
+        ("alpha.webp", PICTURE, 0, ["alpha channel dropped"]),
         ("turned.png", PICTURE, 0, []),
         ("turned.webp", PICTURE, 3, []),
-        ("palette.png", PICTURE, 4, ["alpha dropped"]),
+        ("palette.png", PICTURE, 4, ["alpha channel dropped"]),
         ("progressive.jpg", PICTURE, 3, []),
         ("cmyk.jpg", PICTURE, 2, []),
         ("gray.jpg", GRAY, 2, []),
@@ -106,8 +109,33 @@ def test_a_still_that_is_cut_short_is_refused(tmp_path, suffix):
     whole = next(path for path in STILLS.iterdir() if path.suffix == suffix).read_bytes()
     path = tmp_path / f"cut{suffix}"
     path.write_bytes(whole[: len(whole) * 9 // 10])
-    with pytest.raises(VqtokError, match=f"cut{suffix} holds no frame that can be decoded"):
+    with pytest.raises(VqtokError, match=f"cut{suffix} has no frame that can be decoded"):
         read(path)
+
+
+READ_AND_COLLECT = """
+import gc, sys
+from vqtok.video import open_video
+with open_video(sys.argv[1]) as clip:
+    print(next(clip.chunks(1))[0].mean())
+del clip
+gc.collect()
+"""
+
+
+def test_a_png_with_an_icc_profile_is_read(tmp_path):
+    """PyAV frees the metadata of the profile twice if the side data of the frame is read."""
+    path = tmp_path / "profile.png"
+    write(path, PICTURE)
+    data = path.read_bytes()
+    chunk = b"iCCP" + b"name\0\0" + zlib.compress(bytes(128))
+    end = 8 + 25  # of the signature and IHDR
+    framed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(data[:end] + framed + data[end:])
+    command = [sys.executable, "-c", READ_AND_COLLECT, path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) == pytest.approx(PICTURE.mean())
 
 
 # Writing
@@ -166,8 +194,8 @@ def test_a_second_frame_is_refused_and_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"codec": "h264"}, "takes no codec and no sound"),
-        ({"audio_from": "clip.mp4"}, "takes no codec and no sound"),
+        ({"codec": "h264"}, "takes no codec and no audio"),
+        ({"audio_from": "clip.mp4"}, "takes no codec and no audio"),
         ({"crf": 20}, "jpeg has no crf"),
     ],
 )
@@ -177,9 +205,10 @@ def test_a_picture_has_neither_codec_nor_sound(tmp_path, options, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_jpeg_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"out.jpg cannot hold frames of 1x70000"):
-        write(tmp_path / "out.jpg", noise(1, 70000))
+@pytest.mark.parametrize("name", ["out.jpg", "out.mp4"])
+def test_frames_too_large_for_the_codec_are_refused(tmp_path, name):
+    with pytest.raises(UsageError, match=f"{name} cannot store frames of 1x70000"):
+        write(tmp_path / name, noise(1, 70000))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -80,10 +80,10 @@ def test_a_bad_file_is_read_with_notes_or_refused_in_one_sentence(path):
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("alpha_vp9.webm", "alpha dropped"),
+        ("alpha_vp9.webm", "alpha channel dropped"),
         ("corrupted_decord.mp4", "1 damaged frame skipped"),
-        ("trunc_mid_gop.mp4", "the file breaks off"),
-        ("raw_annexb_no_pts.264", "no timestamps in the file: taken as 25 frames/s"),
+        ("trunc_mid_gop.mp4", "the file is truncated"),
+        ("raw_annexb_no_pts.264", "no timestamps in the file: assuming 25 frames/s"),
         ("res_change_nvidia.h264", "47 frames of another size scaled to the size of the first"),
     ],
 )
@@ -166,7 +166,7 @@ def test_alpha_is_dropped_with_a_note(tmp_path):
     path = write_clip(tmp_path / "logo.mkv", rgba, codec="ffv1", pix_fmt="bgra")
     frames, _, clip = read(path)
     np.testing.assert_array_equal(frames, rgb)
-    assert clip.notes == ["alpha dropped"]
+    assert clip.notes == ["alpha channel dropped"]
 
 
 def test_an_image_is_a_clip_of_one_frame(tmp_path):
@@ -194,7 +194,7 @@ def test_start_and_duration_keep_the_timestamps(make_clip):
         frames, stamps, _ = read(path, start=start, duration=duration)
         assert stamps == [times[i] for i in want]
         np.testing.assert_array_equal(frames, whole[want])
-    with pytest.raises(VqtokError, match="in the time asked for"), open_video(path, start=5):
+    with pytest.raises(VqtokError, match="in the requested time range"), open_video(path, start=5):
         pass
 
 
@@ -362,7 +362,7 @@ def test_an_error_leaves_the_old_file_or_none(tmp_path):
         ("out.xyz", {}, "must end in one of .mp4"),
         ("out.mp4", {"codec": "divx"}, "choose one of h264"),
         ("out.gif", {"crf": 20}, "gif has no crf"),
-        ("out.webm", {"codec": "h264"}, "webm cannot hold h264"),
+        ("out.webm", {"codec": "h264"}, "webm cannot store h264"),
     ],
 )
 def test_wrong_usage_is_refused(tmp_path, name, options, words):
