@@ -107,6 +107,7 @@ def test_reading_matches_ffmpeg(source):
     assert frames.shape == reference.shape
     assert timestamps == probe(source, FIRST).timestamps
     assert mean_difference(frames, reference) < 0.5
+    assert np.abs(frames.astype(int) - reference).mean() < 2
     assert clip.damage == []
 
 
