@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up .venv and run all checks: lint, format, tests. Arguments go to pytest.
+# Set up .venv and run all checks: lint, format, tests. Arguments go to pytest, such as
+# -m "not slow" to leave out the tests that take more than 5 s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh test

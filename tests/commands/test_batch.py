@@ -14,7 +14,7 @@ from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError
 from vqtok.files import OUTPUT_SUFFIXES
 from vqtok.tokens import read_metadata
-from vqtok.video.write import _CONTAINERS
+from vqtok.video.formats import CONTAINERS
 
 
 def contents(folder):
@@ -159,7 +159,7 @@ def test_targets_mirror_files_folders_and_patterns(tree, tmp_path):
 )
 def test_decoded_files_are_named_after_their_sources(tokens, video):
     assert video_name(tokens) == video
-    assert set(_CONTAINERS) == OUTPUT_SUFFIXES
+    assert set(CONTAINERS) == OUTPUT_SUFFIXES
 
 
 @pytest.mark.parametrize("output", [(), ("-o", "-"), ("-o", "a_file")])

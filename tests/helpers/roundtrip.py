@@ -1,4 +1,4 @@
-"""Encode and decode without a model: what is lost is lost in reading and writing."""
+"""Encode and decode clips without a model, to test reading and writing alone."""
 
 import io
 
@@ -9,8 +9,8 @@ from vqtok.tokens import read_tokens, tokens_to_bytes
 from vqtok.video import open_video
 
 
-class Lossless:
-    """Stands in for a Tokenizer: an index is the colour of a pixel."""
+class LosslessTokenizer:
+    """A Tokenizer whose indices are the colors of the pixels."""
 
     stride, codebook_size, kind, fingerprint = (1, 1, 1), 2**24, "lossless", "0" * 64
     device = torch.device("cpu")
@@ -19,20 +19,20 @@ class Lossless:
         for chunk in chunks:  # (1 c t h w) uint8
             yield (chunk.long() * torch.tensor([65536, 256, 1]).view(1, 3, 1, 1, 1)).sum(1)
 
-    def decode_stream(self, parts):
-        for part in parts:  # (1 t h w)
-            yield torch.stack([part >> 16, part >> 8 & 255, part & 255], 1) / 255
+    def decode_stream(self, chunks):
+        for indices in chunks:  # (1 t h w)
+            yield torch.stack([indices >> 16, indices >> 8 & 255, indices & 255], 1) / 255
 
 
-def through(source, target, audio_from=None, codec=None, crf=None, **options):
-    """Encode and decode by way of a token file: the tokens, and what was said while decoding."""
+def round_trip(source, target, audio_from=None, codec=None, crf=None, **options):
+    """Encode `source` to a token file and decode it to `target`: the tokens, and decoding notes."""
     with open_video(source, **options) as clip:
-        data = tokens_to_bytes(encode_clip(clip, Lossless()))
+        data = tokens_to_bytes(encode_clip(clip, LosslessTokenizer()))
     tokens = read_tokens(io.BytesIO(data))
-    said = decode_clip(tokens, Lossless(), target, codec=codec, crf=crf, audio_from=audio_from)
-    return tokens, said
+    output = {"codec": codec, "crf": crf, "audio_from": audio_from}
+    return tokens, decode_clip(tokens, LosslessTokenizer(), target, **output)
 
 
-def played(tokens):
-    """When each frame should be shown in the decoded video, in seconds."""
-    return [(time - tokens.origin) * tokens.time_base for time in tokens.timestamps]
+def expected_seconds(tokens):
+    """Return when each frame should be shown in the decoded video."""
+    return [(timestamp - tokens.origin) * tokens.time_base for timestamp in tokens.timestamps]

@@ -1,14 +1,13 @@
-"""Damaged files: every good frame is read, every lost one is counted, and --strict refuses."""
+"""In damaged files every good frame is read, every lost one counted, and --strict refuses."""
 
 import av
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from helpers.clips import clip_files, pattern, write_clip
-from helpers.witness import read
+from helpers.clips import clip_files, pattern, read_clip, write_clip
 from vqtok.cli import app
-from vqtok.video.source import cut_short
+from vqtok.video.source import is_truncated
 
 FRAMES = 12
 FILES = {
@@ -21,94 +20,101 @@ FILES = {
 }
 
 
-def spoil(source, target, broken):
-    """Copy a clip; packets of these numbers become noise."""
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    """Return a function that gives the path of an intact clip: intact(name) of FILES."""
+    folder = tmp_path_factory.mktemp("intact")
+
+    def path(name):
+        file = folder / name
+        return file if file.exists() else write_clip(file, pattern(FRAMES), **FILES[name])
+
+    return path
+
+
+def corrupt(source, target, numbers):
+    """Copy a clip and replace the packets with these numbers by noise."""
     rng = np.random.default_rng(0)
-    with av.open(str(source)) as before, av.open(str(target), "w") as after:
-        stream = after.add_stream_from_template(before.streams.video[0])
-        packets = [packet for packet in before.demux(video=0) if packet.size]
+    with av.open(str(source)) as intact, av.open(str(target), "w") as damaged:
+        stream = damaged.add_stream_from_template(intact.streams.video[0])
+        packets = [packet for packet in intact.demux(video=0) if packet.size]
+        numbers = [number % len(packets) for number in numbers]
         for number, packet in enumerate(packets):
             copy = packet
-            if number % len(packets) in [n % len(packets) for n in broken]:
+            if number in numbers:
                 copy = av.Packet(rng.bytes(packet.size))
                 copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
                 copy.is_keyframe = packet.is_keyframe
             copy.stream = stream
-            after.mux(copy)
+            damaged.mux(copy)
     return target
 
 
-@pytest.fixture
-def clip(tmp_path):
-    return write_clip(tmp_path / "whole.mp4", pattern(FRAMES))
-
-
-@pytest.mark.parametrize("broken", [[6], [-2], [-1], [-3, -2, -1]], ids=str)
+@pytest.mark.parametrize("numbers", [[6], [-2], [-1], [-3, -2, -1]], ids=str)
 @pytest.mark.parametrize("name", FILES)
-def test_only_damaged_frames_are_lost_and_all_are_counted(tmp_path, name, broken):
-    whole = write_clip(tmp_path / f"whole-{name}", pattern(FRAMES), **FILES[name])
-    path = spoil(whole, tmp_path / name, broken)
-    _, times, clip = read(path)
-    lost = len(broken)
-    assert len(times) == FRAMES - lost
+def test_only_damaged_frames_are_lost_and_all_are_counted(tmp_path, intact, name, numbers):
+    path = corrupt(intact(name), tmp_path / name, numbers)
+    _, timestamps, clip = read_clip(path)
+    lost = len(numbers)
+    assert len(timestamps) == FRAMES - lost
     assert f"{lost} damaged frame{'s' * (lost > 1)} skipped" in clip.damage
     assert set(clip.damage) <= set(clip.notes)
-    assert set(times) <= set(read(whole)[1])
+    assert set(timestamps) <= set(read_clip(intact(name))[1])
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_whole_file_has_no_damage(tmp_path, name):
-    path = write_clip(tmp_path / name, pattern(FRAMES), **FILES[name])
+def test_an_intact_file_has_no_damage(intact, name):
     for options in ({}, {"start": 0.2}, {"duration": 0.3}):
-        assert read(path, **options)[2].damage == []
+        assert read_clip(intact(name), **options)[2].damage == []
 
 
-def test_a_pipe_has_no_second_reading_and_loses_nothing_either(tmp_path, clip):
-    path = spoil(clip, tmp_path / "broken.mkv", [-2])
+def test_a_pipe_cannot_be_read_twice_and_loses_nothing_either(tmp_path, intact):
+    path = corrupt(intact("h264.mp4"), tmp_path / "damaged.mkv", [-2])
     with path.open("rb") as file:
-        _, times, piped = read(file)
-    assert len(times) == FRAMES - 1
-    assert piped.damage == ["1 damaged frame skipped"]
+        _, timestamps, clip = read_clip(file)
+    assert len(timestamps) == FRAMES - 1
+    assert clip.damage == ["1 damaged frame skipped"]
 
 
 @pytest.mark.parametrize("name", ["ffv1.mkv", "vp8.webm", "moving.gif"])
-def test_a_file_that_was_cut_short_breaks_off(tmp_path, name):
+def test_truncated_files_are_recognized(tmp_path, name):
     options = FILES.get(name, {"codec": "gif", "pix_fmt": "rgb8"})
     whole = write_clip(tmp_path / f"whole-{name}", pattern(FRAMES), **options)
-    assert read(whole)[2].damage == []
-    cut = tmp_path / name
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    assert "the file breaks off" in read(cut)[2].damage
-    assert "the file breaks off" not in read(cut, duration=0.04)[2].damage
-    result = encode(cut, "-o", tmp_path / "t.safetensors", "--strict")
-    assert result.exit_code == 1 and "the file breaks off" in result.stderr
+    assert read_clip(whole)[2].damage == []
+    path = tmp_path / name
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    assert "the file is truncated" in read_clip(path)[2].damage
+    assert "the file is truncated" not in read_clip(path, duration=0.04)[2].damage
+    result = encode(path, "-o", tmp_path / "t.safetensors", "--strict")
+    assert result.exit_code == 1 and "the file is truncated" in result.stderr
 
 
 @pytest.mark.parametrize("path", clip_files("dev"))
-def test_no_whole_clip_breaks_off(path):
+def test_no_whole_clip_is_called_truncated(path):
     with av.open(str(path)) as container:
-        assert not cut_short(path, container.format.name)
+        assert not is_truncated(path, container.format.name)
 
 
 def encode(*arguments):
     return CliRunner().invoke(app, ["encode", *map(str, arguments)])
 
 
-def test_damage_is_told_and_strict_makes_it_an_error(tmp_path, clip):
-    path, output = spoil(clip, tmp_path / "broken.mp4", [6]), tmp_path / "t.safetensors"
+def test_damage_is_reported_and_strict_makes_it_an_error(tmp_path, intact):
+    path = corrupt(intact("h264.mp4"), tmp_path / "damaged.mp4", [6])
+    output = tmp_path / "t.safetensors"
     result = encode(path, "-o", output, "--strict")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
-    assert "broken.mp4: 1 damaged frame skipped" in result.stderr
+    assert "damaged.mp4: 1 damaged frame skipped" in result.stderr
     assert not output.exists() and result.stdout == ""
     result = encode(path, "-o", output)
     assert result.exit_code == 0 and output.exists()
     assert "1 damaged frame skipped" in result.stderr
 
 
-def test_strict_accepts_what_is_only_different(tmp_path):
+def test_strict_accepts_notes_that_are_not_damage(tmp_path):
     rgb = pattern(3)
     rgba = np.concatenate([rgb, np.full_like(rgb[..., :1], 100)], -1)
     path = write_clip(tmp_path / "logo.mkv", rgba, codec="ffv1", pix_fmt="bgra")
     result = encode(path, "-o", tmp_path / "t.safetensors", "--strict")
-    assert result.exit_code == 0 and "alpha dropped" in result.stderr
+    assert result.exit_code == 0 and "alpha channel dropped" in result.stderr

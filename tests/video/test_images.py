@@ -1,6 +1,9 @@
-"""Stills: every common kind is a clip of one frame, and tokens of one frame decode to a picture."""
+"""An image is a clip of one frame, and tokens of one frame decode to an image."""
 
 import struct
+import subprocess
+import sys
+import zlib
 from fractions import Fraction
 
 import av
@@ -15,24 +18,24 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.tokens import read_tokens
 from vqtok.video import VideoWriter, open_video
 
-STILLS = GOLDEN / "stills"  # written by Pillow, all of the same picture
-PICTURE = pattern(1, 32, 48)[0]
-GRAY = np.repeat(PICTURE @ np.array([0.299, 0.587, 0.114]), 3).reshape(PICTURE.shape)
+STILLS = GOLDEN / "stills"  # IMAGE in many formats, written by Pillow
+IMAGE = pattern(1, 32, 48)[0]
+GRAY = np.repeat(IMAGE @ np.array([0.299, 0.587, 0.114]), 3).reshape(IMAGE.shape)
 
 
 def read(path):
-    """The one frame of a still, (h w c), and what was said about it."""
+    """Return the frame of an image (h w c) and the clip."""
     with open_video(path) as clip:
-        ((frames, times),) = clip.chunks(8)
-    assert len(frames) == len(times) == 1
+        ((frames, timestamps),) = clip.chunks(8)
+    assert len(frames) == len(timestamps) == 1
     return frames[0], clip
 
 
 def write(path, rgb, **options):
     height, width = rgb.shape[:2]
-    shape = {"height": height, "width": width, "fps": 25, "time_base": Fraction(1, 25)}
-    with VideoWriter(path, **shape, **options) as out:
-        out.write(rgb[None], [0])
+    settings = {"height": height, "width": width, "fps": 25, "time_base": Fraction(1, 25)}
+    with VideoWriter(path, **settings, **options) as writer:
+        writer.write(rgb[None], [0])
 
 
 def noise(height, width):
@@ -47,36 +50,36 @@ def run(*args):
 
 
 @pytest.mark.parametrize(
-    ("name", "want", "slack", "notes"),
+    ("name", "expected", "tolerance", "notes"),
     [
-        ("alpha.webp", PICTURE, 0, ["alpha dropped"]),
-        ("turned.png", PICTURE, 0, []),
-        ("turned.webp", PICTURE, 3, []),
-        ("palette.png", PICTURE, 4, ["alpha dropped"]),
-        ("progressive.jpg", PICTURE, 3, []),
-        ("cmyk.jpg", PICTURE, 2, []),
+        ("alpha.webp", IMAGE, 0, ["alpha channel dropped"]),
+        ("rotated.png", IMAGE, 0, []),
+        ("rotated.webp", IMAGE, 3, []),
+        ("palette.png", IMAGE, 4, ["alpha channel dropped"]),
+        ("progressive.jpg", IMAGE, 3, []),
+        ("cmyk.jpg", IMAGE, 2, []),
         ("gray.jpg", GRAY, 2, []),
     ],
 )
-def test_a_still_is_read_as_a_viewer_shows_it(name, want, slack, notes):
+def test_an_image_is_read_as_a_viewer_shows_it(name, expected, tolerance, notes):
     frame, clip = read(STILLS / name)
-    assert frame.shape == want.shape == (clip.height, clip.width, 3)
-    assert np.abs(frame - want.astype(float)).mean() <= slack
+    assert frame.shape == expected.shape == (clip.height, clip.width, 3)
+    assert np.abs(frame - expected.astype(float)).mean() <= tolerance
     assert clip.notes == notes
 
 
-@pytest.mark.parametrize("pixels", ["rgb48be", "rgba64be", "rgba", "gray", "gray16be", "ya8"])
-def test_pngs_of_every_depth(tmp_path, pixels):
-    frame = av.VideoFrame.from_ndarray(PICTURE, format="rgb24").reformat(format=pixels)
+@pytest.mark.parametrize("pix_fmt", ["rgb48be", "rgba64be", "rgba", "gray", "gray16be", "ya8"])
+def test_png_pixel_formats(tmp_path, pix_fmt):
+    frame = av.VideoFrame.from_ndarray(IMAGE, format="rgb24").reformat(format=pix_fmt)
     with av.open(str(tmp_path / "a.png"), "w", format="image2pipe") as container:
         stream = container.add_stream("png")
-        stream.height, stream.width, stream.pix_fmt = *PICTURE.shape[:2], pixels
+        stream.height, stream.width, stream.pix_fmt = *IMAGE.shape[:2], pix_fmt
         container.mux([*stream.encode(frame), *stream.encode()])
-    want = PICTURE if pixels.startswith("rgb") else GRAY
-    assert np.abs(read(tmp_path / "a.png")[0] - want.astype(float)).max() <= 2
+    expected = IMAGE if pix_fmt.startswith("rgb") else GRAY
+    assert np.abs(read(tmp_path / "a.png")[0] - expected.astype(float)).max() <= 2
 
 
-UPRIGHT = {  # by the orientation in EXIF, what turns the stored picture upright
+UPRIGHT = {  # EXIF orientation: the function that makes the stored image upright
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -89,25 +92,50 @@ UPRIGHT = {  # by the orientation in EXIF, what turns the stored picture upright
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_photograph_is_upright(tmp_path, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation):
     path = tmp_path / "photo.jpg"
-    write(path, PICTURE)
+    write(path, IMAGE)
     entry = struct.pack(">2sHIHHHIHHI", b"MM", 42, 8, 1, 0x112, 3, 1, orientation, 0, 0)
     exif = b"Exif\0\0" + entry
     data = path.read_bytes()
     path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
-    frame, want = read(path)[0], UPRIGHT[orientation](PICTURE)
-    assert frame.shape == want.shape
-    assert np.abs(frame - want.astype(float)).mean() < 2
+    frame, expected = read(path)[0], UPRIGHT[orientation](IMAGE)
+    assert frame.shape == expected.shape
+    assert np.abs(frame - expected.astype(float)).mean() < 2
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_a_still_that_is_cut_short_is_refused(tmp_path, suffix):
+def test_a_truncated_image_is_refused(tmp_path, suffix):
     whole = next(path for path in STILLS.iterdir() if path.suffix == suffix).read_bytes()
-    path = tmp_path / f"cut{suffix}"
+    path = tmp_path / f"truncated{suffix}"
     path.write_bytes(whole[: len(whole) * 9 // 10])
-    with pytest.raises(VqtokError, match=f"cut{suffix} holds no frame that can be decoded"):
+    with pytest.raises(VqtokError, match=f"truncated{suffix} has no frame that can be decoded"):
         read(path)
+
+
+READ_AND_COLLECT = """
+import gc, sys
+from vqtok.video import open_video
+with open_video(sys.argv[1]) as clip:
+    print(next(clip.chunks(1))[0].mean())
+del clip
+gc.collect()
+"""
+
+
+def test_a_png_with_an_icc_profile_is_read(tmp_path):
+    """PyAV frees the metadata of the profile twice if the side data of the frame is read."""
+    path = tmp_path / "profile.png"
+    write(path, IMAGE)
+    data = path.read_bytes()
+    chunk = b"iCCP" + b"name\0\0" + zlib.compress(bytes(128))
+    end = 8 + 25  # of the signature and IHDR
+    framed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(data[:end] + framed + data[end:])
+    command = [sys.executable, "-c", READ_AND_COLLECT, path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) == pytest.approx(IMAGE.mean())
 
 
 # Writing
@@ -120,13 +148,14 @@ def test_png_is_lossless(tmp_path, shape):
     np.testing.assert_array_equal(read(tmp_path / "out.png")[0], rgb)
 
 
-def test_png_says_nothing_that_would_change_its_colours(tmp_path):
-    write(tmp_path / "out.png", PICTURE)
-    data, at, chunks = (tmp_path / "out.png").read_bytes(), 8, []
-    while at < len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        chunks, at = [*chunks, kind], at + 12 + length
-    assert sorted(set(chunks)) == [b"IDAT", b"IEND", b"IHDR", b"pHYs"]
+def test_png_has_no_chunk_that_changes_its_colors(tmp_path):
+    write(tmp_path / "out.png", IMAGE)
+    data, offset, chunks = (tmp_path / "out.png").read_bytes(), 8, set()
+    while offset < len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        chunks.add(kind)
+        offset += 12 + length
+    assert sorted(chunks) == [b"IDAT", b"IEND", b"IHDR", b"pHYs"]
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.JPEG"])
@@ -139,47 +168,48 @@ def test_jpg_is_close(tmp_path, shape, name):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_pixel_aspect_is_kept(tmp_path, suffix):
-    write(tmp_path / f"out{suffix}", PICTURE, pixel_aspect=Fraction(4, 3))
+    write(tmp_path / f"out{suffix}", IMAGE, pixel_aspect=Fraction(4, 3))
     assert read(tmp_path / f"out{suffix}")[1].pixel_aspect == Fraction(4, 3)
 
 
-def test_the_name_is_taken_as_it_is(tmp_path):
-    write(tmp_path / "frame-%04d.png", PICTURE)
+def test_a_percent_sign_in_the_name_is_kept(tmp_path):
+    write(tmp_path / "frame-%04d.png", IMAGE)
     assert [path.name for path in tmp_path.iterdir()] == ["frame-%04d.png"]
 
 
-def test_a_second_frame_is_refused_and_leaves_the_old_file(tmp_path):
+def test_a_second_frame_is_refused_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "out.png"
     path.write_bytes(b"old")
-    shape = {"height": 32, "width": 48, "fps": 25, "time_base": Fraction(1, 25)}
+    settings = {"height": 32, "width": 48, "fps": 25, "time_base": Fraction(1, 25)}
     for calls in ([2], [1, 1]):
         with (
             pytest.raises(UsageError, match=r"out.png holds one frame .* write to .mp4"),
-            VideoWriter(path, **shape) as out,
+            VideoWriter(path, **settings) as writer,
         ):
             for count in calls:
-                out.write(pattern(count, 32, 48), range(count))
+                writer.write(pattern(count, 32, 48), range(count))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
-        ({"codec": "h264"}, "takes no codec and no sound"),
-        ({"audio_from": "clip.mp4"}, "takes no codec and no sound"),
+        ({"codec": "h264"}, "takes no codec and no audio"),
+        ({"audio_from": "clip.mp4"}, "takes no codec and no audio"),
         ({"crf": 20}, "jpeg has no crf"),
     ],
 )
-def test_a_picture_has_neither_codec_nor_sound(tmp_path, options, words):
-    with pytest.raises(UsageError, match=words):
-        write(tmp_path / "out.jpg", PICTURE, **options)
+def test_an_image_takes_no_codec_crf_or_audio(tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        write(tmp_path / "out.jpg", IMAGE, **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_jpeg_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"out.jpg cannot hold frames of 1x70000"):
-        write(tmp_path / "out.jpg", noise(1, 70000))
+@pytest.mark.parametrize("name", ["out.jpg", "out.mp4"])
+def test_frames_too_large_for_the_codec_are_refused(tmp_path, name):
+    with pytest.raises(UsageError, match=f"{name} cannot store frames of 1x70000"):
+        write(tmp_path / name, noise(1, 70000))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,23 +217,23 @@ def test_what_jpeg_cannot_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5)])
-def test_decode_writes_the_picture_that_lossless_video_holds(tmp_path, shape):
-    source, file = tmp_path / "in.png", tmp_path / "t.safetensors"
+def test_decode_writes_the_same_image_as_lossless_video(tmp_path, shape):
+    source, token_file = tmp_path / "in.png", tmp_path / "t.safetensors"
     write(source, noise(*shape))
-    assert run("encode", source, "-o", file).exit_code == 0
-    content = read_tokens(file)
+    assert run("encode", source, "-o", token_file).exit_code == 0
+    content = read_tokens(token_file)
     assert (content.frames, content.height, content.width) == (1, *shape)
     for name in ("out.png", "out.mkv"):
         codec = ("--codec", "ffv1") if name == "out.mkv" else ()
-        result = run("decode", file, "-o", tmp_path / name, *codec)
+        result = run("decode", token_file, "-o", tmp_path / name, *codec)
         assert result.exit_code == 0, result.stderr
-    picture = read(tmp_path / "out.png")[0]
-    assert picture.shape == (*shape, 3)
-    np.testing.assert_array_equal(picture, read(tmp_path / "out.mkv")[0])
+    image = read(tmp_path / "out.png")[0]
+    assert image.shape == (*shape, 3)
+    np.testing.assert_array_equal(image, read(tmp_path / "out.mkv")[0])
 
 
-@pytest.mark.parametrize("name", ["cmyk.jpg", "turned.webp"])
-def test_a_still_comes_back_as_it_looked(tmp_path, name):
+@pytest.mark.parametrize("name", ["cmyk.jpg", "rotated.webp"])
+def test_a_decoded_image_looks_like_its_source(tmp_path, name):
     file = tmp_path / "t.safetensors"
     assert run("encode", STILLS / name, "-o", file).exit_code == 0
     assert run("decode", file, "-o", tmp_path / "out.png").exit_code == 0
@@ -211,7 +241,7 @@ def test_a_still_comes_back_as_it_looked(tmp_path, name):
     assert np.abs(before - after.astype(float)).mean() < 25
 
 
-def test_tokens_of_many_frames_are_no_picture(make_clip, tmp_path):
+def test_tokens_of_many_frames_do_not_decode_to_an_image(make_clip, tmp_path):
     file = tmp_path / "t.safetensors"
     assert run("encode", make_clip(), "-o", file).exit_code == 0
     result = run("decode", file, "-o", tmp_path / "out.png")

@@ -1,4 +1,4 @@
-"""The sound of one file copied into another, in step with the frames written there."""
+"""Copy the audio of one container into another, in sync with the video frames written there."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,20 +8,26 @@ from math import ceil
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from vqtok.errors import VqtokError
+from vqtok.video.source import start_seconds
 
 
-class Sound:
-    """Copies packets of sound from `source` to `target` without re-encoding them.
+class AudioCopier:
+    """Copies audio packets from `source` to `target` without re-encoding them.
 
-    What sounds before the first or after the last frame written is copied if `source` shows
-    nothing there, and left out if it does: then the frames are an excerpt. Of a source without a
-    video, only what sounds during the frames is copied.
+    Audio before the first or after the last written frame is copied if the source has no video
+    there. Otherwise the frames are an excerpt, and that audio is left out. From a source without
+    video, only the audio during the written frames is copied.
 
-    zero: when the target begins, in seconds of the source.
-    period: seconds that a frame is shown.
+    name: of the source, for messages.
+    origin: the time in the source, in seconds, that becomes zero in the target.
+    frame_duration: in seconds.
+
+    Raises VqtokError if the source has no audio or the target cannot store it.
+
+    codec: FFmpeg's name of the audio decoder.
     """
 
     def __init__(
@@ -29,72 +35,76 @@ class Sound:
         source: InputContainer,
         name: str,
         target: OutputContainer,
-        zero: Fraction,
-        period: Fraction,
+        origin: Fraction,
+        frame_duration: Fraction,
     ) -> None:
         stream = source.streams.best("audio")
-        if stream is None:
-            raise VqtokError(f"{name} has no sound to copy")
-        codec = stream.codec_context and stream.codec_context.name
-        if codec not in target.supported_codecs:
-            raise VqtokError(f"{target.format.name} cannot hold {codec} sound; write to .mkv")
-        self.codec, self._target, self._period = codec, target, period
-        self._stream = target.add_stream_from_template(stream)
-        video = source.streams.best("video")
-        picture = video is not None and video.disposition & Disposition.attached_pic
-        self._video = None if picture else video
-        self._zero = zero
-        self._frame: Fraction | None = None  # seconds, of the last frame written
-        self._seen = Fraction(0)  # seconds, of the last frame met in the source
-        self._packets = self._read(source, stream)
+        if not isinstance(stream, AudioStream):
+            raise VqtokError(f"{name} has no audio to copy")
+        self.codec = stream.codec_context and stream.codec_context.name
+        if self.codec not in target.supported_codecs:
+            raise VqtokError(f"{target.format.name} cannot store {self.codec} audio; write to .mkv")
+        self._target, self._origin, self._frame_duration = target, origin, frame_duration
+        self._output_stream = target.add_stream_from_template(stream)
+        self._video_stream = _video_stream(source)
+        self._start: Fraction | None = None  # of the audio to copy, in seconds
+        self._last_written = Fraction(0)  # time of the last frame written
+        self._last_in_source = Fraction(0)  # time of the last video packet read
+        self._packets = self._demux(source, stream)
         self._packet = next(self._packets, None)
 
-    def follow(self, time: Fraction) -> None:
-        """Copy the packets that start before the end of the frame shown from `time` seconds on."""
-        if self._frame is None:
-            self._from = self._beginning(time)
-        self._frame = time
-        while self._packet is not None and _seconds(self._packet) < time + self._period:
-            packet, self._packet = self._packet, next(self._packets, None)
-            self._copy(packet)
+    def copy_during(self, frame_time: Fraction) -> None:
+        """Copy the packets up to the end of the frame shown at `frame_time` seconds."""
+        if self._start is None:
+            self._start = self._first_audio_time(frame_time)
+        self._last_written = frame_time
+        while self._packet is not None and _seconds(self._packet) < self._written_end:
+            self._copy(self._packet)
+            self._packet = next(self._packets, None)
 
     def finish(self) -> None:
-        """Copy what is left if the last frame written was the last of the source."""
-        if self._frame is None or self._video is None:
+        """Copy the remaining packets if the last frame written was the last of the source."""
+        if self._start is None or self._video_stream is None:
             return
-        rest = []
-        while self._packet is not None and self._seen <= self._frame + self._period:
-            rest.append(self._packet)
+        remaining = []
+        while self._packet is not None and self._last_in_source <= self._written_end:
+            remaining.append(self._packet)
             self._packet = next(self._packets, None)
-        if self._seen <= self._frame + self._period:
-            for packet in rest:
+        if self._last_in_source <= self._written_end:
+            for packet in remaining:
                 self._copy(packet)
 
-    def _beginning(self, first: Fraction) -> Fraction:
-        video = self._video
-        opening = video and video.start_time and video.start_time * video.time_base
-        if first > (opening or 0) + self._period:
-            return first
-        # The packets that start a decoder lie before zero, but Matroska holds those of Opus only:
-        # for others it would move every timestamp to make room.
-        early = self._target.format.name in ("mp4", "mov") or self.codec in ("opus", "libopus")
-        return self._zero - early
+    @property
+    def _written_end(self) -> Fraction:
+        return self._last_written + self._frame_duration
+
+    def _first_audio_time(self, first_frame_time: Fraction) -> Fraction:
+        """Return the time in seconds from which on audio is copied."""
+        video_start = (self._video_stream and start_seconds(self._video_stream)) or Fraction(0)
+        if first_frame_time > video_start + self._frame_duration:
+            return first_frame_time
+        # Packets that prime a decoder come before zero. Matroska stores those of Opus only; for
+        # other codecs, it would shift all timestamps to make them positive.
+        primed = self._target.format.name in ("mp4", "mov") or self.codec in ("opus", "libopus")
+        return self._origin - 1 if primed else self._origin
 
     def _copy(self, packet: av.Packet) -> None:
-        if _seconds(packet) < self._from:
+        assert self._start is not None
+        if _seconds(packet) < self._start:
             return
-        parts = ceil(packet.time_base * 10000)  # in AVI a tick is a packet: too coarse a shift
-        tick = packet.time_base / parts
-        shift = round(self._zero / tick)
-        packet.pts = None if packet.pts is None else packet.pts * parts - shift
-        packet.dts = packet.dts * parts - shift
-        packet.duration, packet.time_base = packet.duration * parts, tick
-        packet.stream = self._stream
+        # In AVI, a tick lasts as long as a packet: too coarse to subtract the origin.
+        scale = ceil(packet.time_base * 10000)
+        time_base = packet.time_base / scale
+        shift = round(self._origin / time_base)
+        packet.pts = None if packet.pts is None else packet.pts * scale - shift
+        packet.dts = None if packet.dts is None else packet.dts * scale - shift
+        packet.duration, packet.time_base = (packet.duration or 0) * scale, time_base
+        packet.stream = self._output_stream
         self._target.mux(packet)
 
-    def _read(self, source: InputContainer, stream: AudioStream) -> Iterator[av.Packet]:
-        """The packets of `stream`, up to where the file breaks off; keeps an eye on the frames."""
-        streams = [stream] if self._video is None else [stream, self._video]
+    def _demux(self, source: InputContainer, stream: AudioStream) -> Iterator[av.Packet]:
+        """Yield the audio packets up to the first error, and track the time of the video."""
+        streams = [stream] if self._video_stream is None else [stream, self._video_stream]
         with suppress(av.FFmpegError):
             for packet in source.demux(streams):
                 if packet.dts is None:  # the empty packet at the end
@@ -102,9 +112,16 @@ class Sound:
                 if packet.stream.type == "audio":
                     yield packet
                 else:
-                    self._seen = max(self._seen, _seconds(packet))
+                    self._last_in_source = max(self._last_in_source, _seconds(packet))
+
+
+def _video_stream(container: InputContainer) -> Stream | None:
+    """Return the best video stream that is not a cover image."""
+    stream = container.streams.best("video")
+    return None if stream and stream.disposition & Disposition.attached_pic else stream
 
 
 def _seconds(packet: av.Packet) -> Fraction:
-    time = packet.dts if packet.pts is None else packet.pts
-    return time * packet.time_base
+    ticks = packet.dts if packet.pts is None else packet.pts
+    assert ticks is not None
+    return ticks * packet.time_base

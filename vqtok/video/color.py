@@ -1,82 +1,160 @@
-"""Frames of any size and pixel format into RGB, by their own matrix and range, and back."""
+"""Convert decoded frames to RGB, and RGB frames to the pixel format of an encoder."""
 
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import (
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    Interpolation,
+    VideoReformatter,
+)
 
-# Without these two, swscale's fast path darkens the picture by one or two levels.
+from vqtok.video.orientation import read_orientation
+
+# Kinds of changes that conversion to RGB makes, worded for the user.
+ALPHA_DROPPED = "alpha channel dropped"
+_RESIZED = "{n} frame{s} of another size scaled to the size of the first"
+_NOT_TONE_MAPPED = "HDR ({transfer}) is not tone-mapped: colors look washed out"
+
+_HDR_TRANSFERS: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+
+# Without these flags, swscale's fast path darkens the image by one or two levels.
 _EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
-class Converter:
-    """Makes RGB pictures of one frame after another.
+class RGBConverter:
+    """Converts the frames of a clip to upright RGB images of one size.
 
-    It keeps swscale's tables between frames, and its threads away: beside a model there is no
-    processor left for them.
+    first: the first frame, which determines size and orientation.
+    size: the short side of the images in pixels; None keeps the size of the first frame. The long
+        side keeps the aspect ratio, rounded to the nearest pixel.
+
+    height, width: of the images.
+    transposed: True if height and width are swapped to make the first frame upright.
+    notes: how often each lossy change was made.
     """
 
-    def __init__(self) -> None:
-        self._scaler, self._painter = VideoReformatter(), VideoReformatter()
+    def __init__(self, first: VideoFrame, size: int | None) -> None:
+        self.notes: Counter[str] = Counter()
+        # swscale's tables are kept between frames. It gets one thread: the model needs the others.
+        self._resizer, self._to_rgb = VideoReformatter(), VideoReformatter()
+        self._input_size = first.height, first.width
+        self._rotation, self._orientation = first.rotation, read_orientation(first)
+        self.transposed = self._orientation.transpose
+        self.height, self.width = self._swap(*_scaled_size(first.height, first.width, size))
 
-    def picture(self, frame: VideoFrame, height: int, width: int, format: str) -> np.ndarray:
-        """uint8 (h w c) in `format`, rgb24 or rgba; raises OSError for a matrix FFmpeg lacks."""
-        own = (height, width) == (frame.height, frame.width)
-        # At its own size only the chroma is stretched, and straight lines are faster.
-        lines = Interpolation.BILINEAR if own else Interpolation.BICUBIC
-        shape = {"height": height, "width": width, "interpolation": lines | _EXACT, "threads": 1}
-        if not own and _is_yuv(frame):
-            # swscale takes half the time in two steps: it scales planes with vector instructions,
-            # but mixes each pixel of RGB, from as many lines as the filter is long, without.
-            frame = self._scaler.reformat(frame, format="yuv444p16le", **shape)
-        return self._painter.reformat(frame, format=format, **shape).to_ndarray()
+    def convert(self, frame: VideoFrame) -> np.ndarray:
+        """Return uint8 (h w 3) RGB; raise OSError if FFmpeg cannot convert the color matrix."""
+        if (frame.height, frame.width) != self._input_size:
+            self.notes[_RESIZED] += 1
+        if frame.color_trc in _HDR_TRANSFERS:
+            self.notes[_NOT_TONE_MAPPED.format(transfer=_HDR_TRANSFERS[frame.color_trc])] += 1
+        same = frame.rotation == self._rotation
+        orientation = self._orientation if same else read_orientation(frame)
+        height, width = self.height, self.width
+        if orientation.transpose:
+            height, width = width, height
+        alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+        image = self._reformat(frame, height, width, "rgba" if alpha else "rgb24")
+        if alpha and image[..., 3].min() < 255:
+            self.notes[ALPHA_DROPPED] += 1
+        return orientation.apply(image[..., :3])
+
+    def _reformat(self, frame: VideoFrame, height: int, width: int, format: str) -> np.ndarray:
+        same_size = (height, width) == (frame.height, frame.width)
+        # At the same size only the chroma planes are scaled, and bilinear is faster.
+        filter = (Interpolation.BILINEAR if same_size else Interpolation.BICUBIC) | _EXACT
+        if not same_size and _is_yuv(frame):
+            # Two steps take half the time of one: swscale scales planes with vector instructions,
+            # but computes scaled RGB pixel by pixel without them.
+            frame = self._resizer.reformat(
+                frame, width, height, "yuv444p16le", interpolation=filter, threads=1
+            )
+        rgb = self._to_rgb.reformat(frame, width, height, format, interpolation=filter, threads=1)
+        return rgb.to_ndarray()
+
+    def _swap(self, height: int, width: int) -> tuple[int, int]:
+        return (width, height) if self.transposed else (height, width)
+
+
+def _scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    if short_side is not None:
+        short = min(height, width)
+        height = (2 * height * short_side + short) // (2 * short)
+        width = (2 * width * short_side + short) // (2 * short)
+    return max(height, 1), max(width, 1)
 
 
 def _is_yuv(frame: VideoFrame) -> bool:
     return len(frame.format.components) == 3 and not frame.format.is_rgb
 
 
-def conversion(
+def encoder_input(
     codec: str, height: int, width: int
 ) -> tuple[str, Callable[[VideoFrame], VideoFrame]]:
-    """The pixel format for a codec and the way RGB frames get there."""
-    bicubic = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-    shape = {"height": height, "width": width, "interpolation": bicubic, "threads": 1}
-    convert = partial(VideoReformatter().reformat, **shape)
-    if codec == "gif":
-        dither = _palette(height, width)
-        return "pal8", lambda frame: dither(convert(frame))
-    if codec in ("ffv1", "png"):
-        pixels = {"ffv1": "bgr0", "png": "rgb24"}[codec]
-        return pixels, partial(convert, format=pixels)
-    # H.264 halves the chroma of even sizes only.
+    """Return the pixel format to encode `codec` in and a function that converts RGB frames to it.
+
+    codec: h264, vp9, ffv1, gif, png or jpeg.
+    height, width: of the converted frames, in pixels.
+    """
+    pix_fmt, colorspace, color_range = _encoder_format(codec, height, width)
+    reformatter = VideoReformatter()
+    filter = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+
+    def convert(frame: VideoFrame) -> VideoFrame:
+        return reformatter.reformat(
+            frame,
+            width,
+            height,
+            pix_fmt,
+            dst_colorspace=colorspace,
+            dst_color_range=color_range,
+            interpolation=filter,
+            threads=1,
+        )
+
+    if codec != "gif":
+        return pix_fmt, convert
+    quantize = _palette_quantizer(height, width)
+    return "pal8", lambda frame: quantize(convert(frame))
+
+
+def _encoder_format(
+    codec: str, height: int, width: int
+) -> tuple[str, Colorspace | None, ColorRange | None]:
+    """Return pixel format, color matrix and range; the last two only for YUV."""
+    if codec in ("gif", "png"):
+        return "rgb24", None, None
+    if codec == "ffv1":
+        return "bgr0", None, None
+    if codec == "jpeg":  # JFIF allows no other matrix and range
+        return "yuvj444p", Colorspace.ITU601, ColorRange.JPEG
+    # H.264 can subsample the chroma of even sizes only.
     odd = codec == "h264" and (height % 2 or width % 2)
-    pixels = "yuv444p" if odd else "yuv420p"
-    matrix, values = Colorspace.ITU709, ColorRange.MPEG
-    if codec == "jpeg":  # JFIF knows this one colour space
-        pixels, matrix, values = "yuvj444p", Colorspace.ITU601, ColorRange.JPEG
-    return pixels, partial(convert, format=pixels, dst_colorspace=matrix, dst_color_range=values)
+    return "yuv444p" if odd else "yuv420p", Colorspace.ITU709, ColorRange.MPEG
 
 
-def _palette(height: int, width: int) -> Callable[[VideoFrame], VideoFrame]:
-    """Give each frame the 256 colours that suit it best."""
+def _palette_quantizer(height: int, width: int) -> Callable[[VideoFrame], VideoFrame]:
+    """Return a function that dithers RGB frames, each to its own palette of 256 colors."""
     graph = Graph()
     source = graph.add("buffer", f"video_size={width}x{height}:pix_fmt=rgb24:time_base=1/1")
     split = graph.add("split")
-    colours = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-    dither = graph.add("paletteuse", "new=1")
+    palettegen = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    paletteuse = graph.add("paletteuse", "new=1")
     source.link_to(split)
-    split.link_to(dither, 0, 0)
-    split.link_to(colours, 1, 0)
-    colours.link_to(dither, 0, 1)
-    dither.link_to(graph.add("buffersink"))
+    split.link_to(paletteuse, 0, 0)
+    split.link_to(palettegen, 1, 0)
+    palettegen.link_to(paletteuse, 0, 1)
+    paletteuse.link_to(graph.add("buffersink"))
     graph.configure()
 
-    def convert(frame: VideoFrame) -> VideoFrame:
+    def quantize(frame: VideoFrame) -> VideoFrame:
         graph.vpush(frame)
         return graph.vpull()
 
-    return convert
+    return quantize

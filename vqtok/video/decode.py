@@ -1,8 +1,10 @@
-"""The frames of a source in the order they are shown, and what was lost on the way."""
+"""Decode the frames of a video stream in presentation order and count the damaged ones."""
 
+import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from itertools import pairwise
 
 import av
@@ -13,110 +15,132 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
-from vqtok.video.source import Source, cut_short, file_name, open_container, seekable
+from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncated, open_container
 
+# Kinds of damage, worded for the user.
 SKIPPED = "{n} damaged frame{s} skipped"
-SHOWN = "{n} frame{s} shown damaged"
-BREAKS_OFF = "the file breaks off"
+KEPT = "{n} damaged frame{s} kept"
+TRUNCATED = "the file is truncated"
 
-_DOWNLOADED = {"nv12", "p010le"}  # formats that frames of hardware come in
+# The formats in which PyAV downloads frames from hardware.
+_DOWNLOADED_FORMATS = {"nv12", "p010le"}
 
-# Packets; more than a decoder holds back: one for each thread, and those of frames to reorder.
-_TAIL = 64
+# More packets than any decoder holds back: one per thread plus those of reordered frames.
+_MAX_DECODER_DELAY = 64
 
 
 class Decoder:
-    """Decodes the video of an open container.
+    """Decodes the video stream of an open container.
 
-    source: what the container was opened from; a file may be opened once more.
-    stream: the video in it.
-    avi: whether timestamps may be missing though nothing is wrong.
-    damage: how often each of SKIPPED, SHOWN and BREAKS_OFF happened so far.
-    where: frames are decoded, in words; known from the first on.
+    source: what the container was opened from; a file on disk may be opened once more.
+
+    Raises VqtokError if there is no video stream, or no decoder for it.
+
+    stream, time_base: the video stream and its seconds per tick.
+    stores_pts: False for containers without presentation timestamps (AVI).
+    backend: "in software" or "in hardware"; final from the first frame on.
+    damage: the number of times each of SKIPPED, KEPT and TRUNCATED has occurred.
     """
 
-    def __init__(self, source: Source, container: InputContainer) -> None:
+    def __init__(self, source: PathOrFile, container: InputContainer) -> None:
+        self._container, self._format = container, container.format.name
+        self.stream = _best_video_stream(container, display_name(source))
+        self.time_base = self.stream.time_base or Fraction(1, av.time_base)
+        self.stores_pts = self._format != "avi"
+        self.backend = "in software"
         self.damage: Counter[str] = Counter()
-        self._source, self._container = source, container
-        # AVI stores no presentation times, and its index calls empty packets keyframes.
-        self.avi = container.format.name == "avi"
-        self._seekable = seekable(source) and not self.avi
-        self.stream = _video(container, file_name(source))
-        self.where, self._hardware = "in software", self.stream.codec_context.is_hwaccel
-        self._on_disk = self._seekable and not hasattr(source, "read")
-        # A thread for each frame is fast, but hides errors at the end: see _rest.
-        self._ahead = self._on_disk and not self._hardware
-        self.stream.thread_type = "AUTO" if self._ahead else "SLICE"
-        if self.stream.codec_context.name == "hevc":
-            # Else every frame that refers to a lost one would be left out without a word.
-            self.stream.codec_context.flags |= Flags.output_corrupt
-        if container.format.name in ("image2", "jpeg_pipe"):
-            # A photograph that is cut short would come out grey in part, without a word.
-            self.stream.codec_context.options = {"err_detect": "explode"}
+        self._hardware = self.stream.codec_context.is_hwaccel
+        # The index of an AVI file calls empty packets keyframes.
+        self._seekable = is_seekable(source) and self._format != "avi"
+        # The file to open again, if that is possible.
+        self._path = source if isinstance(source, str | os.PathLike) and self._seekable else None
+        # Frame threads are fast but hide errors at the end of the stream: see _decode_tail.
+        self._frame_threads = self._path is not None and not self._hardware
+        self.stream.thread_type = "AUTO" if self._frame_threads else "SLICE"
+        self._expose_errors()
 
-    def seek(self, time: int) -> None:
-        """Go on from a keyframe before `time`, or from here if the source cannot seek."""
-        # In a file without an index FFmpeg lands on any packet, not on a keyframe.
-        if self._seekable and self._container.format.name not in ("mpegts", "mpeg"):
-            # Where seeking fails, decoding from the beginning gives the same frames.
+    def _expose_errors(self) -> None:
+        """Make the codec report damage that it would otherwise hide."""
+        context = self.stream.codec_context
+        if context.name == "hevc":
+            # Without this flag, all frames that refer to a lost one are dropped silently.
+            context.flags |= Flags.output_corrupt
+        if self._format in ("image2", "jpeg_pipe"):
+            # Without this option, the missing part of a truncated JPEG is filled with gray.
+            context.options = {"err_detect": "explode"}
+
+    def seek(self, pts: int) -> None:
+        """Seek to a keyframe before `pts`; stay at the current position if that is impossible."""
+        # Without an index, FFmpeg seeks to any packet, not to a keyframe.
+        if self._seekable and self._format not in ("mpegts", "mpeg"):
+            # If seeking fails, decoding from the beginning gives the same frames.
             with suppress(av.FFmpegError):
-                self._container.seek(time, stream=self.stream)
+                self._container.seek(pts, stream=self.stream)
 
-    def time(self, frame: VideoFrame) -> int | None:
-        """When a frame is shown, in ticks of the stream; None if the file does not tell."""
-        # FFmpeg's guess for AVI is wrong where B-frames are packed, but frames come out in the
-        # order of their decoding times (the last few have none).
-        return frame.dts if self.avi else frame.pts
+    def timestamp(self, frame: VideoFrame) -> int | None:
+        """Return when a frame is presented, in ticks of the stream, or None if unknown."""
+        # FFmpeg's guess for AVI is wrong for packed B-frames. But decoded frames come in the order
+        # of their decoding timestamps (the last few have none).
+        return frame.pts if self.stores_pts else frame.dts
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Every frame that can be decoded."""
-        last, refused = None, 0  # time of the last frame, errors since then
-        tail: deque[int] = deque(maxlen=_TAIL)  # times of the packets sent
-        for packet, frames in self._outcomes():
+        """Yield every frame that can be decoded."""
+        last_pts: int | None = None
+        pending_errors = 0  # since the last decoded frame
+        sent_pts: deque[int] = deque(maxlen=_MAX_DECODER_DELAY)
+        for packet, frames in self._decode_packets():
             if packet is not None and packet.pts is not None and not packet.is_discard:
-                tail.append(packet.pts)
-            if frames is None:
-                refused += packet is not None
-                self.damage[SKIPPED] += packet is not None
+                sent_pts.append(packet.pts)
+            if packet is not None and frames is None:
+                pending_errors += 1
+                self.damage[SKIPPED] += 1
             for frame in frames or ():
-                last, refused = last if frame.pts is None else frame.pts, 0
-                yield self._shown(frame)
-        if self._on_disk and cut_short(self._source, self._container.format.name):
-            self.damage[BREAKS_OFF] = 1
-        threads = self.stream.codec_context.thread_count  # known by now: one on one processor
-        if self._ahead and threads > 1 and tail and (last is None or last < max(tail)):
-            yield from self._rest(last, max(tail), refused)
+                last_pts, pending_errors = last_pts if frame.pts is None else frame.pts, 0
+                yield self._inspect(frame)
+        if self._path is None:
+            return
+        if is_truncated(self._path, self._format):
+            self.damage[TRUNCATED] = 1
+        # The codec has been opened by now and knows its number of threads.
+        if self._frame_threads and sent_pts and self.stream.codec_context.thread_count > 1:
+            end = max(sent_pts)
+            if last_pts is None or last_pts < end:
+                yield from self._decode_tail(self._path, last_pts, end, pending_errors)
 
-    def _rest(self, last: int | None, end: int, refused: int) -> Iterator[VideoFrame]:
-        """The frames after `last` up to `end`, read again from the file and without threads.
+    def _decode_tail(
+        self, path: str | os.PathLike[str], last_pts: int | None, end: int, counted_errors: int
+    ) -> Iterator[VideoFrame]:
+        """Yield the frames after `last_pts` up to `end`, decoded again without frame threads.
 
-        PyAV stops emptying a decoder at the first error, and good frames go with it.
+        PyAV stops flushing a decoder at the first error, and the good frames after it are lost.
+
+        counted_errors: the number of errors after `last_pts` that are in `damage` already.
         """
-        after = end - 2**62 if last is None else last
-        with open_container(self._source) as container:
-            again = Decoder(self._source, container)
-            again.stream.thread_type = "SLICE"
-            if last is not None:
-                again.seek(last)
-            for packet, frames in again._outcomes():
-                if frames is None and packet is not None and (packet.pts or 0) > after:
-                    refused -= 1
-                    self.damage[SKIPPED] += refused < 0
+        start = end - 2**62 if last_pts is None else last_pts
+        with open_container(path) as container:
+            decoder = Decoder(path, container)
+            decoder.stream.thread_type = "SLICE"
+            if last_pts is not None:
+                decoder.seek(last_pts)
+            for packet, frames in decoder._decode_packets():
+                if packet is not None and frames is None and (packet.pts or 0) > start:
+                    self.damage[SKIPPED] += counted_errors <= 0
+                    counted_errors -= 1
                 for frame in frames or ():
-                    if frame.pts is not None and after < frame.pts <= end:
-                        yield self._shown(frame)
+                    if frame.pts is not None and start < frame.pts <= end:
+                        yield self._inspect(frame)
 
-    def _shown(self, frame: VideoFrame) -> VideoFrame:
-        # Where hardware cannot decode a stream after all, frames come in the stream's own format.
-        if self._hardware and frame.format.name in _DOWNLOADED:
-            self.where = "in hardware"
-        self.damage[SHOWN] += frame.is_corrupt
+    def _inspect(self, frame: VideoFrame) -> VideoFrame:
+        # If the hardware cannot decode a stream after all, frames come in the stream's own format.
+        if self._hardware and frame.format.name in _DOWNLOADED_FORMATS:
+            self.backend = "in hardware"
+        self.damage[KEPT] += frame.is_corrupt
         return frame
 
-    def _outcomes(self) -> Iterator[tuple[Packet | None, list[VideoFrame] | None]]:
-        """Each packet and the frames that came out when it went in; None for an error.
+    def _decode_packets(self) -> Iterator[tuple[Packet | None, list[VideoFrame] | None]]:
+        """Yield each packet and the frames decoded after it was sent, None after an error.
 
-        The last packet is None, and empties the decoder.
+        The last packet is None and flushes the decoder.
         """
         for packet in self._packets():
             frames = None
@@ -127,18 +151,18 @@ class Decoder:
     def _packets(self) -> Iterator[Packet | None]:
         try:
             for packet, following in pairwise(self._container.demux(self.stream)):
-                if packet.is_corrupt and following.size == 0:  # cut short by the end of the file
-                    self.damage[BREAKS_OFF] = 1
-                elif packet.size:  # an empty one repeats the frame before
+                if packet.is_corrupt and following.size == 0:  # cut off by the end of the file
+                    self.damage[TRUNCATED] = 1
+                elif packet.size:  # an empty packet repeats the frame before it
                     yield packet
         except av.FFmpegError:
-            self.damage[BREAKS_OFF] = 1
+            self.damage[TRUNCATED] = 1
         yield None
 
 
-def _video(container: InputContainer, name: str) -> VideoStream:
+def _best_video_stream(container: InputContainer, name: str) -> VideoStream:
     stream = container.streams.best("video")
-    if stream is None:
+    if not isinstance(stream, VideoStream):
         raise VqtokError(f"{name} has no video stream")
     if stream.codec_context is None:
         raise VqtokError(f"{name} uses a video codec that FFmpeg cannot decode")

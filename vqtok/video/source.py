@@ -1,107 +1,133 @@
-"""A path or a pipe, opened for reading, and what to call it in a message."""
+"""Open a path or a binary file as an FFmpeg container."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import SimpleNamespace
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
+from av.stream import Stream
+from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
 
-Source = str | os.PathLike[str] | BinaryIO
+PathOrFile = str | os.PathLike[str] | BinaryIO
 
-
-# Decoders of FFmpeg that NVDEC can help, and formats that it gives with the same pixels.
-_HARDWARE = {"h264", "hevc", "vp9"}, {"yuv420p", "yuv420p10le"}
+# Codecs that NVDEC decodes to the same pixels as FFmpeg's software decoder, in these formats.
+_HWACCEL_CODECS = {"h264", "hevc", "vp9"}
+_HWACCEL_PIX_FMTS = {"yuv420p", "yuv420p10le"}
 
 
 @contextmanager
-def open_container(source: Source, hardware: str | None = None) -> Iterator[InputContainer]:
-    """Open a file for reading; VqtokError says why it cannot be.
+def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[InputContainer]:
+    """Open a container for reading.
 
-    hardware: what decodes the video of a file if it is there and can, such as cuda or cuda:1.
+    hardware: a device that decodes the video if it is available and supports the codec, such as
+        cuda or cuda:1. Only files on disk are decoded by it.
+
+    Raises VqtokError, naming the file and the reason.
     """
-    name = file_name(source)
+    name = display_name(source)
     try:
-        # "file:" keeps a colon in a name from being read as a network protocol.
-        stream = hasattr(source, "read")
-        container = av.open(_whole(source) if stream else f"file:{os.fspath(source)}")
+        container = av.open(_open_input(source), mode="r")
     except OSError as error:
-        raise VqtokError(f"{name}: {error.strerror.lower()}") from error
+        raise VqtokError(f"{name}: {(error.strerror or str(error)).lower()}") from error
     except av.FFmpegError as error:
-        empty = not hasattr(source, "read") and Path(source).stat().st_size == 0
+        empty = isinstance(source, str | os.PathLike) and Path(source).stat().st_size == 0
         reason = "is empty" if empty else "is not a video that FFmpeg can read"
         raise VqtokError(f"{name} {reason}") from error
-    if hardware is not None and not stream:
-        container = _accelerated(container, hardware)
+    if hardware is not None and isinstance(source, str | os.PathLike):
+        container = _reopen_with_hwaccel(container, hardware)
     with container:
         yield container
 
 
-def _accelerated(container: InputContainer, hardware: str) -> InputContainer:
-    """The same file, open for decoding by hardware; as it is where that does not go."""
-    kind, _, number = hardware.partition(":")
-    video = container.streams.best("video")
-    codecs, formats = _HARDWARE
-    if kind not in hwdevices_available() or video is None or video.codec_context is None:
+def _reopen_with_hwaccel(container: InputContainer, hardware: str) -> InputContainer:
+    """Return the same file opened for hardware decoding, or `container` if that is impossible."""
+    device_type, _, index = hardware.partition(":")
+    stream = container.streams.best("video")
+    if device_type not in hwdevices_available() or not isinstance(stream, VideoStream):
         return container
-    if video.codec_context.name not in codecs or video.codec_context.pix_fmt not in formats:
+    context = stream.codec_context
+    if context is None or context.name not in _HWACCEL_CODECS:
+        return container
+    if context.pix_fmt not in _HWACCEL_PIX_FMTS:
         return container
     try:
-        faster = av.open(container.name, hwaccel=HWAccel(kind, number or None))
+        accelerated = av.open(container.name, mode="r", hwaccel=HWAccel(device_type, index or None))
     except av.FFmpegError:  # no such device, or no driver
         return container
     container.close()
-    return faster
+    return accelerated
 
 
-def cut_short(path: Source, format: str) -> bool:
-    """Whether a file lacks its end: a GIF its last byte, a Matroska file what its header counts.
+def is_truncated(path: str | os.PathLike[str], format_name: str) -> bool:
+    """Return True if a GIF lacks its trailer or a Matroska file is shorter than its header says.
 
-    A Matroska file that was written as a stream does not say how long it is.
+    A Matroska file written as a stream does not store its length and is never called truncated.
+    Other formats are not checked.
     """
     with Path(path).open("rb") as file:
         head, size = file.read(4096), file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 64))
         tail = file.read()
-    if format == "gif":
+    if format_name == "gif":
         return not tail.rstrip(b"\0\r\n").endswith(b";")
-    begin = head.find(b"\x18\x53\x80\x67") + 4  # the segment: its number, its length, its content
-    if not format.startswith("matroska") or begin < 4 or len(head) < begin + 8:
+    if not format_name.startswith("matroska"):
         return False
-    width = 9 - head[begin].bit_length()  # of the length in bytes: one more than leading zero bits
+    length_offset = head.find(b"\x18\x53\x80\x67") + 4  # the length follows the ID of the Segment
+    if length_offset < 4 or len(head) < length_offset + 8:
+        return False
+    # An EBML length takes one byte more than its leading zero bits; all ones mean "unknown".
+    width = 9 - head[length_offset].bit_length()
     unknown = (1 << 7 * width) - 1
-    length = int.from_bytes(head[begin : begin + width], "big") & unknown
-    return length != unknown and begin + width + length > size
+    length = int.from_bytes(head[length_offset : length_offset + width], "big") & unknown
+    return length != unknown and length_offset + width + length > size
 
 
-def _whole(stream: BinaryIO) -> BinaryIO | SimpleNamespace:
-    """The stream; a copy on disk if it is a pipe with MP4, whose index may come last."""
-    if stream.seekable():
-        return stream
-    if stream.peek(8)[4:8] != b"ftyp":
-        return SimpleNamespace(read=stream.read1)  # `read` would wait for all it was asked for
-    copy = TemporaryFile()  # noqa: SIM115 - it lives as long as the container that reads it
-    shutil.copyfileobj(stream, copy)
+def _open_input(source: PathOrFile) -> Any:
+    """Return what av.open should open: a URL, or an object with a `read` method.
+
+    An MP4 file from a pipe is first copied to disk, because its index may come last.
+    """
+    if isinstance(source, str | os.PathLike):
+        return f"file:{os.fspath(source)}"  # without "file:", a colon would look like a protocol
+    if source.seekable():
+        return source
+    pipe = cast(io.BufferedReader, source)
+    if pipe.peek(8)[4:8] != b"ftyp":
+        return SimpleNamespace(read=pipe.read1)  # `read` would block until the buffer is full
+    copy = TemporaryFile()  # noqa: SIM115 - stays open as long as the container
+    shutil.copyfileobj(pipe, copy)
     copy.seek(0)
     return copy
 
 
-def file_name(source: Source) -> str:
-    """What to call a source in a message."""
-    if hasattr(source, "read"):
-        name = getattr(source, "name", None)
-        return name if isinstance(name, str) else "the input stream"  # a bare pipe has a number
-    return str(source)
+def display_name(source: PathOrFile) -> str:
+    """Return the name of a source for messages."""
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else "the input stream"  # a pipe is named by its number
 
 
-def seekable(source: Source) -> bool:
-    """Whether reading can go back."""
-    return source.seekable() if hasattr(source, "read") else Path(source).is_file()
+def is_seekable(source: PathOrFile) -> bool:
+    """Return True for a regular file and for a seekable file object."""
+    if isinstance(source, str | os.PathLike):
+        return Path(source).is_file()
+    return source.seekable()
+
+
+def start_seconds(stream: Stream) -> Fraction | None:
+    """Return the first presentation time of a stream in seconds, or None if it is unknown."""
+    if stream.start_time is None or stream.time_base is None:
+        return None
+    return stream.start_time * stream.time_base

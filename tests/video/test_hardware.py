@@ -1,0 +1,53 @@
+"""Decoding by hardware gives the same frames, and its absence changes nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.clips import clip_files
+from vqtok.video import open_video, source
+
+PHONE_CLIPS = ("phone_rotated_cut.mov", "talk_vfr_cut.mkv")
+
+
+def assert_same_frames(first, second):
+    for (frames, timestamps), (other_frames, other_timestamps) in zip(
+        first.chunks(8), second.chunks(8), strict=True
+    ):
+        assert np.array_equal(frames, other_frames) and timestamps == other_timestamps
+
+
+@pytest.mark.parametrize("hardware", ["cuda", "cuda:7", "videotoolbox", "none"])
+@pytest.mark.parametrize("path", clip_files("dev", *PHONE_CLIPS))
+def test_missing_hardware_changes_nothing(path, hardware):
+    if hardware == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with (
+        open_video(path, duration=0.5) as software,
+        open_video(path, None, None, 0, 0.5, hardware) as clip,
+    ):
+        assert_same_frames(software, clip)
+        assert clip.decoder == software.decoder == "h264 decoded in software"
+
+
+def test_a_file_reopened_for_hardware_gives_the_same_frames(make_clip, monkeypatch):
+    path, devices = make_clip(), []
+    monkeypatch.setattr(source, "hwdevices_available", lambda: ["made-up"])
+    monkeypatch.setattr(source, "HWAccel", lambda *device: devices.append(device))
+    with open_video(path) as software, open_video(path, hardware="made-up:1") as clip:
+        assert_same_frames(software, clip)
+    assert devices == [("made-up", "1")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("path", clip_files("dev"))
+def test_cuda_decodes_the_same_frames_as_software(path: Path):
+    with (
+        open_video(path, duration=0.5) as software,
+        open_video(path, duration=0.5, hardware="cuda") as clip,
+    ):
+        for name in ("height", "width", "fps", "origin"):
+            assert getattr(clip, name) == getattr(software, name)
+        assert_same_frames(software, clip)
