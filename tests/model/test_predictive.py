@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from helpers.quantizers import DEVICES, MAKE, exact_indices
+from helpers.quantizers import DEVICES, QUANTIZERS, exact_indices
 from vqtok.errors import UsageError
 from vqtok.model.predictive import PredictiveCoder, Predictor
 from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
 SEARCHED = {"vq2": VectorQuantizer, "ema": EMAQuantizer}
 INTRA = 40  # of 100 codes
-CODERS = {name: (make, 0.0) for name, make in MAKE.items()} | {
+CODERS = {name: (make, 0.0) for name, make in QUANTIZERS.items()} | {
     f"{name} with intra codes": (lambda kind=kind: kind(100, 8, 0.25), 0.4)
     for name, kind in SEARCHED.items()
 }
