@@ -9,7 +9,7 @@ from helpers.quantizers import LEARNING
 from vqtok.quantizers import FSQ, LFQ, EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
 from vqtok.quantizers.search import nearest
 
-# Factories of dim and codebook size. LFQ and FSQ round the size up to one that they can have.
+# Factories of dim and codebook size, which LFQ and FSQ replace by one that they can have.
 QUANTIZERS = {
     "vq2": lambda d, k: VectorQuantizer2(k, d, 0.25),
     "vq2-learning": lambda d, k: VectorQuantizer2(k, d, 0.25, **LEARNING),
