@@ -238,7 +238,7 @@ def test_build_makes_the_quantizer_of_the_settings(settings, kind):
         lambda: EMAVectorQuantizer(8192, 4, 0.25, init_from_data=True, revive_after=1),
         lambda: GumbelQuantize(4, 4, 8192, init_from_data=True),
         lambda: GumbelQuantize(4, 4, 8192, straight_through=False),
-        lambda: GumbelQuantize(4, 4, 65536).eval(),
+        lambda: GumbelQuantize(4, 4, 16384).eval(),
         lambda: FSQ((8,) * 4),
     ],
     ids=["vq2", "ema", "gumbel", "gumbel-mixture", "gumbel-eval", "fsq"],
