@@ -1,22 +1,24 @@
-"""Predictive coding: residuals of a prediction, intra codes, key frames."""
+"""Predictive coding: residuals, intra codes, key frames, and what the predictor learns from."""
 
 import pytest
 import torch
 
-from helpers.quantizers import DEVICES, MAKE, exact_indices
+from helpers.quantizers import DEVICES, QUANTIZERS, exact_indices
+from helpers.tokenizers import random_video, randomize, small_tokenizer
+from vqtok import config
 from vqtok.errors import UsageError
 from vqtok.model.predictive import PredictiveCoder, Predictor
 from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
-SEARCHED = {"vq2": VectorQuantizer, "ema": EMAQuantizer}
-INTRA = 40  # of 100 codes
-CODERS = {name: (make, 0.0) for name, make in MAKE.items()} | {
-    f"{name} with intra codes": (lambda kind=kind: kind(100, 8, 0.25), 0.4)
-    for name, kind in SEARCHED.items()
+SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}
+INTRA = 40  # intra codes, of 100
+CODERS = {name: (make, 0.0) for name, make in QUANTIZERS.items()} | {
+    f"{name}-intra": (lambda kind=kind: kind(100, 8, 0.25), 0.4) for name, kind in SEARCHING.items()
 }
 
+every_quantizer = pytest.mark.parametrize("make", QUANTIZERS.values(), ids=QUANTIZERS)
 every_coder = pytest.mark.parametrize(("make", "intra_share"), CODERS.values(), ids=CODERS)
-every_searched = pytest.mark.parametrize("kind", SEARCHED.values(), ids=SEARCHED)
+every_searching = pytest.mark.parametrize("kind", SEARCHING.values(), ids=SEARCHING)
 
 
 @pytest.fixture(autouse=True)
@@ -25,34 +27,34 @@ def seed():
 
 
 def coder_of(quantizer, intra_share=0.0, keyframe_interval=3):
-    """A coder whose predictor has something to say."""
+    """Return a coder whose predictor does not predict zero."""
     coder = PredictiveCoder(quantizer, Predictor(8, 8, 1), keyframe_interval, intra_share)
-    for p in coder.predictor.parameters():
-        torch.nn.init.normal_(p, std=0.1) if p.ndim > 1 else None
+    randomize(coder.predictor)
     return coder
 
 
 def coder_with_intra(kind, **options):
-    """A coder of 40 intra and 60 residual codes, all of about unit variance."""
+    """Return a coder of 40 intra and 60 residual codes, all of about unit variance."""
     quantizer = kind(100, 8, 0.25, **options)
     with torch.no_grad():
         quantizer._set_codes(torch.arange(100), torch.randn(100, 8))
     return coder_of(quantizer, INTRA / 100)
 
 
-def latents(frames=7):
+def random_latents(frames=7):
     return torch.randn(2, 8, frames, 4, 5)
 
 
 def flat(z):
+    """Return the latents (n c) of z (b c *grid)."""
     return z.movedim(1, -1).reshape(-1, 8)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @every_coder
-def test_decode_gives_the_latents_of_quantize_bit_for_bit(make, intra_share, device):
+def test_decode_gives_the_latents_of_quantize(make, intra_share, device):
     coder = coder_of(make(), intra_share).eval().to(device)
-    z = latents().to(device)
+    z = random_latents().to(device)
     with torch.no_grad():
         indices = coder.encode(z, {})
         out = coder.quantize(z)
@@ -63,11 +65,9 @@ def test_decode_gives_the_latents_of_quantize_bit_for_bit(make, intra_share, dev
     assert out.loss == 0
 
 
-@every_coder
-def test_indices_code_the_residual(make, intra_share):
-    if intra_share:
-        pytest.skip("intra codes ignore the prediction")
-    coder, z = coder_of(make()).eval(), latents()
+@every_quantizer
+def test_indices_code_the_residual(make):
+    coder, z = coder_of(make()).eval(), random_latents()
     with torch.no_grad():
         prediction = coder._predictions(coder._encode_decode(z))
         residual = coder.quantizer.quantize(z - prediction)
@@ -76,9 +76,56 @@ def test_indices_code_the_residual(make, intra_share):
     assert torch.equal(out.z_q, prediction + residual.z_q)
 
 
-@every_searched
+@pytest.mark.parametrize(
+    ("kind", "intra_share"),
+    [*((kind, 0.0) for kind in config.QUANTIZERS), ("vq2", 0.5), ("ema", 0.5)],
+)
+def test_decoder_and_encoder_agree_bit_for_bit_in_a_bfloat16_tokenizer(kind, intra_share):
+    """Over a long clip, in chunks, and under autocast."""
+    overrides = ["model.predictor_blocks=1", f"model.intra_share={intra_share}"]
+    coder = small_tokenizer(kind, *overrides).cast(torch.bfloat16).coder
+    z = torch.randn(1, coder.quantizer.dim, 150, 3, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        indices, expected = coder._encode_frames(z, {})
+        state = {}
+        parts = [coder.decode(part, state) for part in indices.split(2, dim=1)]
+    assert torch.equal(torch.cat(parts, dim=2), expected)
+
+
+@pytest.mark.parametrize("phase", [0, 1, 2])
+def test_predictions_of_a_stream_are_those_of_the_whole_clip(phase):
+    coder = coder_of(FSQ((5,) * 8), keyframe_interval=3).double()
+    z_q = torch.randn(1, 8, 7, 4, 5, dtype=torch.float64)
+    state, streamed = {coder: (None, phase)}, []
+    with torch.no_grad():
+        whole = coder._predictions(z_q, phase)
+        for frame in z_q.split(1, dim=2):
+            prediction = coder._prediction(state)
+            streamed.append(torch.zeros_like(frame) if prediction is None else prediction)
+            coder._advance(frame, state)
+    is_key_frame = [i == 0 or (i + phase) % 3 == 0 for i in range(7)]
+    assert [not frame.any() for frame in whole.unbind(2)] == is_key_frame
+    assert (torch.cat(streamed, dim=2) - whole).abs().max() < 1e-12
+
+
+def test_a_difference_between_machines_ends_at_the_next_key_frame():
+    coder = coder_of(FSQ((5,) * 8), keyframe_interval=4)
+    indices = torch.randint(5**8, (1, 9, 3, 3))
+    state, frames = {}, []
+    with torch.no_grad():
+        expected = coder.decode(indices, {}).split(1, dim=2)
+        for i, part in enumerate(indices.split(1, dim=1)):
+            frames.append(coder.decode(part, state))
+            if i == 0:
+                prediction, since_key_frame = state[coder]
+                state[coder] = prediction + 0.1, since_key_frame
+    differs = [not torch.equal(a, b) for a, b in zip(frames, expected, strict=True)]
+    assert differs == [False, True, True, True, False, False, False, False, False]
+
+
+@every_searching
 def test_the_nearer_of_intra_and_residual_codes_is_chosen(kind):
-    coder, z, prediction = coder_with_intra(kind).eval(), latents(), latents()
+    coder, z, prediction = coder_with_intra(kind).eval(), random_latents(), random_latents()
     out = coder._quantize(z, prediction)
     codes = coder.quantizer.codebook
     intra = codes[:INTRA].expand(len(flat(z)), INTRA, 8)
@@ -89,55 +136,55 @@ def test_the_nearer_of_intra_and_residual_codes_is_chosen(kind):
     assert 0.2 < (nearest < INTRA).float().mean() < 0.8
 
 
-@every_searched
+@every_searching
 def test_key_frames_choose_from_all_codes(kind):
-    coder, z = coder_with_intra(kind).eval(), latents(frames=1)
+    coder, z = coder_with_intra(kind).eval(), random_latents(frames=1)
     expected = exact_indices(flat(z), coder.quantizer.codebook)
     assert torch.equal(coder.encode(z, {}).flatten(), expected)
     assert torch.equal(coder._quantize(z, torch.zeros_like(z)).indices.flatten(), expected)
 
 
-@every_searched
+@every_searching
 def test_the_codebook_is_initialized_from_latents_and_residuals(kind):
     coder = coder_of(kind(100, 8, 0.25, init_from_data=True), INTRA / 100)
-    z = 100 + latents()
+    z = 100 + random_latents()
     coder._quantize(z, z - 7)
     assert coder.quantizer.initialized
     assert (coder.quantizer.codebook[:INTRA] > 90).all()
     assert (coder.quantizer.codebook[INTRA:] - 7).abs().max() < 3
 
 
-def test_an_ema_code_moves_to_the_mean_of_what_chose_it():
+def test_an_ema_code_moves_to_the_mean_of_the_latents_or_residuals_that_chose_it():
     coder = coder_with_intra(EMAQuantizer, decay=0.0)
-    z, prediction = latents(), latents()
+    z, prediction = random_latents(), random_latents()
     indices = coder._quantize(z, prediction).indices.flatten()
     for i in indices.unique():
-        chose = flat(z) if i < INTRA else flat(z) - flat(prediction)
-        mean = chose[indices == i].mean(0)
+        targets = flat(z) if i < INTRA else flat(z) - flat(prediction)
+        mean = targets[indices == i].mean(0)
         torch.testing.assert_close(coder.quantizer.codebook[i], mean, rtol=1e-3, atol=1e-3)
 
 
-def test_gradients_reach_the_chosen_codes_of_both_kinds():
+def test_gradients_reach_the_chosen_intra_and_residual_codes():
     coder = coder_with_intra(VectorQuantizer)
-    out = coder._quantize(latents(), latents())
+    out = coder._quantize(random_latents(), random_latents())
     out.loss.backward()
     trained = coder.quantizer.codebook.grad.abs().sum(-1).nonzero().flatten()
     assert torch.equal(trained, out.indices.unique())
     assert trained[0] < INTRA <= trained[-1]
 
 
-@every_searched
-def test_a_dead_code_is_replaced_by_a_latent_of_its_kind(kind):
+@every_searching
+def test_a_dead_intra_code_becomes_a_latent_and_a_dead_residual_code_a_residual(kind):
     coder = coder_with_intra(kind, revive_after=1)
     with torch.no_grad():
         coder.quantizer._set_codes(torch.arange(1, 99), 1000 + torch.randn(98, 8))
-    z = 100 + latents()
+    z = 100 + random_latents()
     coder._quantize(z, z - 7)
     assert (coder.quantizer.codebook[1:INTRA] - 100).abs().max() < 6
     assert (coder.quantizer.codebook[INTRA:99] - 7).abs().max() < 3
 
 
-@every_searched
+@every_searching
 def test_dead_codes_are_replaced_by_latents_far_from_their_code(kind):
     coder = coder_with_intra(kind, revive_after=1)
     quantizer = coder.quantizer
@@ -149,9 +196,20 @@ def test_dead_codes_are_replaced_by_latents_far_from_their_code(kind):
     assert (quantizer.codebook[1] - z[0, :, 3, 4]).abs().max() < 0.2
 
 
+@every_searching
+def test_an_intra_share_below_one_leaves_a_residual_code(kind):
+    coder = coder_of(kind(100, 8, 0.25), intra_share=0.999)
+    assert coder.intra_codes == 99
+
+
+def test_intra_codes_need_a_quantizer_that_searches():
+    with pytest.raises(UsageError, match="needs a quantizer that searches"):
+        coder_of(FSQ((5,) * 8), intra_share=0.5)
+
+
 @every_coder
-def test_gradient_reaches_z_and_the_predictor_learns_from_its_own_error_only(make, intra_share):
-    coder, z = coder_of(make(), intra_share), latents().requires_grad_()
+def test_gradients_reach_z_and_the_predictor_learns_from_its_own_error(make, intra_share):
+    coder, z = coder_of(make(), intra_share), random_latents().requires_grad_()
     out = coder.quantize(z)
     out.z_q.square().sum().backward()
     assert z.grad.abs().max() > 0
@@ -160,9 +218,17 @@ def test_gradient_reaches_z_and_the_predictor_learns_from_its_own_error_only(mak
     assert any(p.grad.abs().max() > 0 for p in coder.predictor.parameters())
 
 
-@every_searched
-def test_residual_codes_are_left(kind):
-    with pytest.raises(UsageError, match="needs a quantizer that searches"):
-        coder_of(FSQ((5,) * 8), intra_share=0.5)
-    coder = coder_of(kind(100, 8, 0.25), intra_share=0.999)
-    assert coder.intra_codes == 99
+def test_only_the_predictor_learns_from_the_prediction_loss():
+    overrides = ["model.predictor_blocks=1", "quantizer.whitening_weight=0"]
+    tokenizer = small_tokenizer("fsq", *overrides).train()
+    reconstruction, _ = tokenizer(random_video(9))
+    reconstruction.sum().backward()
+    assert all(p.grad is None for p in tokenizer.coder.predictor.parameters())
+    assert tokenizer.encoder[0].weight.grad.abs().max() > 0
+    tokenizer.zero_grad()
+    _, quantized = tokenizer(random_video(9))
+    quantized.loss.backward()
+    assert quantized.loss == quantized.terms["prediction_loss"] > 0
+    assert all(p.grad.abs().max() > 0 for p in tokenizer.coder.predictor.parameters())
+    others = [*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()]
+    assert all(p.grad is None or not p.grad.any() for p in others)

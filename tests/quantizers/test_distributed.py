@@ -1,4 +1,4 @@
-"""Several processes learn as one: losses, gradients, codebooks and figures over all ranks."""
+"""Two ranks train like one process on the whole batch: losses, gradients, codebooks and terms."""
 
 import os
 
@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from helpers.quantizers import LEARNING
 from vqtok.model.predictive import PredictiveCoder
 from vqtok.quantizers import (
     FSQ,
@@ -23,37 +24,35 @@ from vqtok.quantizers import (
 pytestmark = pytest.mark.skipif(
     not dist.is_available(), reason="torch was built without torch.distributed"
 )
-SIDES = 8  # of the latents (b c h w), all four
+SIZE = 8  # of each axis of the latents (b c h w)
 
 
-def coder(quantizer, intra_share=0.0):
+def coder_of(quantizer, intra_share=0.0):
     return PredictiveCoder(quantizer, None, 1, intra_share)
 
 
-# Those whose loss has nothing random: half of a batch on each rank is then the whole on one.
-SAME = {
-    "vq2": lambda: coder(VectorQuantizer2(100, 8, 0.25)),
-    "ema": lambda: coder(EMAVectorQuantizer(100, 8, 0.25)),
-    "vq2 with intra codes": lambda: coder(VectorQuantizer(100, 8, 0.25), 0.3),
-    "ema with intra codes": lambda: coder(EMAQuantizer(100, 8, 0.25), 0.3),
-    "gumbel": lambda: coder(GumbelQuantize(8, 8, 100)),
-    "lfq": lambda: coder(LFQ(codebook_size=256, inv_temperature=1.0)),
-    "lfq projected": lambda: coder(LFQ(dim=8, codebook_size=32, inv_temperature=1.0)),
-    "fsq": lambda: coder(FSQ((8, 3, 4, 5, 3, 3, 3, 3), whitening_weight=0.5)),
+# Nothing is drawn at random in their loss, so half of a batch on each rank equals the whole on one.
+DETERMINISTIC = {
+    "vq2": lambda: coder_of(VectorQuantizer2(100, 8, 0.25)),
+    "ema": lambda: coder_of(EMAVectorQuantizer(100, 8, 0.25)),
+    "vq2-intra": lambda: coder_of(VectorQuantizer(100, 8, 0.25), 0.3),
+    "ema-intra": lambda: coder_of(EMAQuantizer(100, 8, 0.25), 0.3),
+    "gumbel": lambda: coder_of(GumbelQuantize(8, 8, 100)),
+    "lfq": lambda: coder_of(LFQ(codebook_size=256, inv_temperature=1.0)),
+    "lfq-projected": lambda: coder_of(LFQ(dim=8, codebook_size=32, inv_temperature=1.0)),
+    "fsq": lambda: coder_of(FSQ((8, 3, 4, 5, 3, 3, 3, 3), whitening_weight=0.5)),
 }
-# Those that do: rank 0 draws for all.
-DRAWN = {
-    "vq2": lambda: coder(VectorQuantizer2(100, 8, 0.25, init_from_data=True, revive_after=1)),
-    "ema": lambda: coder(EMAVectorQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1)),
-    "ema with intra codes": lambda: coder(
-        EMAQuantizer(100, 8, 0.25, init_from_data=True, revive_after=1), 0.3
-    ),
-    "gumbel": lambda: coder(GumbelQuantize(8, 8, 100, init_from_data=True)),
+# Their codebooks are initialized and revived from latents that rank 0 draws for all ranks.
+RANDOM = {
+    "vq2": lambda: coder_of(VectorQuantizer2(100, 8, 0.25, **LEARNING)),
+    "ema": lambda: coder_of(EMAVectorQuantizer(100, 8, 0.25, **LEARNING)),
+    "ema-intra": lambda: coder_of(EMAQuantizer(100, 8, 0.25, **LEARNING), 0.3),
+    "gumbel": lambda: coder_of(GumbelQuantize(8, 8, 100, init_from_data=True)),
 }
 
 
 class Model(nn.Module):
-    """A layer that an optimizer moves, and an EMA codebook that it does not."""
+    """A layer that the optimizer trains, and an EMA codebook that it does not."""
 
     def __init__(self):
         super().__init__()
@@ -65,119 +64,123 @@ class Model(nn.Module):
         return (out.z_q - z).square().mean() + out.loss
 
 
-def learn(make, z):
-    """One training step's loss, gradients and figures, and the state it leaves."""
+def training_step(make, z):
+    """Return the loss, gradients and terms of one step, and the buffers after it."""
     torch.manual_seed(7)
     coder, z = make(), z.clone().requires_grad_()
     quantizer = coder.quantizer
     out = coder._quantize(z, z.detach() / 2)
-    drawn = isinstance(quantizer, GumbelQuantize)
-    (out.loss + (0.0 if drawn else out.z_q.square().mean())).backward()
+    samples = isinstance(quantizer, GumbelQuantize)  # z_q is random then
+    (out.loss + (0.0 if samples else out.z_q.square().mean())).backward()
     gradients = {k: p.grad for k, p in quantizer.named_parameters() if p.grad is not None}
-    return {"loss": out.loss.detach(), "z": z.grad, "terms": out.terms, "gradients": gradients} | {
-        "buffers": dict(quantizer.named_buffers())
-    }
+    result = {"loss": out.loss.detach(), "z": z.grad, "terms": out.terms, "gradients": gradients}
+    return result | {"buffers": dict(quantizer.named_buffers())}
 
 
-def masked(z, mask):
-    """The loss of LFQ with a mask, and its gradient."""
+def masked_lfq(z, mask):
+    """Return the loss of LFQ with a mask, and its gradient."""
     z = z.clone().requires_grad_()
     loss = LFQ(codebook_size=256, inv_temperature=1.0)(z, mask=mask).entropy_aux_loss
     loss.backward()
     return {"loss": loss.detach(), "z": z.grad}
 
 
-def fifty_steps(model, z):
-    """The state of a model after so many steps of gradient descent."""
+def train_50_steps(model, batches):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for step in range(50):
         optimizer.zero_grad()
-        model(z[step % len(z)]).backward()
+        model(batches[step % len(batches)]).backward()
         optimizer.step()
 
 
-def one_of_two(rank, folder, z, mask):
-    """Work on half of every batch; write what came of it."""
+def random_training(make, rank, z):
+    """Return the state of a quantizer whose codebook was initialized and revived on both ranks."""
+    torch.manual_seed(7)
+    coder = make()
+    quantizer = coder.quantizer
+    torch.manual_seed(rank)  # each rank alone would draw something else
+    coder._quantize(z, z / 2)
+    with torch.no_grad():
+        quantizer.codebook[10:] += 100  # dead codes, which are revived
+    for _ in range(2):
+        coder._quantize(z, z / 2)
+    if rank == 0:  # in eval, no rank may wait for another
+        quantizer.eval().quantize(z)
+    return quantizer.state_dict()
+
+
+def run_rank(rank, folder, z, mask):
+    """Process half of every batch, and write the results."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     half = z.chunk(2)[rank]
-    seen = {"same": {k: learn(make, half) for k, make in SAME.items()}}
-    seen["masked"] = masked(half, mask.chunk(2)[rank])
-    drawn = {}
-    for name, make in DRAWN.items():
-        torch.manual_seed(7)
-        coder = make()
-        quantizer = coder.quantizer
-        torch.manual_seed(rank)  # ranks must agree though they would draw differently
-        coder._quantize(half, half / 2)
-        with torch.no_grad():
-            quantizer.codebook[10:] += 100  # dead, so that they are revived
-        for _ in range(2):
-            coder._quantize(half, half / 2)
-        drawn[name] = quantizer.state_dict()
-        if rank == 0:  # in eval nothing may wait for the other rank
-            quantizer.eval().quantize(half)
+    results = {"deterministic": {k: training_step(make, half) for k, make in DETERMINISTIC.items()}}
+    results["masked"] = masked_lfq(half, mask.chunk(2)[rank])
+    results["random"] = {k: random_training(make, rank, half) for k, make in RANDOM.items()}
     torch.manual_seed(7)
     model = Model()
-    fifty_steps(DistributedDataParallel(model, broadcast_buffers=False), half.split(1))
-    seen |= {"drawn": drawn, "fifty": model.state_dict()}
-    torch.save(seen, f"{folder}/{rank}.pt")
-    # DistributedDataParallel leaves threads of gloo behind, and one that still drops a tensor when
-    # the interpreter ends aborts the process: it ends without that.
+    train_50_steps(DistributedDataParallel(model, broadcast_buffers=False), half.split(1))
+    results["after 50 steps"] = model.state_dict()
+    torch.save(results, f"{folder}/{rank}.pt")
+    # DistributedDataParallel leaves gloo threads behind. One that still frees a tensor while the
+    # interpreter shuts down aborts the process, so the shutdown is skipped.
     os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def data():
+    """Latents (b c h w) of the whole batch, and a sparse mask (b h w)."""
     torch.manual_seed(0)
-    return torch.randn(SIDES, 8, SIDES, SIDES), torch.rand(SIDES, SIDES, SIDES) > 0.9
+    return torch.randn(SIZE, 8, SIZE, SIZE), torch.rand(SIZE, SIZE, SIZE) > 0.9
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory, data):
+    """The results of both ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_of_two, (folder, *data), nprocs=2)
+    mp.spawn(run_rank, (folder, *data), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
-def close(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+def check_close(actual, expected):
+    """Compare tensors, or dictionaries of tensors."""
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", SAME)
-def test_two_ranks_are_one_process_on_the_whole_batch(name, ranks, data):
-    whole = learn(SAME[name], data[0])
-    first, second = (rank["same"][name] for rank in ranks)
-    close((first["loss"] + second["loss"]) / 2, whole["loss"])
-    close(torch.cat([first["z"], second["z"]]) / 2, whole["z"])
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_two_ranks_equal_one_process_on_the_whole_batch(name, ranks, data):
+    whole = training_step(DETERMINISTIC[name], data[0])
+    first, second = (rank["deterministic"][name] for rank in ranks)
+    check_close((first["loss"] + second["loss"]) / 2, whole["loss"])
+    check_close(torch.cat([first["z"], second["z"]]) / 2, whole["z"])
     assert whole["gradients"].keys() == first["gradients"].keys()
     for key, gradient in whole["gradients"].items():
-        close((first["gradients"][key] + second["gradients"][key]) / 2, gradient)
-    for seen in (first, second):
-        close(seen["terms"], whole["terms"])
-        close(seen["buffers"], whole["buffers"])
+        check_close((first["gradients"][key] + second["gradients"][key]) / 2, gradient)
+    for result in (first, second):
+        check_close(result["terms"], whole["terms"])
+        check_close(result["buffers"], whole["buffers"])
 
 
-def test_lfq_weighs_every_position_alike_though_ranks_mask_different_numbers(ranks, data):
+def test_lfq_weighs_positions_equally_if_ranks_mask_different_numbers(ranks, data):
     z, mask = data
     counts = [part.sum() for part in mask.chunk(2)]
     assert counts[0] != counts[1]
-    whole = masked(z, mask)
+    whole = masked_lfq(z, mask)
     first, second = (rank["masked"] for rank in ranks)
-    close(torch.cat([first["z"], second["z"]]) / 2, whole["z"])
-    close((first["loss"] + second["loss"]) / 2, whole["loss"])
+    check_close(torch.cat([first["z"], second["z"]]) / 2, whole["z"])
+    check_close((first["loss"] + second["loss"]) / 2, whole["loss"])
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_ranks_agree_on_what_is_drawn_at_random(name, ranks):
-    first, second = (rank["drawn"][name] for rank in ranks)
+@pytest.mark.parametrize("name", RANDOM)
+def test_ranks_agree_on_random_draws(name, ranks):
+    first, second = (rank["random"][name] for rank in ranks)
     assert first["initialized"]
     if name == "vq2":
         assert first["embedding.weight"].max() < 50
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_ema_codebook_is_identical_on_all_ranks_after_50_steps(ranks):
-    first, second = (rank["fifty"] for rank in ranks)
+def test_the_ema_codebook_is_identical_on_all_ranks_after_50_steps(ranks):
+    first, second = (rank["after 50 steps"] for rank in ranks)
     assert all(torch.equal(first[key], second[key]) for key in first)
     torch.manual_seed(7)
     assert not torch.equal(first["quantizer.embedding.weight"], Model().quantizer.codebook)

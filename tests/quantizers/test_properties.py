@@ -1,39 +1,39 @@
-"""The quantizers' laws at any shape, type, layout and size that is legal."""
+"""The contract of the quantizers at random valid shapes, dtypes, memory layouts and sizes."""
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
 
+from helpers.quantizers import LEARNING
 from vqtok.quantizers import FSQ, LFQ, EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
 from vqtok.quantizers.search import nearest
 
-# dim and codebook size -> a quantizer; those without a table know neither K=1 nor an odd K.
-MAKE = {
+# Factories of dim and codebook size, which LFQ and FSQ replace by one that they can have.
+QUANTIZERS = {
     "vq2": lambda d, k: VectorQuantizer2(k, d, 0.25),
-    "vq2 revived": lambda d, k: VectorQuantizer2(k, d, 0.25, init_from_data=True, revive_after=1),
+    "vq2-learning": lambda d, k: VectorQuantizer2(k, d, 0.25, **LEARNING),
     "ema": lambda d, k: EMAVectorQuantizer(k, d, 0.25),
-    "ema revived": lambda d, k: EMAVectorQuantizer(k, d, 0.25, init_from_data=True, revive_after=1),
+    "ema-learning": lambda d, k: EMAVectorQuantizer(k, d, 0.25, **LEARNING),
     "gumbel": lambda d, k: GumbelQuantize(d, d, k),
-    "gumbel started": lambda d, k: GumbelQuantize(d, d, k, init_from_data=True),
+    "gumbel-learning": lambda d, k: GumbelQuantize(d, d, k, init_from_data=True),
     "lfq": lambda d, k: LFQ(dim=d),
-    "lfq projected": lambda d, k: LFQ(dim=d, codebook_size=2 ** k.bit_length()),
+    "lfq-projected": lambda d, k: LFQ(dim=d, codebook_size=2 ** k.bit_length()),
     "fsq": lambda d, k: FSQ((k + 2,) * min(d, 4), dim=d),
 }
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 LAYOUTS = {
     "contiguous": lambda z: z,
-    "channels last": lambda z: z.movedim(1, -1).contiguous().movedim(-1, 1),
+    "channels-last": lambda z: z.movedim(1, -1).contiguous().movedim(-1, 1),
     "strided": lambda z: z.repeat_interleave(2, -1)[..., ::2],
     "transposed": lambda z: z.transpose(0, -1).contiguous().transpose(0, -1),
 }
 
-every_quantizer = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
-quick = settings(deadline=None, max_examples=40, derandomize=True, database=None)
+reproducible = settings(deadline=None, max_examples=40, derandomize=True, database=None)
 
 
-@every_quantizer
-@quick
+@pytest.mark.parametrize("make", QUANTIZERS.values(), ids=QUANTIZERS)
+@reproducible
 @given(
     batch=st.integers(1, 3),
     grid=st.lists(st.integers(1, 5), min_size=2, max_size=3),
@@ -44,26 +44,27 @@ quick = settings(deadline=None, max_examples=40, derandomize=True, database=None
     scale=st.sampled_from([0.0, 1e-3, 1.0, 1e3]),
     seed=st.integers(0, 9),
 )
-def test_laws(make, batch, grid, dim, codes, dtype, layout, scale, seed):
+def test_quantizers_keep_the_contract(make, batch, grid, dim, codes, dtype, layout, scale, seed):
     torch.manual_seed(seed)
     quantizer = make(dim, codes)
-    plain = (scale * torch.randn(batch, dim, *grid)).to(dtype)
-    z = LAYOUTS[layout](plain).detach().requires_grad_()
+    contiguous = (scale * torch.randn(batch, dim, *grid)).to(dtype)
+    z = LAYOUTS[layout](contiguous).detach().requires_grad_()
     out = quantizer.quantize(z)
     (out.z_q.float().sum() + out.loss).backward()
     assert z.grad.isfinite().all() and out.loss.isfinite() and out.loss.shape == ()
     assert all(term.isfinite() for term in out.terms.values())
 
     quantizer.eval()
-    out, same = quantizer.quantize(z), quantizer.quantize(plain)
+    out, expected = quantizer.quantize(z), quantizer.quantize(contiguous)
     assert out.z_q.shape == z.shape and out.z_q.dtype == dtype
     assert out.indices.shape == (batch, *grid) and out.indices.dtype == torch.int64
     assert out.indices.min() >= 0 and out.indices.max() < quantizer.codebook_size
+    assert torch.equal(quantizer.encode(z), out.indices)
     assert torch.equal(quantizer.decode(out.indices).to(dtype), out.z_q)
-    assert torch.equal(out.indices, same.indices) and torch.equal(out.z_q, same.z_q)
+    assert torch.equal(out.indices, expected.indices) and torch.equal(out.z_q, expected.z_q)
 
 
-@quick
+@reproducible
 @given(
     n=st.integers(1, 3000),
     k=st.integers(1, 3000),
@@ -72,17 +73,17 @@ def test_laws(make, batch, grid, dim, codes, dtype, layout, scale, seed):
     shift=st.sampled_from([0.0, 30.0, 1000.0]),
     seed=st.integers(0, 9),
 )
-def test_search_finds_the_nearest_and_of_equals_the_first(n, k, copies, d, shift, seed):
+def test_search_returns_the_first_of_the_nearest_codes(n, k, copies, d, shift, seed):
     torch.manual_seed(seed)
     z, codebook = torch.randn(n, d) + shift, torch.randn(k, d) + shift
-    found = nearest(z, codebook.repeat(copies, 1))
-    assert found.max() < k
-    ours = (z.double() - codebook[found].double()).square().sum(-1)
-    best = torch.cdist(z.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    torch.testing.assert_close(ours, best.amin(-1).square(), rtol=1e-4, atol=1e-5)
+    indices = nearest(z, codebook.repeat(copies, 1))
+    assert indices.max() < k
+    distances = (z.double() - codebook[indices].double()).square().sum(-1)
+    exact = torch.cdist(z.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(distances, exact.amin(-1).square(), rtol=1e-4, atol=1e-5)
 
 
-@quick
+@reproducible
 @given(
     levels=st.lists(st.integers(3, 40), min_size=1, max_size=4),
     dtype=st.sampled_from([torch.float32, torch.float64]),
