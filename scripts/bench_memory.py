@@ -1,8 +1,8 @@
-"""Peak memory of `encode` and `decode` on a short and on a long made-up clip.
+"""Peak memory of `encode` and `decode` on a short and on a long synthetic clip.
 
     python scripts/bench_memory.py [--height 360] [--width 640] [--fps 10] [--seconds 10 600]
 
-Linux only: it reads the high-water mark (VmHWM) of the command's own process. Prints a table.
+Linux only: reads the high-water mark (VmHWM) of the command's process. Prints a Markdown table.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 
-def make(path: Path, frames: int, height: int, width: int, fps: int) -> None:
+def write_clip(path: Path, frames: int, height: int, width: int, fps: int) -> None:
     """Write waves that move over a gradient."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     with av.open(str(path), "w") as container:
@@ -31,19 +31,19 @@ def make(path: Path, frames: int, height: int, width: int, fps: int) -> None:
         container.mux(stream.encode())
 
 
-def peak(*arguments: object) -> tuple[float, float]:
-    """MiB at the peak, and seconds, of a vqtok command."""
+def peak_memory(*arguments: object) -> tuple[float, float]:
+    """Return the peak memory in MiB and the seconds of a vqtok command."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "vqtok", *map(str, arguments), "--quiet"]
-    command = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    status, most = Path(f"/proc/{command.pid}/status"), 0
-    while command.poll() is None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
         marks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        most = max([most, *(int(line.split()[1]) for line in marks)])
+        peak = max([peak, *(int(line.split()[1]) for line in marks)])
         time.sleep(0.02)
-    if command.returncode:
+    if process.returncode:
         raise SystemExit(f"vqtok {arguments[0]} failed")
-    return most / 1024, time.perf_counter() - start
+    return peak / 1024, time.perf_counter() - start
 
 
 def main(
@@ -53,13 +53,16 @@ def main(
     seconds: Annotated[tuple[int, int], typer.Option()] = (10, 600),
 ) -> None:
     print(f"| {width}x{height}, {fps} frames/s | encode | decode |\n|---|---|---|")
-    with tempfile.TemporaryDirectory() as name:
-        clip, tokens, back = (Path(name) / n for n in ("a.mp4", "a.safetensors", "b.mp4"))
+    with tempfile.TemporaryDirectory() as folder:
+        clip, tokens, decoded = (Path(folder) / n for n in ("a.mp4", "a.safetensors", "b.mp4"))
         for length in seconds:
-            make(clip, length * fps, height, width, fps)
-            encode, took = peak("encode", clip, "-o", tokens, "--force")
-            decode, took_back = peak("decode", tokens, "-o", back, "--force")
-            cells = f"{encode:.0f} MiB ({took:.0f} s) | {decode:.0f} MiB ({took_back:.0f} s)"
+            write_clip(clip, length * fps, height, width, fps)
+            encode, encode_seconds = peak_memory("encode", clip, "-o", tokens, "--force")
+            decode, decode_seconds = peak_memory("decode", tokens, "-o", decoded, "--force")
+            cells = (
+                f"{encode:.0f} MiB ({encode_seconds:.0f} s)"
+                f" | {decode:.0f} MiB ({decode_seconds:.0f} s)"
+            )
             print(f"| {length * fps:,} frames | {cells} |", flush=True)
 
 

@@ -1,10 +1,9 @@
-"""Model speed: frames per second of the encoder and the decoder, without reading or writing video.
+"""Speed of the model in frames per second, without reading or writing video.
 
     python scripts/bench_model.py [--size 256] [--dtype bfloat16] [--device cpu] [--set key=value]
 
-Runs a tokenizer like the bundled one (random weights: speed does not depend on them) through the
-same streamed path that `vqtok encode` and `vqtok decode` take. Prints the median over interleaved
-rounds.
+Runs a tokenizer of the bundled one's size, with random weights, through the same streamed code as
+`vqtok encode` and `vqtok decode`. Prints the median over interleaved rounds.
 """
 
 import statistics
@@ -16,9 +15,10 @@ import typer
 
 from vqtok import config
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.precision import set_global_flags
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -35,22 +35,22 @@ def main(
     set_: list[str] = typer.Option([], "--set"),  # noqa: B008
 ) -> None:
     settings = config.load(config.folder() / "bundled.toml", set_)
-    where = torch.device(device)
-    torch.set_flush_denormal(True)
+    target = torch.device(device)
+    set_global_flags()
     tokenizer = Tokenizer(settings.model, settings.quantizer).eval()
-    tokenizer.to(where).cast(getattr(torch, dtype))
+    tokenizer.to(target).cast(getattr(torch, dtype))
     video = torch.randint(0, 256, (1, frames, size, size, 3), dtype=torch.uint8).movedim(-1, 1)
     indices = tokenizer.encode(video)
 
-    times: dict[str, list[float]] = {"encode": [], "decode": []}
+    seconds: dict[str, list[float]] = {"encode": [], "decode": []}
     for _ in range(rounds):
-        times["encode"].append(seconds(lambda: tokenizer.encode(video), where))
-        times["decode"].append(seconds(lambda: tokenizer.decode(indices), where))
-    for name in ("encoder", "decoder", "predictor"):
-        part = getattr(tokenizer, name) or torch.nn.Identity()
-        print(f"{name}: {sum(p.numel() for p in part.parameters()) / 1e6:.2f} M parameters")
-    threads = f", {torch.get_num_threads()} threads" if where.type == "cpu" else ""
-    for name, values in times.items():
+        seconds["encode"].append(measure_seconds(lambda: tokenizer.encode(video), target))
+        seconds["decode"].append(measure_seconds(lambda: tokenizer.decode(indices), target))
+    for name, module in tokenizer.named_children():
+        parameters = sum(p.numel() for p in module.parameters())
+        print(f"{name}: {parameters / 1e6:.2f} M parameters")
+    threads = f", {torch.get_num_threads()} threads" if target.type == "cpu" else ""
+    for name, values in seconds.items():
         speed = frames / statistics.median(values)
         print(f"{name}: {speed:.1f} frames/s at {size}x{size}, {dtype}, {device}{threads}")
 

@@ -1,12 +1,11 @@
-"""Whole commands against their parts: does reading, the model and writing overlap?
+"""Speed of encode_clip and decode_clip beside that of their parts: does the work overlap?
 
     python scripts/bench_pipeline.py CLIPS... [--size 256] [--duration 5] [--rounds 3]
 
-For each clip, the speed of `encode` as a whole beside that of its parts alone: PyAV's decoder, the
-model, and reading (the decoder, scaling and colours); and of `decode` beside writing. The ratio is
-that of the whole's time to that of the slower of the first two: 1 is the limit where the parts do
-not share processors. Medians of interleaved rounds; loading the model and starting Python do not
-count.
+Encoding is compared with PyAV's decoder alone, the model alone, and reading alone (decoder, scaling
+and color conversion); decoding with the model alone and writing alone. The ratio is the time of the
+whole over that of the slower of PyAV (or writing) and the model: 1 is the limit where the parts do
+not share processors. Medians of interleaved rounds; loading the model is not counted.
 """
 
 import statistics
@@ -25,63 +24,57 @@ from vqtok import DEFAULT
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip
+from vqtok.precision import to_uint8
 from vqtok.tokens import Tokens
 from vqtok.video import VideoWriter, open_video
 
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+Parts = dict[str, Callable[[], object]]  # what to time, by name
 
 
-def parts_of_encode(
-    path: Path, count: int, model: Tokenizer, size: int | None, duration: float
-) -> dict[str, Callable[[], object]]:
-    """The decoder, the model, both, and reading."""
+def encode_parts(
+    path: Path, frames: int, model: Tokenizer, size: int | None, duration: float
+) -> Parts:
+    """Return PyAV's decoder ("file"), the model, reading, and the whole."""
 
-    def codec() -> None:
+    def decode_file() -> None:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            for _ in islice(container.decode(stream), count):
+            for _ in islice(container.decode(stream), frames):
                 pass
 
     def read() -> list[np.ndarray]:
         with open_video(path, size=size, duration=duration) as clip:
-            return [frames for frames, _ in clip.chunks(model.stride[0])]
+            return [chunk for chunk, _ in clip.chunks(model.stride[0])]
 
-    def whole() -> Tokens:
+    def encode() -> Tokens:
         with open_video(path, size=size, duration=duration) as clip:
             return encode_clip(clip, model)
 
-    chunks = [torch.from_numpy(frames).movedim(-1, 0)[None] for frames in read()]
+    chunks = [torch.from_numpy(chunk).movedim(-1, 0)[None] for chunk in read()]
     return {
-        "file": codec,
+        "file": decode_file,
         "model": lambda: list(model.encode_stream(chunks)),
-        "whole": whole,
+        "whole": encode,
         "read": read,
     }
 
 
-def parts_of_decode(
-    tokens: Tokens, model: Tokenizer, folder: Path
-) -> dict[str, Callable[[], object]]:
-    """The model, writing, and both."""
+def decode_parts(tokens: Tokens, model: Tokenizer, folder: Path) -> Parts:
+    """Return writing ("file"), the model, and the whole."""
     indices = torch.from_numpy(tokens.indices.astype(np.int64))[None]
-    frames = np.concatenate(
-        [
-            video[0].movedim(0, -1).mul(255).byte().numpy()
-            for video in (part.cpu() for part in model.decode_stream([indices]))
-        ]
-    )[: tokens.frames, : tokens.height, : tokens.width]
+    videos = [to_uint8(video[0].movedim(0, -1)).cpu() for video in model.decode_stream([indices])]
+    frames = torch.cat(videos)[: tokens.frames, : tokens.height, : tokens.width].numpy()
 
     def write() -> None:
-        shape = {"height": tokens.height, "width": tokens.width}
         with VideoWriter(
-            folder / "a.mp4", **shape, fps=tokens.fps, time_base=tokens.time_base
-        ) as out:
-            out.write(frames, tokens.timestamps)
+            folder / "a.mp4",
+            height=tokens.height,
+            width=tokens.width,
+            fps=tokens.fps,
+            time_base=tokens.time_base,
+        ) as writer:
+            writer.write(frames, tokens.timestamps)
 
     return {
         "file": write,
@@ -90,12 +83,14 @@ def parts_of_decode(
     }
 
 
-def measure(parts: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each part."""
+def median_seconds(parts: Parts, rounds: int) -> dict[str, float]:
+    """Return the median time of each part; the parts take turns in each round."""
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
         for name, work in parts.items():
-            times[name].append(seconds(work))
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -108,21 +103,21 @@ def main(
     device: str = "auto",
 ) -> None:
     model = load_for_inference(tokenizer, device, None)
-    print("| clip | | decoder or writing | model | whole | whole / slower part | reading |")
+    print("| clip | | PyAV or writing | model | whole | whole / slower part | reading |")
     print("|---|---|---|---|---|---|---|")
     for path in clips:
         with open_video(path, size=size, duration=duration) as clip:
             tokens = encode_clip(clip, model)
         with tempfile.TemporaryDirectory() as folder:
-            kinds = {
-                "encode": parts_of_encode(path, tokens.frames, model, size, duration),
-                "decode": parts_of_decode(tokens, model, Path(folder)),
+            commands = {
+                "encode": encode_parts(path, tokens.frames, model, size, duration),
+                "decode": decode_parts(tokens, model, Path(folder)),
             }
-            for kind, parts in kinds.items():
-                took = measure(parts, rounds)
-                speed = {part: f"{tokens.frames / t:.0f} frames/s" for part, t in took.items()}
-                ratio = took["whole"] / max(took["file"], took["model"])
-                name = f"{path.name} {tokens.height}x{tokens.width} | {kind}"
+            for command, parts in commands.items():
+                seconds = median_seconds(parts, rounds)
+                speed = {name: f"{tokens.frames / s:.0f} frames/s" for name, s in seconds.items()}
+                ratio = seconds["whole"] / max(seconds["file"], seconds["model"])
+                name = f"{path.name} {tokens.height}x{tokens.width} | {command}"
                 alone = f"{speed['file']} | {speed['model']} | {speed['whole']}"
                 print(f"| {name} | {alone} | {ratio:.2f} | {speed.get('read', '')} |", flush=True)
 

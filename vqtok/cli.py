@@ -312,4 +312,4 @@ def stats(
 
 def main() -> None:
     """Run the `vqtok` command."""
-    app()
+    app(prog_name="vqtok")  # also as `python -m vqtok`: help and completion name the command

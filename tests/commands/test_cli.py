@@ -1,5 +1,7 @@
 """The command line as a whole: help, version, completion, and wrong usage."""
 
+import os
+
 import pytest
 
 import vqtok
@@ -35,7 +37,9 @@ def test_version_is_printed_on_stdout():
 
 def test_shell_completion_is_available():
     script = works("--show-completion", "bash", run=in_subprocess).stdout.decode()
-    assert "COMPREPLY" in script and "complete -o default" in script
+    assert "_VQTOK_COMPLETE=complete_bash" in script
+    request = {"_VQTOK_COMPLETE": "complete_bash", "COMP_WORDS": "vqtok en", "COMP_CWORD": "1"}
+    assert works(run=in_subprocess, env=os.environ | request).stdout == b"encode\n"
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def plan_jobs(
 
 def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Path]]:
     """Return the jobs whose targets do not exist, and the targets that do."""
-    existing = [job.target for job in jobs if job.target.exists()]
-    return [job for job in jobs if job.target not in set(existing)], existing
+    existing = {job.target for job in jobs if job.target.exists()}
+    return [job for job in jobs if job.target not in existing], sorted(existing)
 
 
 def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
