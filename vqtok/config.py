@@ -224,11 +224,13 @@ def from_json(text: str, origin: str) -> Config:
     """
     try:
         settings = json.loads(text)
-        if isinstance(settings, dict):
-            rename_keys(settings)
+        if not isinstance(settings, dict):
+            raise UsageError(f"{origin}: not a JSON object")
+        rename_keys(settings)
         return _validate(Config, settings, origin)
     except (json.JSONDecodeError, UsageError) as error:
-        raise VqtokError(f"{origin} holds no configuration of this version: {error}") from None
+        reason = str(error).removeprefix(f"{origin}: ")
+        raise VqtokError(f"{origin} holds no configuration of this version: {reason}") from None
 
 
 def tokenizer_settings(settings: dict[str, Any], origin: str) -> TokenizerConfig:

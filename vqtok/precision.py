@@ -40,6 +40,13 @@ def full_float32() -> Iterator[None]:
                 backend.fp32_precision = precision
 
 
+@contextmanager
+def fixed_precision(device_type: str) -> Iterator[None]:
+    """Compute in the dtype of the operands: no autocast, and float32 as in `full_float32`."""
+    with torch.autocast(device_type, enabled=False), full_float32():
+        yield
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Return x in float32, or unchanged if it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -15,7 +15,7 @@ from vqtok.model.layers import (
     channels_last,
     streaming,
 )
-from vqtok.precision import at_least_float32, full_float32
+from vqtok.precision import at_least_float32, fixed_precision
 from vqtok.quantizers import NearestCode, Quantized, Quantizer
 
 
@@ -39,7 +39,7 @@ class Predictor(nn.Module):
     def forward(self, z_q: Tensor) -> Tensor:
         """Return, at each frame of z_q, the prediction of the next frame."""
         x = z_q.to(self._first.weight.dtype, memory_format=torch.channels_last_3d)
-        with torch.autocast(z_q.device.type, enabled=False), full_float32():
+        with fixed_precision(z_q.device.type):
             return self.net(x).to(z_q.dtype)
 
     @torch.no_grad()

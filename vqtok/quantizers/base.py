@@ -1,22 +1,21 @@
 """The contract that every quantizer keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_mean
-from vqtok.precision import at_least_float32, full_float32
+from vqtok.precision import at_least_float32, fixed_precision
 
 
 @dataclass
 class Quantized:
     """The result of `Quantizer.quantize`.
 
-    z_q: (b c *grid), or (b n d) for a sequence; z's dtype; straight-through gradient to z.
+    z_q: z's shape and dtype, with straight-through gradient to z.
     indices: (b *grid) or (b *grid codebooks), int64, in [0, codebook_size).
     loss: scalar, weighted by the quantizer's settings; 0 in eval. Averaged over ranks, as
         DistributedDataParallel does, its gradient is that of one process on the whole batch.
@@ -58,10 +57,11 @@ class Quantizer(nn.Module, ABC):
     def encode(self, z: Tensor) -> Tensor:
         """Return the indices (b *grid) or (b *grid codebooks), int64, of latents.
 
-        z: (b c h w), (b c t h w), or (b n d) for a sequence; any float dtype and memory layout.
+        z: (b c h w) or (b c t h w), for FSQ and LFQ also a sequence (b n d); any float dtype and
+            memory layout.
         Computes no loss or statistics, draws no noise, and does not wait for a GPU.
         """
-        with fixed_precision(z):
+        with fixed_precision(z.device.type):
             return self._encode(at_least_float32(z).contiguous())
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Quantizer(nn.Module, ABC):
 
         z: as in `encode`.
         """
-        return self._reduced(self._measured(z, self._quantize))
+        return self._average_terms(self._quantize_local(z, self._quantize))
 
     def codebook_state(self) -> dict[str, Tensor]:
         """Return what is stored about each code, for reports; empty if all codes are implicit.
@@ -83,13 +83,13 @@ class Quantizer(nn.Module, ABC):
         """
         return {}
 
-    def _measured(self, z: Tensor, quantize: Callable[[Tensor], Quantized]) -> Quantized:
-        """Return the result of `_quantize`, or a variant of it, for any dtype and layout of z."""
-        with fixed_precision(z):
+    def _quantize_local(self, z: Tensor, quantize: Callable[[Tensor], Quantized]) -> Quantized:
+        """Call `_quantize`, or a variant of it, for any dtype and layout of z; terms are local."""
+        with fixed_precision(z.device.type):
             out = quantize(at_least_float32(z).contiguous())
         return replace(out, z_q=out.z_q.to(z.dtype).contiguous())
 
-    def _reduced(self, out: Quantized) -> Quantized:
+    def _average_terms(self, out: Quantized) -> Quantized:
         """Average the terms over ranks, and drop the loss in eval."""
         if not self.training:
             return replace(out, loss=torch.zeros_like(out.loss))
@@ -108,10 +108,3 @@ class Quantizer(nn.Module, ABC):
 def straight_through(z: Tensor, z_q: Tensor) -> Tensor:
     """Return exactly z_q, with the gradient of z; the usual z + (z_q - z).detach() rounds."""
     return z_q.detach() + (z - z.detach())
-
-
-@contextmanager
-def fixed_precision(z: Tensor) -> Iterator[None]:
-    """Compute in the dtype of the operands: no autocast, no TensorFloat32."""
-    with torch.autocast(z.device.type, enabled=False), full_float32():
-        yield

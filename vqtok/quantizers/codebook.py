@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_sum, broadcast
-from vqtok.precision import at_least_float32
-from vqtok.quantizers.base import Quantized, Quantizer, fixed_precision, straight_through
+from vqtok.precision import at_least_float32, fixed_precision
+from vqtok.quantizers.base import Quantized, Quantizer, straight_through
 from vqtok.quantizers.ema import EmbeddingEMA
 from vqtok.quantizers.kmeans import kmeans, sample, sums_per_code
 from vqtok.quantizers.search import nearest
@@ -39,7 +39,7 @@ class CodebookQuantizer(Quantizer):
 
     @property
     def needs_init(self) -> bool:
-        """Whether this training step has to initialize the codebook. Waits for a GPU."""
+        """True if this training step has to initialize the codebook. Waits for a GPU."""
         return self.training and self.initialized is not None and not self.initialized
 
     @abstractmethod
@@ -85,7 +85,7 @@ class NearestCode(CodebookQuantizer):
 
     @property
     def learns(self) -> bool:
-        """Whether a training step may change the codebook outside the optimizer."""
+        """True if this step may change the codebook outside the optimizer."""
         return self.training
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class NearestCode(CodebookQuantizer):
 
         codes: the range of the codebook to choose from.
         """
-        with fixed_precision(z):
+        with fixed_precision(z.device.type):
             return self._encode(z, codes)
 
     def quantize_to(self, z: Tensor, indices: Tensor) -> Quantized:
@@ -102,7 +102,7 @@ class NearestCode(CodebookQuantizer):
 
         Initializing the codebook and reviving dead codes is left to the caller.
         """
-        return self._reduced(self._measured(z, lambda z: self._train_step(z, indices)))
+        return self._average_terms(self._quantize_local(z, lambda z: self._train_step(z, indices)))
 
     @torch.no_grad()
     def distance(self, z: Tensor, indices: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ class EMAQuantizer(NearestCode):
 
     @property
     def learns(self) -> bool:
-        """Whether this is a training step and `embedding.update` is True."""
+        """True in training while `embedding.update` is True."""
         return self.training and self.embedding.update
 
     def codebook_state(self) -> dict[str, Tensor]:

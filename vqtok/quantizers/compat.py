@@ -121,7 +121,7 @@ class VectorQuantizer2(VectorQuantizer, Remapped):
         """
         if temp not in (None, 1.0) or rescale_logits or return_logits:
             raise UsageError("VectorQuantizer2 has no temperature and no logits: leave them alone.")
-        out = self._measured(z, self._quantize)
+        out = self._quantize_local(z, self._quantize)
         indices = self._remapped(out.indices)
         if not self.sane_index_shape:
             indices = indices.flatten() if self.used is None else indices.reshape(-1, 1)
@@ -162,7 +162,7 @@ class EMAVectorQuantizer(EMAQuantizer, Remapped):
         values: loss_key, "encoding_indices" (n), "perplexity", and "encodings" (n k), one-hot,
         which is computed only when that key is read.
         """
-        out = self._measured(z, self._quantize)
+        out = self._quantize_local(z, self._quantize)
         values = {
             self.loss_key: out.loss,
             "encoding_indices": self._remapped(out.indices).flatten(),
@@ -219,7 +219,7 @@ class GumbelQuantize(GumbelQuantizer, Remapped):
         Without use_vqinterface the last one is the bare indices. temp replaces the temperature in
         this call. return_logits adds the logits (b k *grid), with remap of the used ids only.
         """
-        out = self._measured(z, partial(self._quantize, temp=temp))
+        out = self._quantize_local(z, partial(self._quantize, temp=temp))
         indices = self._remapped(out.indices)
         last = (None, None, indices) if self.use_vqinterface else indices
         return out.z_q, out.loss, last, *((self.logits(z),) if return_logits else ())

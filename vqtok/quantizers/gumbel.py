@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from vqtok.distributed import all_reduce_mean
 from vqtok.errors import UsageError
-from vqtok.precision import at_least_float32, full_float32
+from vqtok.precision import at_least_float32, fixed_precision
 from vqtok.quantizers.base import Quantized
 from vqtok.quantizers.codebook import CodebookQuantizer
 from vqtok.quantizers.kmeans import kmeans
@@ -82,7 +82,7 @@ class GumbelQuantizer(CodebookQuantizer):
     @torch.no_grad()
     def init_from_data(self, z: Tensor) -> None:
         """Initialize as a mixture of Gaussians about k-means codes, all equally likely."""
-        latents = _flat(at_least_float32(z))
+        latents = _rows(at_least_float32(z))
         codes = kmeans(latents, self.codebook_size)
         spread = all_reduce_mean((latents - codes[nearest(latents, codes)]).square().mean())
         # With about as many codes as latents it is near zero, and no gradient would get through.
@@ -96,11 +96,11 @@ class GumbelQuantizer(CodebookQuantizer):
     def logits(self, z: Tensor) -> Tensor:
         """Return the logits (b k *grid) of the active codes for z (b num_hiddens *grid)."""
         x = at_least_float32(z).movedim(1, -1)
-        with torch.autocast(z.device.type, enabled=False), full_float32():
+        with fixed_precision(z.device.type):
             return F.linear(x, *self._projection(x.dtype)).movedim(-1, 1)
 
     def _encode(self, z: Tensor) -> Tensor:
-        latents, (weight, bias) = _flat(z), self._projection(z.dtype)
+        latents, (weight, bias) = _rows(z), self._projection(z.dtype)
         blocks = _blocks(latents, len(bias), seed=None)
         best = torch.cat([torch.addmm(bias, latents[b], weight.T).argmax(-1) for b, _ in blocks])
         return self._ids(best.view(len(z), *z.shape[2:]))
@@ -116,7 +116,7 @@ class GumbelQuantizer(CodebookQuantizer):
         hard = self.straight_through or not self.training
         # The seed stands for the noise, which the backward pass draws again.
         seed = int(torch.randint(2**62, ())) if self.training else None
-        z_q, best, kl = _Sample.apply(_flat(z), weight, bias, codes, temperature, seed, hard)
+        z_q, best, kl = _Sample.apply(_rows(z), weight, bias, codes, temperature, seed, hard)
         best = best.view(len(z), *z.shape[2:])
         terms = {"kl": kl, "temperature": temperature}
         z_q = z_q.view(*best.shape, -1).movedim(-1, 1)
@@ -188,7 +188,7 @@ class _Sample(torch.autograd.Function):
     def backward(ctx: Any, grad_z_q: Tensor, _: Tensor, grad_kl: Tensor) -> tuple[Any, ...]:
         z, *weights, temperature, best = ctx.saved_tensors
         grad_z, sums = torch.empty_like(z), [torch.zeros_like(w) for w in weights]
-        with torch.autocast(z.device.type, enabled=False), full_float32():
+        with fixed_precision(z.device.type):
             for block, noise in _blocks(z, len(weights[-1]), ctx.seed):
                 picks = best[block] if ctx.hard else None
                 with torch.enable_grad():
@@ -241,5 +241,5 @@ def _bias(layer: nn.Conv2d) -> Tensor:
     return layer.bias
 
 
-def _flat(z: Tensor) -> Tensor:
+def _rows(z: Tensor) -> Tensor:
     return rearrange(z, "b c ... -> (b ...) c")

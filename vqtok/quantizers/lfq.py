@@ -50,7 +50,7 @@ class LFQ(ScalarQuantizer):
     Raises UsageError for invalid settings.
     """
 
-    mask: Tensor
+    bit_values: Tensor
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class LFQ(ScalarQuantizer):
         self.codebook_scale = codebook_scale
         self.frac_per_sample_entropy = frac_per_sample_entropy
         self.inv_temperature = inv_temperature
-        self.register_buffer("mask", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+        self.register_buffer("bit_values", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
 
     def forward(
         self,
@@ -99,7 +99,7 @@ class LFQ(ScalarQuantizer):
         position counts in the loss.
         """
         quantize = partial(self._quantize, inv_temperature=inv_temperature, mask=mask)
-        out = self._measured(x, quantize)
+        out = self._quantize_local(x, quantize)
         result = Return(out.z_q, out.indices, out.loss)
         return (result, LossBreakdown(**out.terms)) if return_loss_breakdown else result
 
@@ -117,7 +117,7 @@ class LFQ(ScalarQuantizer):
         return Quantized(self._join(z_q), indices, loss, losses._asdict())
 
     def _to_indices(self, z: Tensor) -> Tensor:
-        return self._squeeze(((z > 0) * self.mask).sum(-1))
+        return self._squeeze(((z > 0) * self.bit_values).sum(-1))
 
     def _losses(
         self, x: Tensor, codes: Tensor, inv_temperature: float, mask: Tensor | None
@@ -144,7 +144,7 @@ class LFQ(ScalarQuantizer):
         return torch.where(positive, self.codebook_scale, -self.codebook_scale)
 
     def _to_codes(self, indices: Tensor) -> Tensor:
-        return self._scale(indices.unsqueeze(-1) & self.mask != 0)
+        return self._scale(indices.unsqueeze(-1) & self.bit_values != 0)
 
 
 def _mean(x: Tensor, total: Tensor | None = None) -> Tensor:

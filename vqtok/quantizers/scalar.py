@@ -1,4 +1,4 @@
-"""What FSQ and LFQ share: projections, several codebooks, and sequences beside images and video."""
+"""The base of FSQ and LFQ: projections, several codebooks, and sequences."""
 
 from abc import abstractmethod
 
@@ -7,8 +7,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqtok.errors import UsageError
-from vqtok.precision import at_least_float32
-from vqtok.quantizers.base import Quantizer, fixed_precision
+from vqtok.precision import at_least_float32, fixed_precision
+from vqtok.quantizers.base import Quantizer
 
 
 class ScalarQuantizer(Quantizer):
@@ -82,5 +82,5 @@ class _Projection(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
-        with fixed_precision(x):
+        with fixed_precision(x.device.type):
             return F.linear(x.to(weight.dtype), weight, bias)

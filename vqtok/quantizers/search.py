@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqtok.precision import at_least_float32
+
 TILE = 2048  # rows and columns of a block of scores: 16 MiB, nearly as fast as its matrix product
 GROUP = 32  # codes; amax over groups is ten times as fast as argmax over rows
 
@@ -25,7 +27,7 @@ def neighbours(codebook: Tensor) -> Tensor:
 
 def _search(z: Tensor, codebook: Tensor, allow_self: bool) -> Tensor:
     """Search as `nearest` does; without allow_self, row i of z may not choose code i."""
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    z = at_least_float32(z)
     codebook = codebook.to(z.dtype)
     # Far from the origin |e|^2 - 2 z.e cancels catastrophically; a shift keeps all distances.
     center = codebook.mean(0)
