@@ -17,6 +17,14 @@ MEDIA_SUFFIXES = {
 TOKEN_SUFFIXES = {".safetensors"}
 OUTPUT_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
 
+# Files in the folder of a training run.
+RUN_CONFIG = "config.json"
+RUN_DATA = "data.json"
+RUN_STATE = "resume.safetensors"
+RUN_TOKENIZER = "tokenizer.safetensors"
+RUN_METRICS = "metrics.jsonl"
+RUN_SAMPLES = "samples"
+
 
 def list_files(sources: Iterable[str | Path], suffixes: Set[str]) -> Iterator[tuple[Path, Path]]:
     """Yield (root, file) for each file in files, folders and glob patterns such as `a/**/*.mp4`.
