@@ -21,8 +21,7 @@ import pytest
 import vqtok
 from helpers import DEMO
 from helpers.clips import clip_files
-from helpers.command import fails, inside, process, works
-from helpers.training import TINY
+from helpers.command import TINY, fails, inside, process, works
 from vqtok.pipeline.clip import encode_clip
 from vqtok.tokens import format as tokens
 from vqtok.video import open_video

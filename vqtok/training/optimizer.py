@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
+
+from vqtok.config import TrainSettings
 
 MOMENTUM, BETAS, EPS = 0.95, (0.9, 0.99), 1e-8
 ROUNDS = 5
@@ -71,3 +73,11 @@ def orthogonal(x: Tensor) -> Tensor:
         square = y @ y.T
         y = a * y + (b * square + c * square @ square) @ y
     return (y.T if len(x) > x.shape[1] else y).to(x.dtype)
+
+
+def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[Optimizer]:
+    """Return the optimizers that together update all trainable parameters of a model."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if settings.optimizer == "muon":
+        return [Muon(parameters, settings.learning_rate, settings.weight_decay)]
+    return [AdamW(parameters, settings.learning_rate, BETAS, weight_decay=settings.weight_decay)]
