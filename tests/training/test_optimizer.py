@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.training import settings
+from helpers.training import CPU, settings
+from vqtok import config
 from vqtok.training.optimizer import make_optimizers
 from vqtok.training.step import ema_decay, learning_rate
+from vqtok.training.train_state import TrainState
 
 
 def test_muon_steps_of_kernels_are_orthogonal_and_adamw_takes_the_rest():
@@ -22,6 +24,25 @@ def test_muon_steps_of_kernels_are_orthogonal_and_adamw_takes_the_rest():
     singular_values = torch.linalg.svdvals(step)
     assert 0.6 < singular_values.min() < singular_values.max() < 1.3
     torch.testing.assert_close(conv.bias.detach(), bias - 0.01 * conv.bias.grad.sign())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", config.QUANTIZERS)
+def test_weight_decay_shrinks_matrices_and_kernels_only(kind, optimizer):
+    overrides = ["model.predictor_blocks=1", f"train.optimizer={optimizer}"]
+    options = settings(kind, *overrides, "train.learning_rate=0.1", "train.weight_decay=1")
+    state = TrainState.new(options, CPU)
+    parameters = {p: p.detach().fill_(1).clone() for p in state.tokenizer.parameters()}
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in state.optimizers:
+        optimizer.step()
+    layers = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    decayed = {m.weight for m in state.tokenizer.modules() if isinstance(m, layers)}
+    assert decayed
+    for parameter, before in parameters.items():
+        factor = 0.9 if parameter in decayed else 1
+        torch.testing.assert_close(parameter.detach(), factor * before)
 
 
 def test_cosine_schedule_warms_up_and_falls_to_zero():

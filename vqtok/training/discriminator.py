@@ -11,10 +11,12 @@ from torch.optim import AdamW
 from vqtok import distributed
 from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
+from vqtok.training.optimizer import parameter_groups
 
 WIDTHS = (3, 32, 64, 128)  # channels; each layer halves height and width
 MIN_SIZE = 2 ** (len(WIDTHS) - 1)  # height and width of a single patch
 BETAS = (0.5, 0.99)
+WEIGHT_DECAY = 0.01
 
 
 class Discriminator(nn.Module):
@@ -34,7 +36,8 @@ class Discriminator(nn.Module):
         self.net = nn.Sequential(*layers, last)
         self.weight, self.use_bfloat16 = settings.adversarial_weight, settings.dtype == "bfloat16"
         self.first_step = round((1 - settings.adversarial_share) * settings.steps)
-        self.optimizer = AdamW(self.parameters(), settings.learning_rate, BETAS)
+        groups = parameter_groups(self, WEIGHT_DECAY)
+        self.optimizer = AdamW(groups, settings.learning_rate, BETAS)
 
     def forward(self, video: Tensor) -> Tensor:
         """Return a score for each patch of a video (b 3 t h w) in 0..1; high means real."""
