@@ -60,6 +60,7 @@ def kernel_muon(kernels: list[nn.Parameter], settings: TrainSettings) -> Muon:
             matrix.grad = None if grad is None else _channels_last(grad).reshape(matrix.shape)
 
     muon.register_step_pre_hook(share_gradients)
+    muon.register_step_post_hook(lambda *_: muon.zero_grad())  # a view keeps its gradient alive
     return muon
 
 
