@@ -1,11 +1,12 @@
-"""Training health: each quantizer, and each way to keep its codebook alive, on one equal budget.
+"""Compare quantizers, and ways to avoid dead codes, at the same number of training steps.
 
     python scripts/bench_training.py CLIPS... [--steps 400] [--only vq2] [--set key=value]
 
-All variants see the same clips in the same order; every eighth file is held out and measured at the
-end. Prints, for 4,096 codes: PSNR and codebook use on the held-out clips, and the time of a step.
+All variants see the same clips in the same order. Every eighth file is held out and evaluated at
+the end. Prints, for 4,096 codes: PSNR and codebook usage of these clips, and the time per step.
 """
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -18,52 +19,65 @@ from vqtok import config
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import Config
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.precision import set_global_flags
 from vqtok.quality import psnr
-from vqtok.training.data import Clips, find_media
-from vqtok.training.state import State
+from vqtok.training.data import VideoClips, find_media
 from vqtok.training.step import train_step
+from vqtok.training.train_state import TrainState
 from vqtok.video import open_video
 
 VARIANTS = {
     "vq2": [],
-    "vq2, no data start": ["init_from_data=false"],
+    "vq2, random init": ["init_from_data=false"],
     "vq2, no revival": ["revive_after=0"],
     "vq2, neither": ["init_from_data=false", "revive_after=0"],
     "ema": [],
     "ema, neither": ["init_from_data=false", "revive_after=0"],
     "gumbel": ["codebook_size=4096"],
-    "gumbel, no data start": ["codebook_size=4096", "init_from_data=false"],
+    "gumbel, random init": ["codebook_size=4096", "init_from_data=false"],
     "lfq": ["codebook_size=4096"],
     "fsq": ["levels=[8,8,8,8]"],
 }
 FRAMES, SIZE = 17, 128  # of each held-out clip
 
 
-def held_out(paths: list[Path]) -> list[torch.Tensor]:
-    """The beginning of every eighth file, (1 3 t h w) uint8."""
+def read_clips(paths: list[Path], device: torch.device) -> list[torch.Tensor]:
+    """Return the first frames of each file, (1 3 t h w) uint8."""
     clips = []
-    for path in paths[::8]:
+    for path in paths:
         with open_video(path, size=SIZE) as clip:
-            clips.append(torch.from_numpy(next(clip.chunks(FRAMES))[0]).movedim(-1, 0)[None])
+            frames, _ = next(clip.chunks(FRAMES))
+        clips.append(torch.from_numpy(frames).movedim(-1, 0)[None].to(device))
     return clips
 
 
-def train(settings: Config, clips: Clips, device: torch.device) -> tuple[Tokenizer, float]:
-    """A tokenizer trained for `train.steps`, and the median seconds of a step."""
-    state = State.new(settings, device)
-    batches = range(-(-settings.train.init_clips // settings.train.batch_size))
-    state.start(torch.cat([clips.batch(i) for i in batches]))
-    times = []
-    for step in range(settings.train.steps):
+def train(settings: Config, clips: VideoClips, device: torch.device) -> tuple[Tokenizer, float]:
+    """Return a tokenizer trained for `train.steps`, and the median seconds per step."""
+    options = settings.train
+    state = TrainState.new(settings, device)
+    init_steps = range(math.ceil(options.init_clips / options.batch_size))
+    state.init_from_data(torch.cat([clips.batch(step) for step in init_steps]))
+    seconds = []
+    for step in range(options.steps):
         video = clips.batch(step).to(device)
-        before = time.perf_counter()
-        values, _ = train_step(state, video, settings.train)
-        state.stepped(settings.train.ema_decay)
-        loss = values["loss"].item()
-        times.append(time.perf_counter() - before)
+        start = time.perf_counter()
+        metrics, _ = train_step(state, video, options)
+        loss = metrics["loss"].item()
+        seconds.append(time.perf_counter() - start)
         if step % 50 == 0:
             print(f"  step {step}: loss {loss:.4f}", file=sys.stderr, flush=True)
-    return state.tokenizer.eval(), float(np.median(times))
+    return state.tokenizer.eval(), float(np.median(seconds))
+
+
+def evaluate(tokenizer: Tokenizer, clips: list[torch.Tensor]) -> tuple[float, np.ndarray]:
+    """Return the mean PSNR of some clips, and how often each code is used (k)."""
+    values, counts = [], np.zeros(tokenizer.codebook_size, np.int64)
+    for video in clips:
+        indices = tokenizer.encode(video)
+        decoded = tokenizer.decode(indices, *video.shape[2:])
+        values.append(psnr(video / 255, decoded).item())
+        counts += np.bincount(indices.flatten().cpu(), minlength=len(counts))
+    return float(np.mean(values)), counts
 
 
 def main(
@@ -73,29 +87,23 @@ def main(
     device: str = "cpu",
     set_: list[str] = typer.Option([], "--set"),  # noqa: B008
 ) -> None:
-    torch.set_flush_denormal(True)
-    where, paths = torch.device(device), find_media(clips)
-    validation = [clip.to(where) for clip in held_out(paths)]
-    common = config.load(config.folder() / "fsq.toml", [f"train.steps={steps}", *set_]).train
-    training = Clips([path for i, path in enumerate(paths) if i % 8], common)
+    set_global_flags()
+    paths, overrides = find_media(clips), [f"train.steps={steps}", *set_]
+    validation_clips = read_clips(paths[::8], torch.device(device))
+    common = config.load(config.folder() / "fsq.toml", overrides).train
+    training_clips = VideoClips([path for i, path in enumerate(paths) if i % 8], common)
     print("| quantizer | PSNR | usage | by chance | perplexity | ms per step |")
     print("|---|---|---|---|---|---|")
     for name, options in VARIANTS.items():
         if not name.startswith(only):
             continue
-        file = config.folder() / f"{name.split(',')[0]}.toml"
-        overrides = [*(f"quantizer.{o}" for o in options), f"train.steps={steps}", *set_]
-        settings = config.load(file, overrides)
         print(name, file=sys.stderr)
-        tokenizer, seconds = train(settings, training, where)
-        quality, counts = [], np.zeros(tokenizer.codebook_size, np.int64)
-        for video in validation:
-            indices = tokenizer.encode(video)
-            decoded = tokenizer.decode(indices, *video.shape[2:])
-            quality.append(psnr(video / 255, decoded).item())
-            counts += np.bincount(indices.flatten().cpu(), minlength=len(counts))
+        file = config.folder() / f"{name.split(',')[0]}.toml"
+        settings = config.load(file, [*(f"quantizer.{o}" for o in options), *overrides])
+        tokenizer, seconds = train(settings, training_clips, torch.device(device))
+        mean_psnr, counts = evaluate(tokenizer, validation_clips)
         use = codebook_use(counts)
-        row = [name, f"{np.mean(quality):.2f} dB", f"{use.usage:.1%}", f"{use.usage_by_chance:.1%}"]
+        row = [name, f"{mean_psnr:.2f} dB", f"{use.usage:.1%}", f"{use.usage_by_chance:.1%}"]
         row += [f"{use.perplexity:,.0f}", f"{seconds * 1e3:.0f}"]
         print(f"| {' | '.join(row)} |", flush=True)
 

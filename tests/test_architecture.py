@@ -34,7 +34,7 @@ MAY_IMPORT = {
     | {"codebook_stats", "device", "distributed", "interrupt", "model", "pipeline", "quality"}
     | {"quantizers", "report"}
     | {"tokens", "training", "video"},
-    "cli": BASE | {"commands", "device", "options", "pipeline", "training"},
+    "cli": BASE | {"commands", "options", "pipeline"},
     "__main__": {"cli"},
 }
 

@@ -221,17 +221,23 @@ def train(
     if resume is not None and (quantizer or config or set_ or out):
         raise UsageError("--resume uses the run's own settings: drop the other options")
 
-    from vqtok.commands.train import train_and_show
-    from vqtok.device import find_device
-    from vqtok.training import runs
+    from vqtok.commands.train import TrainOptions, run_training
 
-    where = find_device(device)
-    places = [*(data or []), *(files or [])], validation or [], cache
-    if resume is not None:
-        run = runs.reopen(resume, *places)
-    else:
-        run = runs.create(out, quantizer, config, set_ or [], *places)
-    train_and_show(run, where, steps, quiet)
+    run_training(
+        TrainOptions(
+            sources=[*(data or []), *(files or [])],
+            validation=validation or [],
+            cache=cache,
+            quantizer=quantizer,
+            config=config,
+            overrides=set_ or [],
+            out=out,
+            resume=resume,
+            last_step=steps,
+            device=device,
+            quiet=quiet,
+        )
+    )
 
 
 @app.command("eval")

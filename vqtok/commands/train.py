@@ -1,24 +1,60 @@
-"""What `train` does beside training: it says how it goes."""
+"""The train command."""
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from vqtok import distributed
 from vqtok.commands.progress import console, say
+from vqtok.device import find_device
+from vqtok.files import RUN_TOKENIZER
 from vqtok.report import TrainingView
-from vqtok.training.loop import train
-from vqtok.training.runs import TOKENIZER, Run
+from vqtok.training import train
+from vqtok.training.runs import DataPaths, Run, create, reopen
 
 
-def train_and_show(run: Run, device: torch.device, until: int | None, quiet: bool) -> None:
-    """Train up to step `until` (or `train.steps`), with a live view and words on stderr."""
-    quiet = quiet or distributed.rank() > 0
-    if not run.sources:
-        made_up = "moving patterns made up on the spot, good for a trial only"
-        say(quiet, f"no --data: training on {made_up}")
-    clips, view = run.clips(), TrainingView(console(quiet), run.settings.train)
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `vqtok train`.
+
+    sources, validation, cache: see `DataPaths`.
+    resume: folder of a run to resume; `quantizer`, `config`, `overrides` and `out` are for new
+        runs.
+    last_step: where to stop; None: at `train.steps`.
+    """
+
+    sources: Sequence[Path]
+    validation: Sequence[Path]
+    cache: Path | None
+    quantizer: str | None
+    config: Path | None
+    overrides: Sequence[str]
+    out: Path | None
+    resume: Path | None
+    last_step: int | None
+    device: str
+    quiet: bool
+
+
+def run_training(options: TrainOptions) -> None:
+    """Train a new or a resumed run, with a live view and messages on stderr."""
+    device = distributed.local_device(find_device(options.device))
+    run = _open_run(options)
+    settings = run.settings.train
+    quiet = options.quiet or distributed.rank() > 0
+    if not run.data.sources:
+        say(quiet, "no --data: training on synthetic clips, which is good for a trial only")
+    clips, view = run.open_clips(), TrainingView(console(quiet), settings)
     try:
-        with view.open(until or run.settings.train.steps):
-            train(run, clips, distributed.local_device(device), view.show, until)
+        with view.open(options.last_step or settings.steps):
+            train(run, clips, device, view.show, options.last_step)
     finally:
-        say(quiet, *(f"left out: {reason}" for reason in clips.broken.values()))
-    say(quiet, f"{run.folder / TOKENIZER} is ready: use it with --tokenizer")
+        say(quiet, *(f"skipped: {reason}" for reason in clips.unreadable.values()))
+    say(quiet, f"{run.folder / RUN_TOKENIZER} is ready: use it with --tokenizer")
+
+
+def _open_run(options: TrainOptions) -> Run:
+    data = DataPaths(options.sources, options.validation, options.cache)
+    if options.resume is not None:
+        return reopen(options.resume, data)
+    return create(options.out, options.quantizer, options.config, options.overrides, data)

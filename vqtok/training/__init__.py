@@ -1,4 +1,4 @@
-"""Training: the loop, a step, the state that is saved, the log, validation."""
+"""Training of tokenizers: the loop, the data, and the folders of runs."""
 
 from vqtok.training.loop import train
 

@@ -1,4 +1,4 @@
-"""Decoded clips that are kept: in memory, or in a folder that several runs and processes share."""
+"""A cache of decoded clips: in memory, or in a folder shared by runs and processes."""
 
 import hashlib
 import json
@@ -18,77 +18,96 @@ CHUNK = 16  # frames decoded at a time
 
 @dataclass(frozen=True)
 class CachedClip:
-    """A decoded clip: its timestamps (t) in ticks, and what opens its frames (t h w c), uint8."""
+    """A decoded clip.
 
-    times: np.ndarray
-    open: Callable[[], np.ndarray]
-    found: bool  # in the folder, not decoded now
-
-
-class Cache:
-    """Clips decoded once, as long as they fit into so many bytes.
-
-    In a folder, a clip is two files named after its path, size in bytes, time of change and short
-    side: NAME.frames, uint8 (t h w c) and nothing else, and NAME.json, with its shape and times.
-    The second is written last, and both appear whole: what is there can be used by any process.
-    What was there before does not count against the room.
+    timestamps: of each frame (t), in ticks of the source's time base.
+    open_frames: returns the frames (t h w c) uint8.
+    hit: whether the clip was in the cache folder already.
     """
 
-    def __init__(self, folder: Path | None, room: float) -> None:
-        self.folder, self.room = folder, room
-
-    def get(self, path: Path, size: int, need: float) -> CachedClip | None:
-        """The clip at this short side, which takes about `need` bytes; None if there is no room."""
-        target = self.folder and self.folder / _name(path, size)
-        kept = target and _read(target, found=True)
-        if kept or need > self.room:
-            return kept
-        if target is None:
-            with open_video(path, size=size) as clip:
-                chunks, times = zip(*clip.chunks(CHUNK), strict=True)
-            frames = np.concatenate(chunks)
-            self.room -= frames.nbytes
-            return CachedClip(np.concatenate(times), lambda: frames, found=False)
-        self.room -= _write(target, path, size)
-        return _read(target, found=False)
+    timestamps: np.ndarray
+    open_frames: Callable[[], np.ndarray]
+    hit: bool
 
 
-def _name(path: Path, size: int) -> str:
-    about = path.stat()
-    key = f"{path.resolve()} {about.st_size} {about.st_mtime_ns} {size}"
+class ClipCache:
+    """Decoded clips, up to a number of bytes.
+
+    In a folder, a clip is two files, named after the source's path, size, modification time and
+    the short side: NAME.frames has the pixels, uint8 (t h w c), and NAME.json the shape and the
+    timestamps. The second is written last, and both atomically, so any process can use what it
+    finds.
+
+    folder: None keeps clips in memory.
+    capacity: bytes that this process may add; clips that were in the folder before do not count.
+    """
+
+    def __init__(self, folder: Path | None, capacity: float) -> None:
+        self.folder, self.capacity = folder, capacity
+
+    def get(self, path: Path, short_side: int, estimated_bytes: float) -> CachedClip | None:
+        """Return a clip scaled to this short side, decoding it if necessary.
+
+        Returns None if there is no room for it. Raises VqtokError if it cannot be read.
+        """
+        if self.folder is None:
+            return self._decode(path, short_side) if estimated_bytes <= self.capacity else None
+        entry = self.folder / _entry_name(path, short_side)
+        cached = _read_entry(entry, hit=True)
+        if cached is None and estimated_bytes <= self.capacity:
+            self.capacity -= _write_entry(entry, path, short_side)
+            cached = _read_entry(entry, hit=False)
+        return cached
+
+    def _decode(self, path: Path, short_side: int) -> CachedClip:
+        with open_video(path, size=short_side) as clip:
+            chunks, timestamps = zip(*clip.chunks(CHUNK), strict=True)
+        frames = np.concatenate(chunks)
+        self.capacity -= frames.nbytes
+        return CachedClip(np.concatenate(timestamps), lambda: frames, hit=False)
+
+
+def _entry_name(path: Path, short_side: int) -> str:
+    stat = path.stat()
+    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {short_side}"
     return f"{path.stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def _files(target: Path) -> tuple[Path, Path]:
-    """A stem may hold dots, so the endings are joined on."""
-    return target.with_name(f"{target.name}.frames"), target.with_name(f"{target.name}.json")
+def _entry_files(entry: Path) -> tuple[Path, Path]:
+    """Return the paths of the frames and of the index."""
+    # Not with_suffix: the name may contain dots.
+    return entry.with_name(f"{entry.name}.frames"), entry.with_name(f"{entry.name}.json")
 
 
-def _write(target: Path, path: Path, size: int) -> int:
-    """Decode a clip into its two files, a few frames at a time; how many bytes there are."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    frames, index = _files(target)
-    with open_video(path, size=size) as clip, atomic_write(frames) as temporary:
-        times: list[int] = []
-        with temporary.open("wb") as file:
-            for chunk, stamps in clip.chunks(CHUNK):
-                file.write(chunk.data)
-                times += stamps
-    shape = len(times), clip.height, clip.width, 3
+def _write_entry(entry: Path, path: Path, short_side: int) -> int:
+    """Decode a clip into an entry; return its size in bytes."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    frames, index = _entry_files(entry)
+    timestamps: list[int] = []
+    with (
+        open_video(path, size=short_side) as clip,
+        atomic_write(frames) as temporary,
+        temporary.open("wb") as file,
+    ):
+        for chunk, times in clip.chunks(CHUNK):
+            file.write(chunk.data)
+            timestamps += times
+    shape = len(timestamps), clip.height, clip.width, 3
     with atomic_write(index) as temporary:
-        temporary.write_text(json.dumps({"source": str(path), "shape": shape, "times": times}))
+        content = {"source": str(path), "shape": shape, "times": timestamps}
+        temporary.write_text(json.dumps(content))
     return prod(shape)
 
 
-def _read(target: Path, found: bool) -> CachedClip | None:
-    """What is there; None if that is nothing, or cannot be read."""
-    frames, index = _files(target)
+def _read_entry(entry: Path, hit: bool) -> CachedClip | None:
+    """Return the clip of an entry; None if it does not exist or is damaged."""
+    frames, index = _entry_files(entry)
     try:
-        entry = json.loads(index.read_text())
-        times, shape = np.asarray(entry["times"], np.int64), tuple(entry["shape"])
-        whole = len(times) == shape[0] and frames.stat().st_size == prod(shape)
+        content = json.loads(index.read_text())
+        timestamps, shape = np.asarray(content["times"], np.int64), tuple(content["shape"])
+        complete = len(timestamps) == shape[0] and frames.stat().st_size == prod(shape)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    # Mapped anew for each use: thousands of clips would be as many open files.
-    opened = partial(np.memmap, frames, np.uint8, "r", shape=shape)
-    return CachedClip(times, opened, found) if whole else None
+    # Mapped for each use: thousands of clips would otherwise be as many open files.
+    open_frames = partial(np.memmap, frames, np.uint8, "r", shape=shape)
+    return CachedClip(timestamps, open_frames, hit) if complete else None

@@ -1,4 +1,4 @@
-"""An adversary: a small network that learns to tell clips from reconstructions, patch by patch."""
+"""The adversarial loss: a discriminator that tells clips from reconstructions."""
 
 from itertools import pairwise
 
@@ -11,18 +11,19 @@ from torch.optim import AdamW
 from vqtok import distributed
 from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
+from vqtok.training.optimizer import parameter_groups
 
 WIDTHS = (3, 32, 64, 128)  # channels; each layer halves height and width
-SMALLEST = 2 ** (len(WIDTHS) - 1)  # height and width that leave one patch
+MIN_SIZE = 2 ** (len(WIDTHS) - 1)  # height and width of a single patch
+BETAS = (0.5, 0.99)
+WEIGHT_DECAY = 0.01
 
 
 class Discriminator(nn.Module):
-    """A discriminator of patches (arXiv:1611.07004) in three dimensions, with its own optimizer.
+    """A 3-D patch discriminator (arXiv:1611.07004) with its own optimizer.
 
-    Hinge losses and spectrally normalised weights (arXiv:1802.05957). What it asks of the tokenizer
-    is weighed as in VQGAN (arXiv:2012.09841), here by gradients at the reconstruction: it pulls as
-    hard on the pixels as the other loss does, times `adversarial_weight`. `first` is the step at
-    which it comes in.
+    Trained with hinge losses and spectrally normalized weights (arXiv:1802.05957). It takes part
+    from `first_step` on.
     """
 
     def __init__(self, settings: TrainSettings) -> None:
@@ -33,35 +34,44 @@ class Discriminator(nn.Module):
             layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
         last = spectral_norm(nn.Conv3d(WIDTHS[-1], 1, (1, 3, 3), padding=(0, 1, 1)))
         self.net = nn.Sequential(*layers, last)
-        self.weight, self.reduced = settings.adversarial_weight, settings.dtype == "bfloat16"
-        self.first = round((1 - settings.adversarial_share) * settings.steps)
-        self.optimizer = AdamW(self.parameters(), lr=settings.learning_rate, betas=(0.5, 0.99))
+        self.weight, self.use_bfloat16 = settings.adversarial_weight, settings.dtype == "bfloat16"
+        self.first_step = round((1 - settings.adversarial_share) * settings.steps)
+        groups = parameter_groups(self, WEIGHT_DECAY)
+        self.optimizer = AdamW(groups, settings.learning_rate, BETAS)
 
     def forward(self, video: Tensor) -> Tensor:
-        """How real each patch of a video (b 3 t h w) in 0..1 looks."""
-        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.reduced):
+        """Return a score for each patch of a video (b 3 t h w) in 0..1; high means real."""
+        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.use_bfloat16):
             return self.net(video * 2 - 1).float()
 
-    def pull(self, reconstruction: Tensor, loss: Tensor) -> Tensor:
-        """What to add to the loss of a reconstruction (b 3 t h w); it moves no weight here."""
-        self.requires_grad_(False)
-        doubt = -self(reconstruction).mean()
-        self.requires_grad_(True)
-        slopes = [
-            torch.autograd.grad(x, reconstruction, retain_graph=True)[0] for x in (loss, doubt)
-        ]
-        theirs, ours = all_reduce_mean(torch.stack([s.square().sum() for s in slopes])).sqrt()
-        return self.weight * theirs / ours.clamp(min=1e-12) * doubt
+    def generator_loss(self, reconstruction: Tensor, loss: Tensor) -> Tensor:
+        """Return the adversarial loss of a reconstruction (b 3 t h w), to be added to `loss`.
 
-    def learn(self, video: Tensor, reconstruction: Tensor, share: float) -> Tensor:
-        """Add this share of its own loss's gradients to those that are there; gives the loss."""
-        real, made = self(video), self(reconstruction.detach())
-        loss = (F.relu(1 - real).mean() + F.relu(1 + made).mean()) / 2
-        (share * loss).backward()
+        Weighted as in VQGAN (arXiv:2012.09841), but by the gradients of the pixels: its gradient
+        norm there is that of `loss`, times `adversarial_weight`.
+        """
+        self.requires_grad_(False)
+        adversarial_loss = -self(reconstruction).mean()
+        self.requires_grad_(True)
+        gradients = [
+            torch.autograd.grad(x, reconstruction, retain_graph=True)[0]
+            for x in (loss, adversarial_loss)
+        ]
+        squared_norms = torch.stack([g.square().sum() for g in gradients])
+        norm, adversarial_norm = all_reduce_mean(squared_norms).sqrt()
+        return self.weight * norm / adversarial_norm.clamp(min=1e-12) * adversarial_loss
+
+    def discriminator_backward(
+        self, video: Tensor, reconstruction: Tensor, weight: float
+    ) -> Tensor:
+        """Add the gradients of the discriminator's own loss, times `weight`; return that loss."""
+        real, fake = self(video), self(reconstruction.detach())
+        loss = (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+        (weight * loss).backward()
         return all_reduce_mean(loss.detach())
 
     def update(self) -> None:
-        """Move the weights along the gradients of all ranks, and forget these."""
+        """Update the weights with the gradients of all ranks, and clear the gradients."""
         distributed.average_gradients(self)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What a run says of itself: lines of metrics.jsonl, and the same for TensorBoard."""
+"""Logging of metrics: averages over steps, metrics.jsonl and TensorBoard."""
 
 import json
 import time
@@ -14,52 +14,60 @@ from vqtok.errors import UsageError
 from vqtok.files import atomic_write
 
 Row = dict[str, Any]
-Write = Callable[[Row], None]
+Logger = Callable[[Row], None]
 
 
 class MetricAverager:
-    """Means over the steps since the last row."""
+    """Averages metrics over the steps since the last reset."""
 
     def __init__(self, codebook_size: int) -> None:
-        self._size = codebook_size
-        self.restart()
+        self._codebook_size = codebook_size
+        self.reset()
 
-    def restart(self) -> None:
-        """Forget what was added; the clock starts now."""
-        self._values: list[dict[str, Tensor]] = []
+    def reset(self) -> None:
+        """Discard all steps and restart the clock."""
+        self._metrics: list[dict[str, Tensor]] = []
         self._indices: list[Tensor] = []
-        self._waited = 0.0
-        self._time = time.perf_counter()
+        self._data_wait = 0.0
+        self._start = time.perf_counter()
 
-    def add(self, values: dict[str, Tensor], indices: Tensor, waited: float) -> None:
-        """Take in what a step gave, and the seconds that it waited for its clips."""
-        self._values.append(values)
+    def update(self, metrics: dict[str, Tensor], indices: Tensor, data_wait: float) -> None:
+        """Add a step.
+
+        indices: of the whole batch (n). data_wait: seconds spent waiting for the batch.
+        """
+        self._metrics.append(metrics)
         self._indices.append(indices)
-        self._waited += waited
+        self._data_wait += data_wait
 
     def row(self, step: int) -> Row:
-        """What to write after this step."""
-        steps = len(self._values)
+        """Return a row of metrics.jsonl: the mean metrics, codebook usage and seconds per step."""
+        steps = len(self._metrics)
         seconds = {
-            "seconds_per_step": (time.perf_counter() - self._time) / steps,
-            "data_wait": self._waited / steps,
+            "seconds_per_step": (time.perf_counter() - self._start) / steps,
+            "data_wait": self._data_wait / steps,
         }
+        # A metric that started since the last row, such as that of the discriminator, is averaged
+        # over the steps that have it.
         means = {
-            name: torch.stack([v[name].float() for v in self._values if name in v]).mean().item()
-            for name in self._values[-1]
+            name: torch.stack([m[name].float() for m in self._metrics if name in m]).mean().item()
+            for name in self._metrics[-1]
         }
         indices = torch.cat(self._indices).cpu()
-        use = codebook_use(torch.bincount(indices, minlength=self._size).numpy())
-        return {"step": step} | means | use.summary() | seconds
+        usage = codebook_use(torch.bincount(indices, minlength=self._codebook_size).numpy())
+        return {"step": step} | means | usage.summary() | seconds
 
 
-def lines(path: Path, first: int) -> Write:
-    """Append rows to a file that a resumed run, which has done `first` steps, goes on with."""
-    # A run that was killed may have written lines after its last save, the last one in part.
-    old = path.read_text(errors="replace").splitlines() if path.exists() else []
-    kept = [line for line in old if _stands(line, first)]
+def jsonl_logger(path: Path, first_step: int) -> Logger:
+    """Return a logger that appends rows to a file, in a run that has done `first_step` steps.
+
+    Rows of later steps are removed: a run that was killed may have logged steps that its last save
+    does not include, and the last row may be incomplete.
+    """
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    saved = [line for line in lines if _is_row_until(line, first_step)]
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.write_text("".join(line + "\n" for line in saved))
 
     def write(row: Row) -> None:
         with path.open("a") as file:
@@ -68,23 +76,22 @@ def lines(path: Path, first: int) -> Write:
     return write
 
 
-def _stands(line: str, first: int) -> bool:
-    """Whether a line is a row, and of no later step."""
+def _is_row_until(line: str, last_step: int) -> bool:
     try:
-        return json.loads(line)["step"] <= first
+        return json.loads(line)["step"] <= last_step
     except (ValueError, KeyError, TypeError):
         return False
 
 
-def tensorboard(folder: Path, first: int) -> Write:
-    """Write rows to event files in a folder. Raises UsageError where TensorBoard is missing."""
+def tensorboard_logger(folder: Path, first_step: int) -> Logger:
+    """Return a logger that writes event files. Raises UsageError if TensorBoard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UsageError(
             "train.tensorboard needs TensorBoard: pip install 'vqtok[tensorboard]'"
         ) from None
-    writer = SummaryWriter(str(folder), purge_step=first)
+    writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(row: Row) -> None:
         for name, value in row.items():

@@ -1,5 +1,6 @@
-"""The training loop, as straight code: a step, a row of the log, a save."""
+"""The training loop."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,16 +12,17 @@ from torch import Tensor
 from vqtok import distributed
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
+from vqtok.files import RUN_METRICS, RUN_SAMPLES, RUN_STATE, RUN_TOKENIZER
 from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
 from vqtok.pipeline.overlap import prefetch
 from vqtok.precision import set_global_flags
-from vqtok.training import log
-from vqtok.training.data import Clips, Procedural
-from vqtok.training.discriminator import SMALLEST
-from vqtok.training.runs import STATE, TOKENIZER, Run
-from vqtok.training.state import State
+from vqtok.training.data import TrainingClips
+from vqtok.training.discriminator import MIN_SIZE
+from vqtok.training.log import Logger, MetricAverager, Row, jsonl_logger, tensorboard_logger
+from vqtok.training.runs import Run
 from vqtok.training.step import train_step
+from vqtok.training.train_state import TrainState
 from vqtok.training.validation import validate
 
 LOG_EVERY = 10  # steps
@@ -28,126 +30,143 @@ LOG_EVERY = 10  # steps
 
 def train(
     run: Run,
-    clips: Clips | Procedural,
+    clips: TrainingClips,
     device: torch.device,
-    show: log.Write,
-    until: int | None = None,
+    show: Logger,
+    last_step: int | None = None,
 ) -> None:
-    """Train a run from its last save, or from the start, up to step `until` (or `train.steps`).
+    """Train a run, from its last save if there is one, up to `last_step` (default: `train.steps`).
 
-    Leaves in its folder `tokenizer.safetensors`, `metrics.jsonl` (a line every 10 steps, also given
-    to `show`), `samples/` and `resume.safetensors`. On a CPU, a run that was stopped and resumed
-    equals one that was not to the last bit. Ctrl-C saves after the step in hand. Under `torchrun`,
-    each process works on its share of every batch, and rank 0 writes.
+    Writes the files of the run folder and passes each row of metrics.jsonl to `show`. On a CPU, a
+    run that was stopped and resumed equals an uninterrupted one to the last bit. Ctrl-C saves after
+    the current step. Under `torchrun`, each rank works on its share of every batch, and rank 0
+    writes.
 
-    Raises VqtokError when the training data or the saved state cannot be read, or when the loss is
-    no longer a number; the last save then stands.
+    Raises VqtokError if the data or the saved state cannot be read, or if the loss is not finite;
+    the last save remains.
     """
     settings = run.settings.train
-    steps = until or settings.steps
-    if steps > settings.steps:
-        raise UsageError(
-            f"--steps {steps} lies beyond train.steps={settings.steps}, where the learning rate is "
-            "zero: make a run of more steps"
-        )
-    check_batch(settings)
+    last_step = last_step or settings.steps
+    check_settings(settings, last_step)
     set_global_flags()
-    state = State.new(run.settings, device)
-    if (run.folder / STATE).exists():
-        state.restore(run.folder / STATE)
-    if state.step >= steps:
+    state = load_or_init(run, clips, device)
+    if state.step >= last_step:
         raise UsageError(
             f"{run.folder} has done {state.step} steps already: ask for more with --steps"
         )
-    if state.step == 0 and settings.init_from:
-        state.adopt(checkpoint.load(settings.init_from))
-    elif state.step == 0:  # before the ranks join: each does the same, with no word from the others
-        batches = range(-(-settings.init_clips // settings.batch_size))
-        state.start(torch.cat([clips.batch(step) for step in batches]))
-    with distributed.process_group(device), defer_sigint() as stopped:
+    with distributed.process_group(device), defer_sigint() as interrupted:
         distributed.broadcast_module(state.tokenizer)
-        write = opened(run, state.step, show) if distributed.rank() == 0 else None
-        walk(run, clips, state, steps, write, stopped)
+        logger = make_logger(run, state.step, show) if distributed.rank() == 0 else None
+        run_steps(run, clips, state, last_step, logger, interrupted)
 
 
-def walk(
+def run_steps(
     run: Run,
-    clips: Clips | Procedural,
-    state: State,
-    steps: int,
-    write: log.Write | None,
-    stopped: Callable[[], bool],
+    clips: TrainingClips,
+    state: TrainState,
+    last_step: int,
+    logger: Logger | None,
+    interrupted: Callable[[], bool],
 ) -> None:
-    """Go on to step `steps`, or until stopped; `write` is None in all ranks but the first."""
+    """Train until `last_step` or an interrupt; `logger` is None on all ranks but the first.
+
+    Raises KeyboardInterrupt after an interrupt, once the state is saved.
+    """
     settings, device = run.settings.train, state.tokenizer.device
-    recent = log.MetricAverager(state.tokenizer.codebook_size)
-    batch = partial(clips.batch, rank=distributed.rank(), ranks=distributed.world_size())
+    averager = MetricAverager(state.tokenizer.codebook_size)
+    batch = partial(clips.batch, rank=distributed.rank(), world_size=distributed.world_size())
     with prefetch(map(batch, count(state.step))) as batches:
-        while state.step < steps:
-            before = time.perf_counter()
+        while state.step < last_step:
+            start = time.perf_counter()
             video = next(batches).to(device)
-            waited = time.perf_counter() - before
-            values, indices = train_step(state, video, settings)
-            state.stepped(settings.ema_decay)
-            recent.add(values, distributed.all_gather(indices.flatten()), waited)
-            stop = distributed.any_rank(
-                stopped()
-            )  # a Ctrl-C after this waits for the next step's save
-            saving = stop or state.step == steps or state.step % settings.save_every == 0
-            validating = settings.validate_every and state.step % settings.validate_every == 0
-            if saving or validating or state.step % LOG_EVERY == 0:
-                check_loss(values["loss"], state.step)
-                row = recent.row(state.step) | clips.figures
-                if write and validating:
-                    picture = run.folder / "samples" / f"step-{state.step}.png"
-                    row |= validate(state.average, clips, settings, picture)
-                if write:
-                    write(row)
-                recent.restart()
-            if write and saving:
-                checkpoint.save(run.folder / TOKENIZER, state.average, run.settings, state.step)
-                state.save(run.folder / STATE)
+            data_wait = time.perf_counter() - start
+
+            metrics, indices = train_step(state, video, settings)
+            averager.update(metrics, distributed.all_gather(indices.flatten()), data_wait)
+
+            stop = distributed.any_rank(interrupted())
+            save_now = stop or state.step == last_step or is_due(state.step, settings.save_every)
+            validate_now = is_due(state.step, settings.validate_every)
+            if save_now or validate_now or is_due(state.step, LOG_EVERY):
+                check_loss(metrics["loss"], state.step)
+                row = averager.row(state.step) | clips.metrics
+                if logger and validate_now:
+                    image_path = run.folder / RUN_SAMPLES / f"step-{state.step}.png"
+                    row |= validate(state.ema_model, clips, settings, image_path)
+                if logger:
+                    logger(row)
+                averager.reset()
+            if logger and save_now:
+                path = run.folder / RUN_TOKENIZER
+                checkpoint.save(path, state.ema_model, run.settings, state.step)
+                state.save(run.folder / RUN_STATE)
             if stop:
                 raise KeyboardInterrupt
 
 
-def check_batch(settings: TrainSettings) -> None:
-    """UsageError if a batch does not split evenly, or its clips are too small for an adversary."""
-    if settings.batch_size % (settings.accumulate * distributed.world_size()):
-        processes = (
-            f" in each of {distributed.world_size()} processes"
-            if distributed.world_size() > 1
-            else ""
+def is_due(step: int, every: int) -> bool:
+    """Return whether something that happens every so many steps (0: never) happens now."""
+    return every > 0 and step % every == 0
+
+
+def load_or_init(run: Run, clips: TrainingClips, device: torch.device) -> TrainState:
+    """Return the saved state of a run; of a new run, a state with initial weights."""
+    settings = run.settings.train
+    state = TrainState.new(run.settings, device)
+    if (run.folder / RUN_STATE).exists():
+        state.load(run.folder / RUN_STATE)
+    elif settings.init_from:
+        state.init_from(checkpoint.load(settings.init_from))
+    else:
+        # Before the process group exists: every rank computes the same weights on its own.
+        steps = range(math.ceil(settings.init_clips / settings.batch_size))
+        state.init_from_data(torch.cat([clips.batch(step) for step in steps]))
+    return state
+
+
+def check_settings(settings: TrainSettings, last_step: int) -> None:
+    """Raise UsageError for settings that do not go together."""
+    if last_step > settings.steps:
+        raise UsageError(
+            f"--steps {last_step} is beyond train.steps={settings.steps}, where the learning rate "
+            "reaches zero: start a run with more train.steps"
         )
+    processes = distributed.world_size()
+    if settings.batch_size % (settings.accumulate * processes):
         raise UsageError(
             f"train.batch_size={settings.batch_size} does not split evenly into "
-            f"train.accumulate={settings.accumulate} parts{processes}"
+            f"train.accumulate={settings.accumulate} parts"
+            + (f" in each of {processes} processes" if processes > 1 else "")
         )
-    if settings.adversarial_weight and settings.crop < SMALLEST:
+    if settings.adversarial_weight and settings.crop < MIN_SIZE:
         raise UsageError(
             f"train.crop={settings.crop} is too small for train.adversarial_weight: make it "
-            f"{SMALLEST} at least"
+            f"{MIN_SIZE} at least"
         )
 
 
 def check_loss(loss: Tensor, step: int) -> None:
-    """VqtokError if the loss is no number; weights that gave none never give one again."""
+    """Raise VqtokError if the loss is not finite: training cannot recover from that."""
     if not loss.isfinite():
         raise VqtokError(
-            f"the loss is no longer a number at step {step}: go on from the last save with a lower "
+            f"the loss is not finite at step {step}: start a new run with a lower "
             "train.learning_rate"
         )
 
 
-def opened(run: Run, first: int, show: log.Write) -> log.Write:
-    """Make the folder of a run that has done `first` steps; what writes a row wherever it goes."""
-    board = run.settings.train.tensorboard
-    writers = [log.tensorboard(run.folder / "tensorboard", first)] if board else []
-    run.write()
-    writers += [log.lines(run.folder / "metrics.jsonl", first), show]
+def make_logger(run: Run, first_step: int, show: Logger) -> Logger:
+    """Create the run folder; return a logger that passes rows to its files and to `show`.
 
-    def write(row: log.Row) -> None:
-        for writer in writers:
-            writer(row)
+    first_step: steps that the run has done.
+    """
+    loggers = []
+    if run.settings.train.tensorboard:
+        loggers.append(tensorboard_logger(run.folder / "tensorboard", first_step))
+    run.save()
+    loggers += [jsonl_logger(run.folder / RUN_METRICS, first_step), show]
 
-    return write
+    def log(row: Row) -> None:
+        for logger in loggers:
+            logger(row)
+
+    return log

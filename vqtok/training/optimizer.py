@@ -1,73 +1,68 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) for convolutions."""
+"""The optimizers of a training run: Muon for convolution kernels, AdamW for everything else."""
 
-import math
 from collections.abc import Iterable
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 
-MOMENTUM, BETAS, EPS = 0.95, (0.9, 0.99), 1e-8
-ROUNDS = 5
-COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Jordan's: small singular values grow fastest
-ADAM_LENGTH = 0.2  # root mean square of a typical step of Adam, in learning rates
+from vqtok.config import TrainSettings
+
+BETAS = (0.9, 0.99)  # of AdamW
 
 
-class Muon(Optimizer):
-    """Steps of a convolution's weights are made orthogonal, so that no direction is neglected.
+def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[Optimizer]:
+    """Return the optimizers that together update all trainable parameters of a model.
 
-    A kernel counts as a matrix (c_out, c_in * its size). What is none, such as a bias or a
-    codebook, takes Adam's steps; those of both are equally long (Liu et al. 2025,
-    arXiv:2502.16982), so they share a learning rate. Weights decay by lr * weight_decay a step, as
-    in AdamW.
+    With `train.optimizer=muon`, convolution kernels go to Muon and the rest to AdamW.
     """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                direction = self._kernel(p) if p.ndim > 2 else self._other(p)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=group["lr"])
-
-    def _kernel(self, p: nn.Parameter) -> Tensor:
-        momentum = self._state(p, "momentum")
-        momentum.lerp_(p.grad, 1 - MOMENTUM)
-        ahead = p.grad.lerp(momentum, MOMENTUM)  # Nesterov's
-        step = orthogonal(ahead.flatten(1))
-        return step.mul_(ADAM_LENGTH * math.sqrt(max(step.shape))).view_as(p)
-
-    def _other(self, p: nn.Parameter) -> Tensor:
-        mean, square = self._state(p, "mean"), self._state(p, "square")
-        steps = self.state[p].setdefault("steps", torch.zeros(()))
-        steps += 1
-        mean.lerp_(p.grad, 1 - BETAS[0])
-        square.lerp_(p.grad.square(), 1 - BETAS[1])
-        mean, square = mean / (1 - BETAS[0] ** steps), square / (1 - BETAS[1] ** steps)
-        return mean / (square.sqrt() + EPS)
-
-    def _state(self, p: nn.Parameter, name: str) -> Tensor:
-        state = self.state[p]
-        if name not in state:
-            state[name] = torch.zeros_like(p)
-        return state[name]
+    use_muon = settings.optimizer == "muon"
+    kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 2 and use_muon]
+    groups = parameter_groups(model, settings.weight_decay, exclude=kernels)
+    adamw = AdamW(groups, settings.learning_rate, BETAS)
+    return [adamw, kernel_muon(kernels, settings)] if kernels else [adamw]
 
 
-def orthogonal(x: Tensor) -> Tensor:
-    """The orthogonal matrix nearest to x (m n), roughly: singular values between 0.7 and 1.2.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, exclude: Iterable[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
+    """Return optimizer groups that apply weight decay to matrices and kernels only.
 
-    By an iteration of Newton and Schulz in bfloat16, where its errors do no harm.
+    Biases, norm weights and codebooks (embeddings) are not decayed.
     """
-    y = x.bfloat16()
-    y = y.T if len(y) > y.shape[1] else y
-    y = y / (y.norm() + 1e-7)
-    a, b, c = COEFFICIENTS
-    for _ in range(ROUNDS):
-        square = y @ y.T
-        y = a * y + (b * square + c * square @ square) @ y
-    return (y.T if len(x) > x.shape[1] else y).to(x.dtype)
+    excluded = set(exclude)
+    codebooks = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    parameters = [p for p in model.parameters() if p.requires_grad and p not in excluded]
+    decayed = [p for p in parameters if p.ndim > 1 and p not in codebooks]
+    not_decayed = [p for p in parameters if p.ndim <= 1 or p in codebooks]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
+    ]
+
+
+def kernel_muon(kernels: list[nn.Parameter], settings: TrainSettings) -> Muon:
+    """Return a Muon optimizer (https://kellerjordan.github.io/posts/muon/) of convolution kernels.
+
+    Each kernel counts as a matrix (c_out, c_in * its size). Updates have the RMS of AdamW's
+    (arXiv:2502.16982), so both optimizers share one learning rate.
+
+    kernels: (c_out c_in ...), in channels-last memory format.
+    """
+    # torch's Muon takes matrices only. These share the memory of the kernels: a view never copies.
+    matrices = [nn.Parameter(_channels_last(k).view(len(k), -1)) for k in kernels]
+    lr, weight_decay = settings.learning_rate, settings.weight_decay
+    muon = Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+
+    def share_gradients(*_: object) -> None:
+        for kernel, matrix in zip(kernels, matrices, strict=True):
+            grad = kernel.grad
+            matrix.grad = None if grad is None else _channels_last(grad).reshape(matrix.shape)
+
+    muon.register_step_pre_hook(share_gradients)
+    muon.register_step_post_hook(lambda *_: muon.zero_grad())  # a view keeps its gradient alive
+    return muon
+
+
+def _channels_last(kernel: Tensor) -> Tensor:
+    return kernel.detach().movedim(1, -1)

@@ -1,63 +1,93 @@
-"""Run folders: what a training run is made of, and where it is kept."""
+"""Run folders: the settings of a training run, its data, and where both are saved."""
 
+import glob
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Self
 
 from vqtok import config
 from vqtok.config import Config
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import atomic_write
-from vqtok.training.data import Clips, Procedural, find_media
-
-SETTINGS, DATA, STATE = "config.json", "data.json", "resume.safetensors"
-TOKENIZER = "tokenizer.safetensors"
+from vqtok.files import RUN_CONFIG, RUN_DATA, atomic_write, is_pattern
+from vqtok.training.data import TrainingClips, VideoClips, find_media
+from vqtok.training.synthetic import SyntheticClips
 
 
 @dataclass(frozen=True)
-class Run:
-    """A folder, the settings in it, and where its data comes from.
+class DataPaths:
+    """Where the clips of a run come from.
 
-    sources: files and folders to train on; none: clips made up.
-    validation: files and folders held out; none: every so many-th of the sources' files.
-    cache: a folder for decoded clips; None: memory.
+    sources: files, folders and glob patterns to train on; empty: synthetic clips.
+    validation: the same, to validate on; empty: a share of the files in `sources`.
+    cache: folder for decoded clips; None: memory.
     """
 
-    folder: Path
-    settings: Config
-    sources: Sequence[Path]
+    sources: Sequence[Path] = ()
     validation: Sequence[Path] = ()
     cache: Path | None = None
 
-    def clips(self) -> Clips | Procedural:
-        """The training data. Raises UsageError when a source is gone or empty."""
-        settings = self.settings.train
-        if not self.sources:
-            return Procedural(settings)
-        files = find_media(self.sources)
-        if self.validation:
-            held_out = find_media(self.validation)
-        elif settings.validation_share:
-            every = round(1 / settings.validation_share)
-            held_out = files[every - 1 :: every]
-        else:
-            held_out = []
-        paths = sorted(set(files) - set(held_out))
-        if not paths:
-            raise UsageError("--validation takes all files of --data: nothing is left to train on")
-        return Clips(paths, settings, held_out, self.cache)
+    def absolute(self) -> Self:
+        """Return the same data as seen from any working directory."""
+        return type(self)(
+            sources=[_absolute(path) for path in self.sources],
+            validation=[_absolute(path) for path in self.validation],
+            cache=self.cache and self.cache.resolve(),
+        )
 
-    def write(self) -> None:
-        """Make the folder, with the settings and places that `reopen` reads."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        places = {
+    def to_json(self) -> str:
+        """Return JSON for `from_json`."""
+        paths = {
             "sources": [str(path) for path in self.sources],
             "validation": [str(path) for path in self.validation],
             "cache": self.cache and str(self.cache),
         }
-        for name, text in ((DATA, json.dumps(places)), (SETTINGS, self.settings.to_json())):
+        return json.dumps(paths)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for other text."""
+        paths = json.loads(text)
+        sources, validation = ([Path(p) for p in paths[k]] for k in ("sources", "validation"))
+        return cls(sources, validation, paths["cache"] and Path(paths["cache"]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: its folder, its settings and its data."""
+
+    folder: Path
+    settings: Config
+    data: DataPaths = DataPaths()
+
+    def open_clips(self) -> TrainingClips:
+        """Return the clips of the run.
+
+        Raises UsageError if a source does not exist, or if no file is left to train on.
+        """
+        settings = self.settings.train
+        if not self.data.sources:
+            return SyntheticClips(settings)
+        files = find_media(self.data.sources)
+        held_out: list[Path] = []
+        if self.data.validation:
+            held_out = find_media(self.data.validation)
+        elif settings.validation_share:
+            n = round(1 / settings.validation_share)
+            held_out = files[n - 1 :: n]
+        resolved = {path.resolve() for path in held_out}
+        training = [path for path in files if path.resolve() not in resolved]
+        if not training:
+            raise UsageError("--validation takes all files of --data: nothing is left to train on")
+        return VideoClips(training, settings, held_out, self.data.cache)
+
+    def save(self) -> None:
+        """Create the folder, with the settings and data paths that `reopen` reads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = {RUN_DATA: self.data.to_json(), RUN_CONFIG: self.settings.to_json()}
+        for name, text in files.items():
             with atomic_write(self.folder / name) as temporary:
                 temporary.write_text(text + "\n")
 
@@ -65,63 +95,61 @@ class Run:
 def create(
     folder: Path | None,
     quantizer: str | None,
-    file: Path | None,
+    config_file: Path | None,
     overrides: Sequence[str],
-    sources: Sequence[Path],
-    validation: Sequence[Path] = (),
-    cache: Path | None = None,
+    data: DataPaths,
 ) -> Run:
-    """A new run, by default in the next free folder in `runs/`; nothing is written yet.
+    """Return a new run; nothing is written yet.
 
-    Raises UsageError for settings that are not right or a folder that holds a run already.
+    folder: by default the next free one in `runs/`.
+    quantizer: chooses the config file if none is given; fsq by default.
+    overrides: `section.key=value`.
+
+    Raises UsageError for wrong settings or a folder that contains a run.
     """
     if quantizer is not None and quantizer not in config.QUANTIZERS:
         raise UsageError(f"--quantizer {quantizer}: must be one of {', '.join(config.QUANTIZERS)}")
-    file = file or config.folder() / f"{quantizer or 'fsq'}.toml"
-    settings = config.load(file, overrides)
+    config_file = config_file or config.folder() / f"{quantizer or 'fsq'}.toml"
+    settings = config.load(config_file, overrides)
     kind = settings.quantizer.kind
     if quantizer not in (None, kind):
-        raise UsageError(f"{file} is for the quantizer {kind}, not {quantizer}")
-    folder = folder or _free(Path("runs"), kind)
-    if (folder / SETTINGS).exists():
+        raise UsageError(f"{config_file} is for the quantizer {kind}, not {quantizer}")
+    folder = folder or _next_free_folder(Path("runs"), kind)
+    if (folder / RUN_CONFIG).exists():
         raise UsageError(f"{folder} holds a run already: --resume it or choose another --out")
-    return Run(folder, settings, *_absolute(sources, validation, cache))
+    return Run(folder, settings, data.absolute())
 
 
-def reopen(
-    folder: Path,
-    sources: Sequence[Path],
-    validation: Sequence[Path] = (),
-    cache: Path | None = None,
-) -> Run:
-    """Open a run that was stopped; `sources`, `validation`, `cache` replace its own, if given.
+def reopen(folder: Path, data: DataPaths) -> Run:
+    """Return the run in a folder, to be resumed.
 
-    Raises UsageError when the folder holds no run.
+    data: paths that are given replace those of the run.
+
+    Raises UsageError if the folder contains no run.
     """
-    if not all((folder / name).is_file() for name in (SETTINGS, DATA)):
+    if not all((folder / name).is_file() for name in (RUN_CONFIG, RUN_DATA)):
         raise UsageError(f"{folder} holds no run to resume")
-    settings = config.from_json((folder / SETTINGS).read_text(), str(folder / SETTINGS))
+    settings = config.from_json((folder / RUN_CONFIG).read_text(), str(folder / RUN_CONFIG))
     try:
-        kept = json.loads((folder / DATA).read_text())
-        paths = {name: [Path(p) for p in kept[name]] for name in ("sources", "validation")}
-        place = kept["cache"] and Path(kept["cache"])
+        saved = DataPaths.from_json((folder / RUN_DATA).read_text())
     except (ValueError, KeyError, TypeError):
-        raise VqtokError(f"{folder / DATA} is damaged: make a new run with this --data") from None
-    given = sources or paths["sources"], validation or paths["validation"], cache or place
-    return Run(folder, settings, *_absolute(*given))
-
-
-def _absolute(
-    sources: Sequence[Path], validation: Sequence[Path], cache: Path | None
-) -> tuple[list[Path], list[Path], Path | None]:
-    """The same places from any working folder."""
-    return (
-        [s.resolve() for s in sources],
-        [v.resolve() for v in validation],
-        cache and cache.resolve(),
+        raise VqtokError(
+            f"{folder / RUN_DATA} is damaged: start a new run with the same --data"
+        ) from None
+    data = DataPaths(
+        data.sources or saved.sources,
+        data.validation or saved.validation,
+        data.cache or saved.cache,
     )
+    return Run(folder, settings, data.absolute())
 
 
-def _free(parent: Path, kind: str) -> Path:
+def _absolute(source: Path) -> Path:
+    if is_pattern(source):
+        return Path(glob.escape(str(Path.cwd()))) / source
+    return source.resolve()
+
+
+def _next_free_folder(parent: Path, kind: str) -> Path:
     names = (parent / (kind if i == 1 else f"{kind}-{i}") for i in count(1))
     return next(folder for folder in names if not folder.exists())

@@ -1,4 +1,4 @@
-"""Validation: the tokenizer that would be shipped, on clips that training never sees."""
+"""Validation of the averaged weights on clips that are not trained on."""
 
 from pathlib import Path
 
@@ -9,37 +9,38 @@ from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import TrainSettings
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
-from vqtok.training.data import Clips, Procedural
+from vqtok.training.data import TrainingClips
 
-FRAMES = 33  # of each clip, its first
-SHOWN = 4  # clips in the picture
+FRAMES = 33  # of each clip, from its start
+IMAGE_CLIPS = 4  # clips in the sample image
 
 
 def validate(
-    tokenizer: Tokenizer, clips: Clips | Procedural, settings: TrainSettings, picture: Path
+    tokenizer: Tokenizer, clips: TrainingClips, settings: TrainSettings, image_path: Path
 ) -> dict[str, float]:
-    """Return the metrics of all clips held out, named val_*; empty if there are none.
+    """Return the metrics of the validation clips, named val_*; empty if there are no such clips.
 
-    Writes `picture`, with frames of some of them above what came back.
+    image_path: where to write an image of some of them, above their reconstructions.
     """
-    found: list[EvalResult] = []
-    pairs: list[FramePair] = []
+    results: list[EvalResult] = []
+    samples: dict[int, FramePair] = {}  # by clip: its last frames
 
-    def see(pair: FramePair) -> None:
-        pairs[len(found) :] = [pair]  # the last frames of the clip
+    def keep_sample(pair: FramePair) -> None:
+        if len(results) < IMAGE_CLIPS:
+            samples[len(results)] = pair
 
-    reduced = settings.dtype == "bfloat16"
-    with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=reduced):
-        for video in clips.held_out(FRAMES):
-            callback = see if len(found) < SHOWN else lambda _: None
-            found.append(evaluate_clip(video, tokenizer, callback))
-    if not found:
+    use_bfloat16 = settings.dtype == "bfloat16"
+    with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=use_bfloat16):
+        for video in clips.validation_clips(FRAMES):
+            results.append(evaluate_clip(video, tokenizer, keep_sample))
+    if not results:
         return {}
-    picture.parent.mkdir(exist_ok=True)
-    write_comparison_image(picture, pairs)
-    means = {
-        "psnr": float(np.mean([quality.tokenizer.psnr for quality in found])),
-        "ssim": float(np.mean([quality.tokenizer.ssim for quality in found])),
+    image_path.parent.mkdir(exist_ok=True)
+    write_comparison_image(image_path, list(samples.values()))
+    fidelity = [result.tokenizer for result in results]
+    usage = codebook_use(np.sum([result.counts for result in results], axis=0))
+    metrics = {
+        "psnr": float(np.mean([f.psnr for f in fidelity])),
+        "ssim": float(np.mean([f.ssim for f in fidelity])),
     }
-    use = codebook_use(sum(quality.counts for quality in found))
-    return {f"val_{name}": value for name, value in (means | use.summary()).items()}
+    return {f"val_{name}": value for name, value in (metrics | usage.summary()).items()}

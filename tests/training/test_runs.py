@@ -1,0 +1,110 @@
+"""Run folders and the data of a run."""
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+
+from helpers.command import works
+from helpers.training import TINY, make_run, read_metrics, train_run
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import RUN_DATA, RUN_SAMPLES
+from vqtok.training.runs import DataPaths, create, reopen
+
+NO_DATA = DataPaths()
+
+
+def test_new_runs_go_to_the_next_free_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = create(None, "lfq", None, TINY, NO_DATA)
+    assert not first.folder.exists()
+    first.save()
+    second = create(None, "lfq", None, TINY, NO_DATA)
+    assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
+    with pytest.raises(UsageError, match="holds a run already"):
+        create(first.folder, "lfq", None, TINY, NO_DATA)
+
+
+def test_reopened_run_is_the_same_run(tmp_path):
+    data = DataPaths([tmp_path / "data"], [tmp_path / "held_out"], tmp_path / "cache")
+    run = create(tmp_path / "run", "vq2", None, TINY, data)
+    run.save()
+    assert reopen(run.folder, NO_DATA) == run
+    moved = reopen(run.folder, DataPaths(cache=tmp_path / "other"))
+    assert moved.data == DataPaths(data.sources, data.validation, tmp_path / "other")
+
+
+def test_folders_without_a_readable_run_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="holds no run"):
+        reopen(tmp_path, NO_DATA)
+    run = create(tmp_path / "run", "vq2", None, TINY, NO_DATA)
+    run.save()
+    (run.folder / RUN_DATA).write_text("{}")
+    with pytest.raises(VqtokError, match=r"data\.json is damaged"):
+        reopen(run.folder, NO_DATA)
+
+
+def test_missing_data_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="no such file or folder"):
+        make_run(tmp_path / "run", sources=[tmp_path / "none"]).open_clips()
+
+
+def test_patterns_are_saved_and_mean_the_same_files_from_any_folder(
+    tmp_path, make_clip, monkeypatch
+):
+    folder = tmp_path / "my [best] clips"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mkv"):
+        make_clip(folder / name, frames=8, height=40, width=48)
+    monkeypatch.chdir(folder)
+    options = [f"--set={o}" for o in TINY]
+    data = ["--data", "*.mp4", "--data", "c.mkv", "--validation", "b.*"]
+    works("train", *data, *options, "--out", tmp_path / "run", "--steps", 1, "--quiet")
+    monkeypatch.chdir(tmp_path)
+    saved = json.loads((tmp_path / "run" / RUN_DATA).read_text())
+    assert [Path(source).name for source in saved["sources"]] == ["*.mp4", "c.mkv"]
+    assert all(Path(source).is_absolute() for source in saved["sources"] + saved["validation"])
+    clips = reopen(tmp_path / "run", NO_DATA).open_clips()
+    assert [path.name for path in clips.paths] == ["a.mp4", "c.mkv"]
+    assert [path.name for path in clips.validation_paths] == ["b.mp4"]
+
+
+def test_held_out_files_are_not_trained_on(tmp_path, make_clip):
+    folder, link = tmp_path / "data", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    for i in range(8):
+        make_clip(folder / f"{i}.mp4", frames=2, height=40, width=48)
+    share = "train.validation_share=0.25"
+
+    def trained(*validation):
+        run = make_run(tmp_path / "run", "fsq", share, sources=[folder], validation=validation)
+        return [int(path.stem) for path in run.open_clips().paths]
+
+    assert trained() == [0, 1, 2, 4, 5, 6]
+    assert trained(folder / "1.mp4") == [0, 2, 3, 4, 5, 6, 7]
+    assert trained(link / "1.mp4") == [0, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(UsageError, match="nothing is left to train on"):
+        trained(folder)
+
+
+def test_validation_measures_held_out_files_and_writes_an_image(tmp_path, make_clip):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(8):
+        make_clip(data / f"{i}.mp4", frames=20, height=40 + 2 * i, width=48)
+    (data / "8.mp4").write_bytes(b"no video")
+    overrides = ["train.validate_every=10", "train.validation_share=0.25"]
+    run = make_run(tmp_path / "run", "vq2", *overrides, sources=[data])
+    train_run(run, 20)
+    rows = read_metrics(run.folder)
+    keys = {"val_psnr", "val_ssim", "val_usage", "val_usage_by_chance", "val_perplexity"}
+    keys |= {"val_tokens", "tokens", "usage", "usage_by_chance", "perplexity"}
+    assert all(keys <= row.keys() for row in rows)
+    assert 5 < rows[1]["val_psnr"] < 50 and 0 < rows[1]["val_ssim"] < 1
+    assert rows[1]["data_wait"] < rows[1]["seconds_per_step"]
+    assert rows[1]["cache_hits"] > 0.5
+    with av.open(str(run.folder / RUN_SAMPLES / "step-20.png")) as container:
+        (image,) = container.decode(video=0)
+    assert (image.height, image.width) == (2 * 46, 2 * 46)  # two clips, cropped to the smaller

@@ -1,0 +1,80 @@
+"""The saved state of a run: averaged weights, initial weights, and files that are refused."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers.training import CPU, make_run, settings, train_run
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import RUN_STATE, RUN_TOKENIZER
+from vqtok.training.train_state import TrainState
+
+
+def test_ema_follows_the_weights_and_copies_buffers():
+    state = TrainState.new(settings("ema"), CPU)
+    weight, average = (model.encoder[0].weight for model in (state.tokenizer, state.ema_model))
+    expected = weight.detach().clone()
+    for _ in range(30):
+        with torch.no_grad():
+            weight.add_(0.1)
+            state.tokenizer.quantizer.embedding.weight.add_(0.1)
+        state.update_ema(0.8)
+        expected += 0.2 * (weight.detach() - expected)
+    torch.testing.assert_close(average, expected)
+    codebooks = [m.quantizer.embedding.weight for m in (state.tokenizer, state.ema_model)]
+    assert torch.equal(*codebooks)
+    state.update_ema(0)
+    assert torch.equal(average, weight)
+
+
+def test_run_starts_from_the_weights_of_a_tokenizer(tmp_path):
+    first = make_run(tmp_path / "first", "ema")
+    train_run(first, 1)
+    file = first.folder / RUN_TOKENIZER
+    init = [f"train.init_from={file}", "train.steps=1", "train.learning_rate=1e-9"]
+    second = make_run(tmp_path / "second", "ema", *init)
+    train_run(second)
+    before, after = (load_file(run.folder / RUN_TOKENIZER) for run in (first, second))
+    name = "encoder.0.weight"
+    torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "kind, overrides", [("fsq", []), ("ema", ["model.predictor_blocks=1", "model.intra_share=0.1"])]
+)
+def test_tokenizer_with_other_settings_is_refused(kind, overrides, tmp_path):
+    first = make_run(tmp_path / "first", "ema", "model.predictor_blocks=1")
+    train_run(first, 1)
+    init = f"train.init_from={first.folder / RUN_TOKENIZER}"
+    other = make_run(tmp_path / "other", kind, init, *overrides)
+    with pytest.raises(UsageError, match=r"train\.init_from has other \[model\]"):
+        train_run(other)
+    assert not other.folder.exists()
+
+
+def test_damaged_state_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    train_run(run, 1)
+    state = run.folder / RUN_STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(VqtokError, match=r"resume\.safetensors is damaged"):
+        train_run(run, 2)
+
+
+def test_state_with_other_settings_is_refused(tmp_path):
+    train_run(make_run(tmp_path / "run"), 1)
+    wider = make_run(tmp_path / "run", "fsq", "model.widths=[8, 24]")
+    with pytest.raises(VqtokError, match=r"resume\.safetensors does not fit the settings"):
+        train_run(wider, 2)
+
+
+def test_state_of_an_older_version_is_refused_with_a_way_to_go_on(tmp_path):
+    run = make_run(tmp_path / "run")
+    train_run(run, 1)
+    old = {"weights encoder.0.bias": torch.zeros(8), "optimizer 0 mean": torch.zeros(8)}
+    save_file(old, run.folder / RUN_STATE, {"step": "1"})
+    hint = f"start a new run with --set train.init_from={run.folder / RUN_TOKENIZER}"
+    with pytest.raises(VqtokError, match=re.escape(hint)):
+        train_run(run, 2)

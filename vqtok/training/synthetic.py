@@ -1,0 +1,55 @@
+"""Synthetic training clips, for a trial without data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vqtok.config import TrainSettings
+
+VALIDATION_CLIPS = 4
+
+
+class SyntheticClips:
+    """Clips (b c t h w) uint8 of moving waves and a moving box.
+
+    It has the interface of `VideoClips`. The clips depend on the seed and the step only.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.unreadable: dict[Path, str] = {}
+        self.metrics: dict[str, float] = {}
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
+        """Return this rank's share of the clips of a step."""
+        indices = range(rank, self.settings.batch_size, world_size)
+        return torch.cat([self._clip((self.settings.seed, step, i)) for i in indices])
+
+    def validation_clips(self, frames: int) -> Iterator[Tensor]:
+        """Yield a few clips (1 3 t h w) that are not trained on."""
+        for i in range(VALIDATION_CLIPS):
+            yield self._clip((self.settings.seed, i), frames)
+
+    def _clip(self, seed: tuple[int, ...], frames: int | None = None) -> Tensor:
+        rng = np.random.default_rng(seed)
+        clip = moving_waves(rng, frames or self.settings.frames, self.settings.crop)
+        return torch.from_numpy(clip).movedim(-1, 0)[None]
+
+
+def moving_waves(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:
+    """Return a clip (t h w c) uint8: four waves of random direction, speed and color, and a box."""
+    t, y, x = np.meshgrid(np.arange(frames), np.arange(size), np.arange(size), indexing="ij")
+    video = np.full((frames, size, size, 3), rng.uniform(0.3, 0.7, 3))
+    for _ in range(4):
+        ky, kx, speed, phase = rng.normal(size=4) * (0.15, 0.15, 0.3, 3)
+        wave = np.sin(ky * y + kx * x + speed * t + phase)
+        video += wave[..., None] * rng.normal(size=3) * 0.12
+    start, velocity = rng.uniform(0, size, 2), rng.normal(size=2) * 2
+    half_sides = size * rng.uniform(0.1, 0.3, 2)
+    top, left = (start[i] + velocity[i] * t for i in range(2))
+    in_box = (abs(y - top) < half_sides[0]) & (abs(x - left) < half_sides[1])
+    video[in_box] = rng.uniform(0, 1, 3)
+    return (video.clip(0, 1) * 255).astype(np.uint8)

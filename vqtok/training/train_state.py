@@ -1,0 +1,164 @@
+"""The state of a training run: weights, their moving average and the optimizers."""
+
+from collections import defaultdict
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vqtok.config import Config
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import RUN_TOKENIZER, atomic_write
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.training.discriminator import Discriminator
+from vqtok.training.optimizer import make_optimizers
+from vqtok.training.perceptual import PerceptualLoss
+
+FORMAT = {"format": "vqtok-train-state", "version": "2"}
+
+
+@dataclass
+class TrainState:
+    """All that changes during training, after `step` steps.
+
+    ema_model: the tokenizer with averaged weights, in eval mode; this is the one that is shipped.
+    perceptual_loss: constant, so it is not saved.
+    """
+
+    tokenizer: Tokenizer
+    ema_model: Tokenizer
+    optimizers: list[Optimizer]
+    discriminator: Discriminator | None = None
+    perceptual_loss: PerceptualLoss | None = None
+    step: int = 0
+
+    @classmethod
+    def new(cls, config: Config, device: torch.device) -> Self:
+        """Return the state of a run that has not started, with random weights."""
+        settings = config.train
+        torch.manual_seed(settings.seed)
+        tokenizer = Tokenizer(config.model, config.quantizer).to(device).train()
+        return cls(
+            tokenizer,
+            deepcopy(tokenizer).eval().requires_grad_(False),
+            make_optimizers(tokenizer, settings),
+            Discriminator(settings).to(device) if settings.adversarial_weight else None,
+            PerceptualLoss(settings).to(device) if settings.perceptual_weight else None,
+        )
+
+    @property
+    def active_discriminator(self) -> Discriminator | None:
+        """The discriminator, from the step on at which it takes part."""
+        discriminator = self.discriminator
+        return discriminator if discriminator and self.step >= discriminator.first_step else None
+
+    def init_from_data(self, video: Tensor) -> None:
+        """Compute the initial weights from clips (b 3 t h w); see `Tokenizer.init_from_data`."""
+        self.tokenizer.init_from_data(video.to(self.tokenizer.device))
+        self.update_ema(decay=0)
+
+    def init_from(self, source: Tokenizer) -> None:
+        """Copy the initial weights from another tokenizer.
+
+        Raises UsageError if its model or quantizer settings differ.
+        """
+        if _architecture(source) != _architecture(self.tokenizer):
+            raise UsageError("train.init_from has other [model] or [quantizer] settings")
+        self.tokenizer.load_state_dict(source.state_dict())
+        self.update_ema(decay=0)
+
+    @torch.no_grad()
+    def update_ema(self, decay: float) -> None:
+        """Move the averaged weights towards the current ones; a decay of 0 copies them.
+
+        Buffers, such as a codebook that is a moving average itself, are copied.
+        """
+        averages, weights = self.ema_model.parameters(), self.tokenizer.parameters()
+        for average, weight in zip(averages, weights, strict=True):
+            average.lerp_(weight, 1 - decay)
+        copies, buffers = self.ema_model.buffers(), self.tokenizer.buffers()
+        for copy, buffer in zip(copies, buffers, strict=True):
+            copy.copy_(buffer)
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs."""
+        tensors: dict[str, Tensor] = {}
+        for name, module in self._modules().items():
+            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
+            for i, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
+        tensors = {key: value.contiguous() for key, value in tensors.items()}
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(to_bytes(tensors, FORMAT | {"step": str(self.step)}))
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote.
+
+        Raises VqtokError if the file is damaged, of other settings or of another vqtok version.
+        """
+        step, tensors = _read(path)
+        try:
+            for name, module in self._modules().items():
+                module.load_state_dict(_with_prefix(tensors, name))
+            for name, optimizer in self._optimizers().items():
+                _load_optimizer(optimizer, _with_prefix(tensors, name))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise VqtokError(f"{path} does not fit the settings of its run: {error}") from None
+        self.step = step
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """The modules to save, by the prefix of their keys."""
+        modules = {"tokenizer": self.tokenizer, "ema_model": self.ema_model}
+        return modules | ({"discriminator": self.discriminator} if self.discriminator else {})
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        """The optimizers to save, by the prefix of their keys."""
+        optimizers = {f"optimizer_{i}": optimizer for i, optimizer in enumerate(self.optimizers)}
+        if self.discriminator:
+            optimizers["discriminator_optimizer"] = self.discriminator.optimizer
+        return optimizers
+
+
+def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
+    """Return the step and the tensors of a saved state."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise VqtokError(f"{path} is damaged: {error}") from None
+    if {key: metadata.get(key) for key in FORMAT} != FORMAT:
+        raise VqtokError(
+            f"{path} was written by another version of vqtok and cannot be resumed: start a new "
+            f"run with --set train.init_from={path.with_name(RUN_TOKENIZER)}"
+        )
+    return int(metadata["step"]), tensors
+
+
+def _architecture(tokenizer: Tokenizer) -> tuple[str, int, int, dict[str, torch.Size]]:
+    """Return what two tokenizers must share for the weights of one to work in the other."""
+    shapes = {name: weight.shape for name, weight in tokenizer.state_dict().items()}
+    intra_codes = tokenizer.coder.intra_codes
+    return tokenizer.kind, tokenizer.codebook_size, intra_codes, shapes
+
+
+def _with_prefix(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors whose keys start with `name.`, without that prefix."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore an optimizer's state from tensors named `parameter index.state name`."""
+    state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in tensors.items():
+        i, name = key.split(".")
+        state[int(i)][name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
