@@ -6,13 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
-from av.video.reformatter import (
-    ColorRange,
-    Colorspace,
-    ColorTrc,
-    Interpolation,
-    VideoReformatter,
-)
+from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
 from vqtok.video.orientation import read_orientation
 
@@ -46,7 +40,8 @@ class RGBConverter:
         self._input_size = first.height, first.width
         self._rotation, self._orientation = first.rotation, read_orientation(first)
         self.transposed = self._orientation.transpose
-        self.height, self.width = self._swap(*_scaled_size(first.height, first.width, size))
+        height, width = _scaled_size(first.height, first.width, size)
+        self.height, self.width = (width, height) if self.transposed else (height, width)
 
     def convert(self, frame: VideoFrame) -> np.ndarray:
         """Return uint8 (h w 3) RGB; raise OSError if FFmpeg cannot convert the color matrix."""
@@ -68,18 +63,15 @@ class RGBConverter:
     def _reformat(self, frame: VideoFrame, height: int, width: int, format: str) -> np.ndarray:
         same_size = (height, width) == (frame.height, frame.width)
         # At the same size only the chroma planes are scaled, and bilinear is faster.
-        filter = (Interpolation.BILINEAR if same_size else Interpolation.BICUBIC) | _EXACT
+        method = (Interpolation.BILINEAR if same_size else Interpolation.BICUBIC) | _EXACT
         if not same_size and _is_yuv(frame):
             # Two steps take half the time of one: swscale scales planes with vector instructions,
             # but computes scaled RGB pixel by pixel without them.
             frame = self._resizer.reformat(
-                frame, width, height, "yuv444p16le", interpolation=filter, threads=1
+                frame, width, height, "yuv444p16le", interpolation=method, threads=1
             )
-        rgb = self._to_rgb.reformat(frame, width, height, format, interpolation=filter, threads=1)
+        rgb = self._to_rgb.reformat(frame, width, height, format, interpolation=method, threads=1)
         return rgb.to_ndarray()
-
-    def _swap(self, height: int, width: int) -> tuple[int, int]:
-        return (width, height) if self.transposed else (height, width)
 
 
 def _scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -104,7 +96,7 @@ def encoder_input(
     """
     pix_fmt, colorspace, color_range = _encoder_format(codec, height, width)
     reformatter = VideoReformatter()
-    filter = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+    method = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 
     def convert(frame: VideoFrame) -> VideoFrame:
         return reformatter.reformat(
@@ -114,7 +106,7 @@ def encoder_input(
             pix_fmt,
             dst_colorspace=colorspace,
             dst_color_range=color_range,
-            interpolation=filter,
+            interpolation=method,
             threads=1,
         )
 

@@ -28,8 +28,8 @@ class VideoWriter:
     """Writes a clip: `with VideoWriter(...) as writer: writer.write(frames, timestamps)`.
 
     target: a path ending in .mp4, .mov, .mkv, .webm or .gif, or in .png or .jpg for a clip of one
-        frame. The file appears when the block ends without an error. Or a binary file or pipe,
-        which gets a Matroska stream.
+        frame; the file appears when the block ends without an error. A binary file or a pipe gets a
+        Matroska stream.
     height, width: of the frames, any size.
     fps: frames per second, the average for a variable frame rate.
     time_base: seconds per tick of the timestamps. mp4 and mov store every timestamp exactly, mkv
@@ -71,7 +71,7 @@ class VideoWriter:
         self._encoder, self._encoder_options = find_encoder(self._codec, crf, self._is_image)
         self._audio: AudioCopier | None = None
         self._frame_count = 0
-        self._stretched: str | None = None  # a note
+        self._stretch_note: str | None = None
         self._last_gif_time: int | None = None  # centiseconds
         self._dropped_gif_frames = 0
         if self._codec != "h264" and not self._is_image:
@@ -127,7 +127,7 @@ class VideoWriter:
     @property
     def notes(self) -> list[str]:
         """What was changed on the way, for the user; complete after writing."""
-        notes = [self._stretched] if self._stretched else []
+        notes = [self._stretch_note] if self._stretch_note else []
         if count := self._dropped_gif_frames:
             notes.append(
                 f"{count} frame{'s' * (count > 1)} dropped: a gif frame lasts 0.02 s or more"
@@ -154,7 +154,7 @@ class VideoWriter:
         if max(size) > _MAX_SIDE:
             raise VqtokError(f"{self._codec} cannot store frames of {size[0]}x{size[1]}")
         if size != self._size:
-            self._stretched = (
+            self._stretch_note = (
                 f"{self._codec} cannot store a pixel aspect ratio of {aspect.numerator}:"
                 f"{aspect.denominator}: frames stretched from {height}x{width} to "
                 f"{size[0]}x{size[1]}"
