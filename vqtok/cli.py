@@ -9,24 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqtok import DEFAULT, __version__
+from vqtok import DEFAULT, __version__, options
 from vqtok.errors import UsageError, VqtokError
-from vqtok.options import (
-    DeviceOption,
-    DtypeOption,
-    ForceOption,
-    JobsOption,
-    JsonOption,
-    QuietOption,
-    SizeOption,
-    StrictOption,
-    TokenizerOption,
-    VerboseOption,
-    check_folder,
-    check_output,
-    check_verbosity,
-    output_folder,
-)
 from vqtok.pipeline.frame_rate import parse_frame_rate
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
@@ -91,47 +75,36 @@ def encode(
         list[str],
         typer.Argument(help="Videos or images, folders or patterns of them, or - for stdin."),
     ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o", "--output", help="Token file, or a folder for several (default: stdout)."
-        ),
-    ] = None,
-    tokenizer: TokenizerOption = DEFAULT,
-    size: SizeOption = None,
-    fps: Annotated[
-        str | None, typer.Option(help="Resample to this frame rate, such as 24 or 30000/1001.")
-    ] = None,
-    start: Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")] = 0.0,
-    duration: Annotated[
-        float | None, typer.Option(min=0, max=1e9, help="Seconds to encode.")
-    ] = None,
-    strict: StrictOption = False,
-    keep_partial: Annotated[
-        bool, typer.Option("--keep-partial", help="On Ctrl-C, write the tokens so far.")
-    ] = False,
-    jobs: JobsOption = 1,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    output: options.TokensOutput = None,
+    tokenizer: options.Tokenizer = DEFAULT,
+    size: options.Size = None,
+    fps: options.Fps = None,
+    start: options.Start = 0.0,
+    duration: options.Duration = None,
+    strict: options.Strict = False,
+    keep_partial: options.KeepPartial = False,
+    jobs: options.Jobs = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Encode videos to tokens: vqtok encode clip.mp4 > tokens.safetensors"""
     frame_rate = None if fps is None else parse_frame_rate(fps)
-    check_verbosity(quiet, verbose)
-    folder = output_folder(clips, output)
+    options.check_verbosity(quiet, verbose)
+    folder = options.output_folder(clips, output)
     if folder is None:
-        check_output(output, force, "redirect it (> tokens.safetensors) or use -o FILE")
+        options.check_output(output, force, "redirect it (> tokens.safetensors) or use -o FILE")
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
 
     from vqtok.commands import encode as command
     from vqtok.commands.run_options import RunOptions
 
-    options = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial)
+    encoding = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial)
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
-    command.encode(clips, output, folder, options, run)
+    command.encode(clips, output, folder, encoding, run)
 
 
 @app.command()
@@ -140,43 +113,32 @@ def decode(
         list[str],
         typer.Argument(help="Token files, folders or patterns of them, or - for stdin."),
     ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "-o",
-            "--output",
-            help=".mp4 .mkv .webm .mov or .gif, .png or .jpg for one frame; - for stdout (mkv); "
-            "a folder for several.",
-        ),
-    ],
-    tokenizer: TokenizerOption = DEFAULT,
-    crf: Annotated[
-        int | None,
-        typer.Option(min=0, max=63, help="Quality of the video codec; lower is better."),
-    ] = None,
-    codec: Annotated[str | None, typer.Option(help="Video codec, such as ffv1 (lossless).")] = None,
-    audio_from: Annotated[Path | None, typer.Option(help="Copy the audio of this video.")] = None,
-    jobs: JobsOption = 1,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    output: options.VideoOutput,
+    tokenizer: options.Tokenizer = DEFAULT,
+    crf: options.Crf = None,
+    codec: options.Codec = None,
+    audio_from: options.Audio = None,
+    jobs: options.Jobs = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Decode tokens to videos: vqtok decode tokens.safetensors -o clip.mp4"""
-    check_verbosity(quiet, verbose)
-    folder = output_folder(tokens, output)
+    options.check_verbosity(quiet, verbose)
+    folder = options.output_folder(tokens, output)
     if folder is None:
-        check_output(output, force, "redirect it or use -o FILE")
+        options.check_output(output, force, "redirect it or use -o FILE")
     elif audio_from is not None:
         raise UsageError("--audio-from is for a single file: decode the files one by one")
 
     from vqtok.commands import decode as command
     from vqtok.commands.run_options import RunOptions
 
-    options = command.DecodeOptions(codec, crf, audio_from)
+    decoding = command.DecodeOptions(codec, crf, audio_from)
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
-    command.decode(tokens, output, folder, options, run)
+    command.decode(tokens, output, folder, decoding, run)
 
 
 @app.command()
@@ -213,9 +175,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Stop after this step; train.steps is the schedule's length."),
     ] = None,
-    device: DeviceOption = "auto",
+    device: options.Device = "auto",
     resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
-    quiet: QuietOption = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a tokenizer: vqtok train --quantizer lfq --data my_videos/"""
     if resume is not None and (quantizer or config or set_ or out):
@@ -245,8 +207,8 @@ def evaluate(
     clips: Annotated[
         list[str], typer.Argument(help="Videos or images, folders or patterns of them.")
     ],
-    tokenizer: TokenizerOption = DEFAULT,
-    size: SizeOption = None,
+    tokenizer: options.Tokenizer = DEFAULT,
+    size: options.Size = None,
     frames: Annotated[
         int, typer.Option(min=1, help="Measure this many frames from the start of each clip.")
     ] = 33,
@@ -254,15 +216,15 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for videos with clip (left) and reconstruction (right)."),
     ] = None,
-    as_json: JsonOption = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
+    as_json: options.Json = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure PSNR, SSIM and codebook usage, beside block averages: vqtok eval clips/"""
     if save is not None:
-        check_folder(str(save))
+        options.check_folder(str(save))
 
     from vqtok.commands import eval as command
     from vqtok.commands.run_options import RunOptions
@@ -284,15 +246,15 @@ def stats(
     each: Annotated[
         bool, typer.Option("--each", help="One column per FILE instead of per tokenizer.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per column.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Write a plot, .png or .svg (extra: plot).")
     ] = None,
     watch: Annotated[Path | None, typer.Option(help="Follow the training run in a folder.")] = None,
-    device: DeviceOption = "auto",
-    force: ForceOption = False,
-    quiet: QuietOption = False,
+    device: options.Device = "auto",
+    force: options.Force = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
     counting_options = as_csv or plot or each or device != "auto"

@@ -1,4 +1,4 @@
-"""Options that commands share, and checks of options that need neither PyTorch nor PyAV."""
+"""Command-line options, and checks of them that need neither PyTorch nor PyAV."""
 
 import sys
 from collections.abc import Sequence
@@ -10,29 +10,56 @@ import typer
 from vqtok.errors import UsageError
 from vqtok.files import is_pattern
 
-TokenizerOption = Annotated[
+# Of several commands.
+Tokenizer = Annotated[
     str, typer.Option("--tokenizer", help="A bundled name, or a file written by `vqtok train`.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-DtypeOption = Annotated[
+Size = Annotated[int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, max=256, help="Files to process at once.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[
     str | None,
     typer.Option(help="float32 or bfloat16 (default: bfloat16 where it is fast)."),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
-StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Fail on damaged frames and broken timestamps.")
-]
-JobsOption = Annotated[
-    int, typer.Option("--jobs", min=1, max=256, help="Files to process at once.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SizeOption = Annotated[
-    int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-VerboseOption = Annotated[
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Verbose = Annotated[
     bool, typer.Option("--verbose", help="Also print the device, the decoder and timings.")
 ]
+
+# Of `encode`.
+TokensOutput = Annotated[
+    str | None,
+    typer.Option("-o", "--output", help="Token file, or a folder for several (default: stdout)."),
+]
+Fps = Annotated[
+    str | None, typer.Option(help="Resample to this frame rate, such as 24 or 30000/1001.")
+]
+Start = Annotated[float, typer.Option(min=0, max=1e9, help="Seconds to skip.")]
+Duration = Annotated[float | None, typer.Option(min=0, max=1e9, help="Seconds to encode.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Fail on damaged frames and broken timestamps.")
+]
+KeepPartial = Annotated[
+    bool, typer.Option("--keep-partial", help="On Ctrl-C, write the tokens so far.")
+]
+
+# Of `decode`.
+VideoOutput = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        help=".mp4 .mkv .webm .mov or .gif, .png or .jpg for one frame; - for stdout (mkv); "
+        "a folder for several.",
+    ),
+]
+Crf = Annotated[
+    int | None, typer.Option(min=0, max=63, help="Quality of the video codec; lower is better.")
+]
+Codec = Annotated[str | None, typer.Option(help="Video codec, such as ffv1 (lossless).")]
+Audio = Annotated[Path | None, typer.Option("--audio-from", help="Copy the audio of this video.")]
 
 
 def check_verbosity(quiet: bool, verbose: bool) -> None:
