@@ -16,10 +16,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from bench_memory import peak
+from bench_memory import peak_memory
 
-from vqtok.tokens import format as token_file
-from vqtok.tokens.format import Tokens
+from vqtok.tokens import Tokens, write_tokens
 
 
 def write_corpus(folder: Path, files: int, shape: tuple[int, int, int], codebook_size: int) -> None:
@@ -42,7 +41,7 @@ def write_corpus(folder: Path, files: int, shape: tuple[int, int, int], codebook
             stride=(4, 8, 8),
             model="0" * 64,
         )
-        token_file.write(folder / f"{i:06}.safetensors", tokens)
+        write_tokens(folder / f"{i:06}.safetensors", tokens)
 
 
 def main(
@@ -56,7 +55,7 @@ def main(
         if folder is None or not folder.exists():
             corpus.mkdir(exist_ok=True)
             write_corpus(corpus, files, shape, codebook_size)
-        memory, seconds = peak("stats", corpus, "--json")
+        memory, seconds = peak_memory("stats", corpus, "--json")
     tokens = files * prod(shape)
     print(
         f"{tokens:,} tokens in {files:,} files, codebook of {codebook_size:,}: {seconds:.1f} s, "

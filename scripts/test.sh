@@ -7,5 +7,7 @@ scripts/setup.sh test
 echo "== ruff"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+echo "== mypy"
+.venv/bin/mypy
 echo "== pytest"
 .venv/bin/python -m pytest "$@"

@@ -65,7 +65,7 @@ def test_saved_tokenizer_has_the_averaged_weights(finished):
 def predictor_update(folder, kind, *overrides):
     """The largest change of a predictor weight in five steps."""
     run = make_run(folder, kind, *PREDICTOR, *overrides, "train.save_every=1")
-    key = "tokenizer.predictor.net.0.weight"
+    key = "tokenizer.coder.predictor.net.0.weight"
     train_run(run, 1)
     before = load_file(run.folder / RUN_STATE)[key]
     train_run(run, 6)

@@ -19,11 +19,11 @@ def test_ema_follows_the_weights_and_copies_buffers():
     for _ in range(30):
         with torch.no_grad():
             weight.add_(0.1)
-            state.tokenizer.quantizer.embedding.weight.add_(0.1)
+            state.tokenizer.coder.quantizer.embedding.weight.add_(0.1)
         state.update_ema(0.8)
         expected += 0.2 * (weight.detach() - expected)
     torch.testing.assert_close(average, expected)
-    codebooks = [m.quantizer.embedding.weight for m in (state.tokenizer, state.ema_model)]
+    codebooks = [m.coder.quantizer.embedding.weight for m in (state.tokenizer, state.ema_model)]
     assert torch.equal(*codebooks)
     state.update_ema(0)
     assert torch.equal(average, weight)

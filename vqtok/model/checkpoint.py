@@ -14,7 +14,7 @@ from torch import Tensor
 from vqtok import DEFAULT, config
 from vqtok.config import Config
 from vqtok.device import find_device
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
@@ -75,8 +75,10 @@ def load_for_inference(source: str | Path, device: str, dtype: str | None) -> To
     """Load a tokenizer onto a device, and set torch's global flags.
 
     device: auto, cpu, cuda or cuda:N. dtype: float32 or bfloat16, None for whichever is fast.
-    Raises UsageError if there is no such device, else as `load`.
+    Raises UsageError if there is no such device or dtype, else as `load`.
     """
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype}: must be float32 or bfloat16")
     set_global_flags()
     target = find_device(device)
     dtype = dtype or ("bfloat16" if has_fast_bfloat16(target) else "float32")
