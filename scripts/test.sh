@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv and run all checks: lint, format, tests. Arguments go to pytest, such as
+# Set up .venv and run all checks: lint, format, types, tests. Arguments go to pytest, such as
 # -m "not slow" to leave out the tests that take more than 5 s.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -75,7 +75,7 @@ def test_decode_video_gives_the_frames_of_the_command(clip, tokenizer, tmp_path)
 
 
 def test_notes_of_the_command_are_warnings(tokenizer):
-    with pytest.warns(UserWarning, match=r"alpha.webp: alpha dropped") as caught:
+    with pytest.warns(UserWarning, match=r"alpha.webp: alpha channel dropped") as caught:
         vqtok.encode_video(GOLDEN / "stills" / "alpha.webp", tokenizer=tokenizer)
     assert caught[0].filename == __file__
 
