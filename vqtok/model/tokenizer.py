@@ -20,7 +20,7 @@ from vqtok.model.layers import (
     streaming,
 )
 from vqtok.model.predictive import PredictiveCoder, Predictor
-from vqtok.quantizers import Quantized, build
+from vqtok.quantizers import Quantized, Quantizer, build
 
 CHUNK = 2  # latent frames per chunk
 LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory
@@ -51,13 +51,13 @@ def build_decoder(settings: ModelSettings, dim: int) -> nn.Sequential:
     )
 
 
-def build_coder(model: ModelSettings, quantizer: QuantizerSettings) -> PredictiveCoder:
+def build_coder(settings: ModelSettings, quantizer: Quantizer) -> PredictiveCoder:
     """Return the predictive coder between encoder and decoder."""
-    inner = build(quantizer)
     predictor = None
-    if model.predictor_blocks:
-        predictor = Predictor(inner.dim, model.widths[0], model.predictor_blocks)
-    return PredictiveCoder(inner, predictor, model.keyframe_interval, model.intra_share)
+    if settings.predictor_blocks:
+        predictor = Predictor(quantizer.dim, settings.widths[0], settings.predictor_blocks)
+    interval, intra_share = settings.keyframe_interval, settings.intra_share
+    return PredictiveCoder(quantizer, predictor, interval, intra_share)
 
 
 def chunk_length(height: int, width: int) -> int:
@@ -89,10 +89,10 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.stride = model.strides
         self.kind: str = quantizer.kind
-        self.coder = build_coder(model, quantizer)
-        dim = self.coder.quantizer.dim
-        self.encoder = channels_last(build_encoder(model, dim))
-        self.decoder = channels_last(build_decoder(model, dim))
+        inner = build(quantizer)
+        self.encoder = channels_last(build_encoder(model, inner.dim))
+        self.decoder = channels_last(build_decoder(model, inner.dim))
+        self.coder = build_coder(model, inner)
 
     @property
     def codebook_size(self) -> int:
