@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "model": {"config", "device", "distributed", "precision", "quantizers"},
     "quality": {"codebook_stats", "model", "precision", "video"},
     "pipeline": {"model", "precision", "tokens", "video"},
-    "report": {"codebook_stats", "config"},
+    "report": {"codebook_stats", "config", "tokens"},
     "training": {
         *("codebook_stats", "config", "distributed", "interrupt", "model", "pipeline"),
         *("precision", "quality", "video"),

@@ -93,7 +93,7 @@ def test_a_file_that_is_no_config_is_explained(name, content, message, tmp_path)
 
 @pytest.mark.parametrize("text", ['{"quantizer": 3}', "[]", "not JSON"])
 def test_json_that_is_no_config_is_explained(text):
-    with pytest.raises(VqtokError, match=r"x\.safetensors holds no configuration"):
+    with pytest.raises(VqtokError, match=r"x\.safetensors is not a vqtok configuration"):
         config.from_json(text, "x.safetensors")
 
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from vqtok import DEFAULT, __version__, options
-from vqtok.errors import UsageError, VqtokError
+from vqtok.errors import UsageError, VqtokError, os_reason
 from vqtok.pipeline.frame_rate import parse_frame_rate
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
@@ -30,7 +30,7 @@ class Commands(TyperGroup):
         except VqtokError as error:
             fail(error, 1)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = os_reason(error)
             fail(f"{error.filename}: {reason}" if error.filename else reason, 1)
         except KeyboardInterrupt:
             fail("interrupted", 130)
@@ -265,12 +265,15 @@ def stats(
     if not files and tokenizer and counting_options:
         raise UsageError("a codebook alone can be shown with --json only")
 
+    if plot is not None:
+        options.check_plot(plot, force)
+
     from vqtok.commands import stats as command
 
     if watch is not None:
         command.watch_run(watch)
     elif files:
-        output = command.Output(as_json, as_csv, plot, force)
+        output = command.Output(as_json, as_csv, plot)
         command.show_tokens(files, tokenizer, device, each, output, quiet)
     elif tokenizer:
         command.show_codes(tokenizer, as_json)

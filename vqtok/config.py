@@ -15,14 +15,14 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+UnitInterval = Annotated[float, Field(ge=0, lt=1)]
 
 strict = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
 class VQ2Settings:
-    """`VectorQuantizer2`: a codebook learned by gradient."""
+    """`VectorQuantizer`: a codebook learned by gradient."""
 
     __pydantic_config__ = strict
     kind: Literal["vq2"] = "vq2"
@@ -35,21 +35,21 @@ class VQ2Settings:
 
 @dataclass(frozen=True)
 class EMASettings:
-    """`EMAVectorQuantizer`: a codebook learned by exponential moving averages of latents."""
+    """`EMAQuantizer`: a codebook learned by exponential moving averages of latents."""
 
     __pydantic_config__ = strict
     kind: Literal["ema"] = "ema"
     codebook_size: Positive = 4096
     dim: Positive = 8
     beta: Weight = 0.25  # weight of the commitment loss
-    decay: Fraction = 0.99
+    decay: UnitInterval = 0.99
     init_from_data: bool = True  # k-means of the first latents
     revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
 
 
 @dataclass(frozen=True)
 class GumbelSettings:
-    """`GumbelQuantize`: codes sampled from logits at an annealed temperature."""
+    """`GumbelQuantizer`: codes sampled from logits at an annealed temperature."""
 
     __pydantic_config__ = strict
     kind: Literal["gumbel"] = "gumbel"
@@ -93,7 +93,7 @@ QuantizerSettings = Annotated[
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Encoder, decoder and predictor. Two scales: half the spatial stride, and all of it."""
+    """The networks. Encoder and decoder work at two scales: half the stride, and all of it."""
 
     __pydantic_config__ = strict
     stride: Literal["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"] = "4x8x8"
@@ -102,7 +102,7 @@ class ModelSettings:
     decoder_blocks: tuple[Count, Count] = (4, 4)
     predictor_blocks: Count = 0  # residual blocks of the predictor; 0: no prediction
     keyframe_interval: Positive = 32  # latent frames from one key frame to the next
-    intra_share: Fraction = 0.0  # share of codes that ignore the prediction; vq2 and ema only
+    intra_share: UnitInterval = 0.0  # share of codes that ignore the prediction; vq2 and ema only
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -135,12 +135,12 @@ class TrainSettings:
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps; wsd only
     weight_decay: Weight = 0.01  # of weight matrices and kernels
     clip_norm: Annotated[float, Field(gt=0)] = 1.0  # maximum gradient norm
-    ema_decay: Fraction = 0.999  # of the averaged weights, which are the ones saved; 0: no average
+    ema_decay: UnitInterval = 0.999  # of the averaged weights, which are saved; 0: no average
     l1_weight: Weight = 1.0
     l2_weight: Weight = 1.0
     log_mse_weight: Weight = 0.0  # of the log of each clip's squared error
     adversarial_weight: Weight = 0.0  # of the discriminator's gradient; 0: no discriminator
-    adversarial_share: Fraction = 0.2  # last part of the steps, in which it is used
+    adversarial_share: UnitInterval = 0.2  # last part of the steps, in which it is used
     perceptual_weight: Weight = 0.0  # of the distance of feature maps; 0: none
     perceptual_model: str = "microsoft/resnet-18"  # the feature network, for AutoModel
     seed: Seed = 0
@@ -180,8 +180,8 @@ QUANTIZERS = tuple(
     for settings in get_args(get_args(QuantizerSettings)[0])
 )
 
-# Keys that earlier versions wrote, and what they are called now. Files with the old name are still
-# read; TOML files and overrides are refused with the new name.
+# Settings that were renamed. Files written with an old name are still read; TOML files and
+# overrides that use one are refused, and the error gives the new name.
 RENAMED = {
     "quantizer.absolute_share": "model.intra_share",
     "quantizer.data_start": "quantizer.init_from_data",
@@ -217,6 +217,14 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     return _validate(Config, settings, str(path))
 
 
+def read_json(path: Path) -> Config:
+    """Read a file of `Config.to_json`, of this version or an earlier one.
+
+    Raises VqtokError if it is not a config.
+    """
+    return from_json(path.read_text(errors="replace"), str(path))
+
+
 def from_json(text: str, origin: str) -> Config:
     """Read what `Config.to_json` wrote, in this version or an earlier one.
 
@@ -230,7 +238,7 @@ def from_json(text: str, origin: str) -> Config:
         return _validate(Config, settings, origin)
     except (json.JSONDecodeError, UsageError) as error:
         reason = str(error).removeprefix(f"{origin}: ")
-        raise VqtokError(f"{origin} holds no configuration of this version: {reason}") from None
+        raise VqtokError(f"{origin} is not a vqtok configuration: {reason}") from None
 
 
 def tokenizer_settings(settings: dict[str, Any], origin: str) -> TokenizerConfig:
@@ -245,8 +253,10 @@ def rename_keys(settings: dict[str, Any]) -> None:
     """Rename the keys of earlier versions in place."""
     for old, new in RENAMED.items():
         (section, key), (new_section, new_key) = old.split("."), new.split(".")
-        if isinstance(settings.get(section), dict) and key in settings[section]:
-            settings.setdefault(new_section, {})[new_key] = settings[section].pop(key)
+        source, target = settings.get(section), settings.get(new_section, {})
+        # Sections that are not objects are left for validation to refuse.
+        if isinstance(source, dict) and isinstance(target, dict) and key in source:
+            settings[new_section] = target | {new_key: source.pop(key)}
 
 
 def _set(settings: dict[str, Any], override: str) -> None:

@@ -1,4 +1,4 @@
-"""Choosing the device to run on."""
+"""Choosing the device and the dtype to run in."""
 
 import re
 
@@ -13,11 +13,17 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
     if match is None:
-        raise UsageError(f"--device {name}: must be auto, cpu, cuda or cuda:N")
+        raise UsageError(f"device {name}: must be auto, cpu, cuda or cuda:N")
     available = torch.cuda.device_count()
     if name != "cpu" and int(match[1] or 0) >= available:
-        raise UsageError(f"--device {name}: there are {available} CUDA devices here")
+        raise UsageError(f"device {name}: this machine has {available} CUDA devices")
     return torch.device(name)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise UsageError for a dtype that a tokenizer cannot run in; None is the default."""
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype}: must be float32 or bfloat16")
 
 
 def describe_device(device: torch.device) -> str:

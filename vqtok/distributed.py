@@ -53,7 +53,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 def all_reduce_mean(x: Tensor) -> Tensor:
     """Return the mean of x over all ranks; no gradient flows through it."""
     if not _initialized():
-        return x
+        return x.detach()
     return all_reduce_sum(x.detach().clone()) / dist.get_world_size()
 
 

@@ -7,3 +7,8 @@ class VqtokError(ValueError):
 
 class UsageError(VqtokError):
     """Wrong usage, such as an option, a key or a value that does not exist."""
+
+
+def os_reason(error: Exception) -> str:
+    """Return why the operating system or FFmpeg refused something, in lower case."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

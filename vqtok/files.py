@@ -1,4 +1,4 @@
-"""Finding input files, and writing output files whole or not at all."""
+"""Find input files, and write output files atomically."""
 
 import glob
 import os
@@ -51,18 +51,27 @@ def list_files(sources: Iterable[str | Path], suffixes: Set[str]) -> Iterator[tu
 
 
 def is_pattern(source: str | Path) -> bool:
-    """Whether a source is a glob pattern rather than a file whose name has wildcards in it."""
+    """Return whether a source is a glob pattern, not a file whose name has wildcards in it."""
     return glob.has_magic(str(source)) and not Path(source).exists()
 
 
 def _matching(folder: Path, pattern: str, suffixes: Set[str]) -> list[Path]:
-    files = (f for f in folder.glob(pattern) if f.suffix.lower() in suffixes and f.is_file())
+    try:
+        files = [f for f in folder.glob(pattern) if f.suffix.lower() in suffixes and f.is_file()]
+    except ValueError as error:
+        raise UsageError(f"{folder / pattern}: {str(error).lower()}") from None
     return sorted(f for f in files if not f.name.startswith("."))
+
+
+def check_overwrite(path: Path, force: bool) -> None:
+    """Raise UsageError if a file exists and may not be overwritten."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists: --force overwrites it")
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` on success, delete it on error.
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
 
     The temporary name keeps the suffix, because FFmpeg chooses the container by it. A symbolic
     link stays a link. Raises UsageError if `path` exists and is not a regular file.

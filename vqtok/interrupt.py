@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextmanager
 def defer_sigint() -> Iterator[Callable[[], bool]]:
-    """Give a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts."""
+    """Yield a function that returns whether Ctrl-C was pressed. A second Ctrl-C interrupts."""
     pressed = False
 
     def handler(number: int, frame: FrameType | None) -> None:

@@ -2,15 +2,18 @@
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.files import is_pattern
+from vqtok.files import check_overwrite, is_pattern
 
-# Of several commands.
+PLOT_SUFFIXES = (".png", ".svg")
+
+# Shared by several commands.
 Tokenizer = Annotated[
     str, typer.Option("--tokenizer", help="A bundled name, or a file written by `vqtok train`.")
 ]
@@ -28,7 +31,7 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", help="Also print the device, the decoder and timings.")
 ]
 
-# Of `encode`.
+# Options of `encode`.
 TokensOutput = Annotated[
     str | None,
     typer.Option("-o", "--output", help="Token file, or a folder for several (default: stdout)."),
@@ -45,7 +48,7 @@ KeepPartial = Annotated[
     bool, typer.Option("--keep-partial", help="On Ctrl-C, write the tokens so far.")
 ]
 
-# Of `decode`.
+# Options of `decode`.
 VideoOutput = Annotated[
     str,
     typer.Option(
@@ -96,7 +99,21 @@ def check_output(output: str | None, force: bool, hint: str) -> None:
     if output is None or output == "-":
         if sys.stdout.isatty():
             raise UsageError(f"refusing to write binary data to the terminal: {hint}")
-    elif Path(output).exists() and not force:
-        raise UsageError(f"{output} exists: --force overwrites it")
-    elif not Path(output).parent.is_dir():
-        raise UsageError(f"{Path(output).parent}: no such folder")
+    else:
+        check_file(Path(output), force)
+
+
+def check_file(path: Path, force: bool) -> None:
+    """Raise UsageError if a file may not be overwritten, or if its folder does not exist."""
+    check_overwrite(path, force)
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder")
+
+
+def check_plot(path: Path, force: bool) -> None:
+    """Raise UsageError if a plot could not be written to `path`, or may not overwrite it."""
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(f"--plot {path}: must end in {' or '.join(PLOT_SUFFIXES)}")
+    check_file(path, force)
+    if find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install 'vqtok[plot]'")

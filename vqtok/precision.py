@@ -47,6 +47,11 @@ def fixed_precision(device_type: str) -> Iterator[None]:
         yield
 
 
+def training_autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Return autocast to bfloat16 for the setting train.dtype=bfloat16, else a disabled one."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Return x in float32, or unchanged if it is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -80,7 +80,7 @@ class Fidelity:
 class EvalResult:
     """The evaluation of a tokenizer on one clip.
 
-    tokenizer, blocks: fidelity of the reconstruction, and of the block-average baseline.
+    reconstruction, baseline: their fidelity; the baseline is block averages.
     counts: how often each index occurs (k).
     encode_fps, decode_fps: frames per second of the model alone.
     """
@@ -88,8 +88,8 @@ class EvalResult:
     frames: int
     height: int
     width: int
-    tokenizer: Fidelity
-    blocks: Fidelity
+    reconstruction: Fidelity
+    baseline: Fidelity
     bits_per_pixel: float
     counts: np.ndarray
     encode_fps: float
@@ -143,8 +143,8 @@ def evaluate_clip(
         frames=frames,
         height=height,
         width=width,
-        tokenizer=fidelity.compute(),
-        blocks=baseline.compute(),
+        reconstruction=fidelity.compute(),
+        baseline=baseline.compute(),
         bits_per_pixel=bits_per_pixel(indices.numel(), len(counts), frames * height * width),
         counts=counts,
         encode_fps=frames / encode_seconds,

@@ -66,7 +66,7 @@ def test_a_damaged_file_is_refused(saved):
     with pytest.raises(VqtokError, match=f"{path} is damaged"):
         checkpoint.load(path)
     path.write_bytes(b"not a safetensors file")
-    with pytest.raises(VqtokError, match="is damaged or no tokenizer"):
+    with pytest.raises(VqtokError, match="is damaged or not a tokenizer file"):
         checkpoint.load(path)
 
 
@@ -77,7 +77,7 @@ def test_a_file_with_wrong_metadata_is_refused(saved):
     with pytest.raises(VqtokError, match="not a vqtok tokenizer"):
         checkpoint.load(path)
     save_file(weights, path, HEADER)
-    with pytest.raises(VqtokError, match="holds no settings"):
+    with pytest.raises(VqtokError, match="has no settings"):
         checkpoint.load(path)
     other = config.load(config.folder() / "fsq.toml", ["model.widths=[4, 8]"])
     sections = {"model": asdict(other.model), "quantizer": asdict(other.quantizer)}

@@ -21,6 +21,7 @@ from vqtok.codebook_stats.structure import (
     time_profile,
 )
 from vqtok.codebook_stats.usage import CodebookUse, bits_per_pixel, codebook_use
+from vqtok.tokens.format import format_stride
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class CodebookReport:
     each: usage of each codebook.
     bits_per_pixel, kilobits_per_second: with fixed-length codes, or `_ideal`, with an entropy coder
         that knows the frequency of each code.
-    histogram: (least, most, codes), how many codes occur so many times.
+    histogram: (least, most, codes), the number of codes that occur `least` to `most` times.
     time_profile, entropy_map: bits per token over time, and by row and column of the frame.
     levels: share of each level of each FSQ dimension; None if the levels are not known.
     bits: None unless the quantizer is LFQ.
@@ -68,7 +69,7 @@ class CodebookReport:
             "name": self.name,
             "model": self.model,
             "quantizer": self.quantizer,
-            "stride": "x".join(map(str, self.stride)),
+            "stride": format_stride(self.stride),
             "files": self.files,
             "frames": self.frames,
             "seconds": self.seconds,

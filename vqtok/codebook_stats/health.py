@@ -7,7 +7,7 @@ from vqtok.codebook_stats.usage import CodebookUse, usage_by_chance
 
 MIN_USAGE_RATIO = 0.25  # of usage by chance; real video never uses its codes evenly
 MIN_PERPLEXITY_RATIO = 0.1  # of the used codes
-MIN_TOKENS = 1000  # or ten per code: fewer tell nothing
+MIN_TOKENS = 1000  # or ten per code; fewer are not enough to judge
 MIN_CLIPS = 8  # with fewer, unused codes may belong to scenes that are not shown
 MIN_USED_CODES = 500  # with more in use, a few clips do not prove the others dead
 
@@ -63,7 +63,8 @@ def codebook_health(
         return Health("too few tokens", f"{few_tokens} for {use.codebook_size:,} codes; {usage}")
     if is_low:
         return Health(
-            "too few clips", f"{usage}, but one scene needs few codes: use {MIN_CLIPS} clips"
+            "too few clips",
+            f"{usage}, but one scene needs few codes: use at least {MIN_CLIPS} clips",
         )
     if use.perplexity * codebooks < MIN_PERPLEXITY_RATIO * use.used:
         few_codes = f"a few codes carry most tokens (perplexity {use.perplexity:,.0f})"

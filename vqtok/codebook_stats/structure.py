@@ -83,7 +83,7 @@ def temporal_redundancy(counts: CodeCounts) -> TemporalRedundancy | None:
 
 
 def occurrence_histogram(occurrences: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return (least, most, codes): how many codes occur so many times, in logarithmic bins."""
+    """Return (least, most, codes), the number of codes per logarithmic bin of occurrences."""
     highest = int(occurrences.max())
     step = max(1, -(-highest.bit_length() // HISTOGRAM_BINS))
     powers = (2 ** (step * i) for i in range(HISTOGRAM_BINS))

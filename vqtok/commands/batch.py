@@ -59,11 +59,11 @@ def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Path]]:
 
 
 def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
-    """Do the jobs, `run.jobs` at once, each with a tokenizer of its own.
+    """Run the jobs, `run.jobs` at a time, each with its own tokenizer.
 
     A job that fails does not stop the others: `folder`/failures.jsonl lists it with the reason.
 
-    label: of the progress bar.
+    label: text of the progress bar.
     Raises VqtokError at the end if any job failed.
     """
     failures: list[dict[str, str]] = []
@@ -92,7 +92,7 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
         try:
             for future in [pool.submit(run_job, job) for job in jobs]:
                 future.result()
-        except BaseException:  # also Ctrl-C: the jobs in progress must not run to their end
+        except BaseException:  # Ctrl-C included: jobs in progress must stop
             bars.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,4 +1,4 @@
-"""Count token files, and clips that are encoded for it, into one report per tokenizer."""
+"""Count the codes of token files, and of clips encoded on the fly, one report per tokenizer."""
 
 import sys
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def count_inputs(
 
     Also return the reasons why files were left out.
 
-    tokenizer: encodes the clips, and is the one that all tokens must belong to.
+    tokenizer: encodes the clips; token files of another one are refused.
     """
     columns: dict[tuple[object, ...], _Column] = {}
     failures: list[str] = []

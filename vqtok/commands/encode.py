@@ -113,7 +113,7 @@ def encode_source(
         fps=options.fps,
         start=options.start,
         duration=options.duration,
-        hardware=None if options.strict else hardware_decoder(tokenizer),  # it hides damage
+        hardware=None if options.strict else hardware_decoder(tokenizer),  # NVDEC hides damage
     ) as clip:
         task.set_total(_expected_frames(clip, options))
         tokens = encode_clip(clip, tokenizer, task.advance, should_stop, stopwatch)

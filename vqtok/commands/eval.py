@@ -17,7 +17,7 @@ from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, list_files
+from vqtok.files import MEDIA_SUFFIXES, check_overwrite, list_files
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip
 from vqtok.report import evaluation_table
@@ -92,8 +92,8 @@ def _plan_targets(sources: Sequence[str], save: Path, force: bool) -> dict[Path,
     """Return the file of each clip's comparison, by the clip's resolved path."""
     jobs = plan_jobs(sources, save, MEDIA_SUFFIXES, "{}.mp4".format)
     _, existing = split_existing(jobs)
-    if existing and not force:
-        raise UsageError(f"{existing[0]} exists: --force overwrites it")
+    if existing:
+        check_overwrite(existing[0], force)
     return {job.source.resolve(): job.target for job in jobs}
 
 
@@ -142,10 +142,10 @@ def _metrics(result: EvalResult) -> dict[str, float]:
         "frames": result.frames,
         "height": result.height,
         "width": result.width,
-        "psnr": result.tokenizer.psnr,
-        "ssim": result.tokenizer.ssim,
-        "blocks_psnr": result.blocks.psnr,
-        "blocks_ssim": result.blocks.ssim,
+        "psnr": result.reconstruction.psnr,
+        "ssim": result.reconstruction.ssim,
+        "blocks_psnr": result.baseline.psnr,
+        "blocks_ssim": result.baseline.ssim,
         "bits_per_pixel": result.bits_per_pixel,
         "encode_fps": result.encode_fps,
         "decode_fps": result.decode_fps,

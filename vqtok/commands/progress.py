@@ -7,14 +7,9 @@ from threading import Event
 from typing import Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID, TextColumn
+
+from vqtok.report.widgets import progress_bar
 
 
 def console(quiet: bool) -> Console:
@@ -37,15 +32,9 @@ class ProgressBars:
 
     def __init__(self, quiet: bool) -> None:
         self._console = console(quiet)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            transient=True,
-        )
+        label = TextColumn("{task.description}", markup=False)
+        hidden = not self._console.is_terminal
+        self._progress = progress_bar(self._console, label, disable=hidden, transient=True)
         self._cancelled = Event()
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from vqtok.commands.progress import say
-from vqtok.device import describe_device
+from vqtok.device import check_dtype, describe_device
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
 
@@ -13,7 +13,7 @@ from vqtok.model.tokenizer import Tokenizer
 class RunOptions:
     """Which tokenizer runs, where, and what the command prints.
 
-    device, dtype: as in `load_for_inference`.
+    device, dtype: as in `load_for_inference`. Raises UsageError for another dtype.
     force: overwrite files that exist.
     jobs: clips of a batch to process at once.
     """
@@ -25,6 +25,9 @@ class RunOptions:
     quiet: bool
     verbose: bool = False
     jobs: int = 1
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
 
     def load_tokenizers(self, count: int = 1) -> list[Tokenizer]:
         """Load `count` tokenizers that share their weights; each processes one clip at a time."""

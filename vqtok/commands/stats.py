@@ -25,15 +25,11 @@ MAX_REASONS = 5  # printed: the rest are most often the same
 
 @dataclass(frozen=True)
 class Output:
-    """Where reports go: to stdout as JSON, as CSV or for people, and into a plot if it is given.
-
-    force: overwrite a plot that exists.
-    """
+    """Where reports go: to stdout as JSON, as CSV or for people, and into a plot if given."""
 
     as_json: bool
     as_csv: bool
     plot: Path | None
-    force: bool
 
 
 def show_tokens(
@@ -49,8 +45,6 @@ def show_tokens(
     each: report on every source by itself.
     Raises VqtokError at the end if any file could not be counted.
     """
-    if output.plot:
-        report.check_plot(output.plot, output.force)
     inputs = list_inputs(sources, each, allow_clips=tokenizer is not None)
     model = None
     if tokenizer is not None:
@@ -84,12 +78,12 @@ def show_codes(tokenizer: str, as_json: bool) -> None:
 
 def codebook_arrays(quantizer: "Quantizer") -> dict[str, Any]:
     """Return the arguments of `codebook_table` that describe the codes of a quantizer."""
-    from vqtok.quantizers.search import neighbours
+    from vqtok.quantizers.search import neighbors
 
     state = quantizer.codebook_state()
     arrays = {name: tensor.float().numpy() for name, tensor in state.items()}
     if len(state.get("codes", ())) > 1:
-        arrays["nearest"] = neighbours(state["codes"].float()).numpy()
+        arrays["nearest"] = neighbors(state["codes"].float()).numpy()
     return arrays | {"revive_after": quantizer.revive_after}
 
 

@@ -1,4 +1,4 @@
-"""The train command."""
+"""`vqtok train`: a new or resumed run, with a live view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def run_training(options: TrainOptions) -> None:
     settings = run.settings.train
     quiet = options.quiet or distributed.rank() > 0
     if not run.data.sources:
-        say(quiet, "no --data: training on synthetic clips, which is good for a trial only")
+        say(quiet, "no --data: training on synthetic clips, which is only useful as a trial")
     clips, view = run.open_clips(), TrainingView(console(quiet), settings)
     try:
         with view.open(options.last_step or settings.steps):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vqtok import DEFAULT, config
 from vqtok.config import Config
-from vqtok.device import find_device
-from vqtok.errors import UsageError, VqtokError
+from vqtok.device import check_dtype, find_device
+from vqtok.errors import VqtokError
 from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
@@ -64,9 +64,9 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
         _check_shapes(settings, weights)
         tokenizer = Tokenizer(settings.model, settings.quantizer)
         tokenizer.load_state_dict(weights)
-    except (RuntimeError, VqtokError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise VqtokError(f"{path} is not a tokenizer that can be loaded: {reason}") from None
+    except (RuntimeError, TypeError, VqtokError) as error:
+        reason = str(error).removeprefix(f"{path}: ").partition("\n")[0]
+        raise VqtokError(f"cannot load {path}: {reason}") from None
     tokenizer.fingerprint = digest
     return tokenizer.eval()
 
@@ -77,8 +77,7 @@ def load_for_inference(source: str | Path, device: str, dtype: str | None) -> To
     device: auto, cpu, cuda or cuda:N. dtype: float32 or bfloat16, None for whichever is fast.
     Raises UsageError if there is no such device or dtype, else as `load`.
     """
-    if dtype not in (None, "float32", "bfloat16"):
-        raise UsageError(f"dtype {dtype}: must be float32 or bfloat16")
+    check_dtype(dtype)
     set_global_flags()
     target = find_device(device)
     dtype = dtype or ("bfloat16" if has_fast_bfloat16(target) else "float32")
@@ -116,7 +115,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             return metadata, {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (SafetensorError, OSError) as error:
-        raise VqtokError(f"{path} is damaged or no tokenizer: {error}") from None
+        raise VqtokError(f"{path} is damaged or not a tokenizer file: {error}") from None
 
 
 def _settings(
@@ -125,10 +124,15 @@ def _settings(
     """Return the settings; the weights of an older version are upgraded in place."""
     version = metadata.get("version")
     if metadata.get("format") != FORMAT or version not in ("1", VERSION):
-        raise VqtokError(f"it is not a vqtok tokenizer of version 1 to {VERSION}")
+        raise VqtokError(f"it is not a vqtok tokenizer file of version 1 or {VERSION}")
     if version == "1":
         settings = _json(metadata.get("config", ""))
-        upgrade(settings, weights)
+        try:
+            upgrade(settings, weights)
+        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            if isinstance(error, VqtokError):
+                raise
+            raise VqtokError(f"its settings are damaged: {error}") from None
     else:
         settings = {name: _json(metadata.get(name, "")) for name in ("model", "quantizer")}
     return config.tokenizer_settings(settings, str(path))
@@ -140,7 +144,7 @@ def _json(text: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        raise VqtokError("it holds no settings")
+        raise VqtokError("it has no settings")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Causal building blocks: on a clip in chunks, they give what they give on the whole clip."""
+"""Causal building blocks whose output on a clip in chunks equals that on the whole clip."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
-Kernel = tuple[int, int, int]
+Size3d = tuple[int, int, int]
 StreamState = dict[nn.Module, Any]  # what each module remembers of a clip between two chunks
 
 
@@ -21,7 +21,7 @@ class CausalConv3d(nn.Conv3d):
     Height and width are padded with zeros to keep their size if the stride is 1.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: Kernel, stride: Kernel = (1, 1, 1)) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: Size3d, stride: Size3d = (1, 1, 1)) -> None:
         height, width = (
             k // 2 if s == 1 else 0 for k, s in zip(kernel[1:], stride[1:], strict=True)
         )
@@ -102,7 +102,7 @@ class DepthToSpace(nn.Module):
     kernel: height and width of the convolution.
     """
 
-    def __init__(self, c_in: int, c_out: int, factors: Kernel, kernel: int = 1) -> None:
+    def __init__(self, c_in: int, c_out: int, factors: Size3d, kernel: int = 1) -> None:
         super().__init__()
         p, q, r = factors
         self.conv = CausalConv3d(c_in, c_out * p * q * r, (1, kernel, kernel))

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_mean, broadcast
-from vqtok.errors import UsageError
 from vqtok.model.layers import (
     CausalConv3d,
     ResidualBlock,
@@ -16,7 +15,7 @@ from vqtok.model.layers import (
     streaming,
 )
 from vqtok.precision import at_least_float32, fixed_precision
-from vqtok.quantizers import NearestCode, Quantized, Quantizer
+from vqtok.quantizers import Quantized, Quantizer, require_search
 
 
 class Predictor(nn.Module):
@@ -91,8 +90,8 @@ class PredictiveCoder(nn.Module):
         intra_share: float,
     ) -> None:
         super().__init__()
-        if intra_share and not isinstance(quantizer, NearestCode):
-            raise UsageError("model.intra_share needs a quantizer that searches: vq2 or ema")
+        if intra_share:
+            require_search(quantizer)
         self.quantizer, self.predictor = quantizer, predictor
         self.keyframe_interval = keyframe_interval
         self.intra_codes = int(intra_share * quantizer.codebook_size)
@@ -178,7 +177,7 @@ class PredictiveCoder(nn.Module):
 
     def _choose(self, z: Tensor, residual: Tensor) -> Tensor:
         """Return the indices of the nearer of the best intra code and the best residual code."""
-        quantizer = cast(NearestCode, self.quantizer)
+        quantizer = require_search(self.quantizer)
         intra_part, residual_part = self._parts()
         intra = quantizer.encode(z, intra_part)
         inter = quantizer.encode(residual, residual_part)
@@ -197,7 +196,7 @@ class PredictiveCoder(nn.Module):
 
     def _quantize_with_intra(self, z: Tensor, residual: Tensor) -> Quantized:
         """Quantize each position of z or of the residual, whichever has the nearer code."""
-        quantizer = cast(NearestCode, self.quantizer)
+        quantizer = require_search(self.quantizer)
         parts = list(zip((z.detach(), residual.detach()), self._parts(), strict=True))
         if quantizer.needs_init and quantizer.learns:
             for latents, part in parts:
@@ -224,7 +223,8 @@ class PredictiveCoder(nn.Module):
     def _predictions(self, z_q: Tensor, phase: int = 0) -> Tensor:
         """Return the prediction of each frame (b c t h w) of a clip from those before it.
 
-        It is 0 for key frames: the first frame, and those that `phase` frames before it imply.
+        It is 0 for key frames: the first frame, and every `keyframe_interval`-th one, counted as if
+        `phase` frames had passed since the last key frame.
         """
         predictor = cast(Predictor, self.predictor)
         keys = range(self.keyframe_interval - phase, z_q.shape[2], self.keyframe_interval)

@@ -191,7 +191,8 @@ class Tokenizer(nn.Module):
 
         Residual blocks start as identities, so only the convolutions between them are set. The
         latents are then uncorrelated, with unit variance in each channel if the quantizer rounds
-        channels on their own, else in total, so that distances of latents are those of pixels.
+        channels on their own, otherwise on average over the channels, so that distances between
+        latents are proportional to those between pixels.
         """
         x, bases = self._pad(video, first=True), []
         convolutions = [m for m in self.encoder if isinstance(m, CausalConv3d)]

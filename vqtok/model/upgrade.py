@@ -17,9 +17,9 @@ def upgrade(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
     model, quantizer = settings.setdefault("model", {}), settings.setdefault("quantizer", {})
     _upgrade_networks(model, weights)
     _fold_transforms(quantizer, weights)
-    if "absolute_codes" in quantizer:  # a count, before it was a share
-        share = (quantizer.pop("absolute_codes") + 0.5) / quantizer["codebook_size"]
-        model["intra_share"] = share if share * quantizer["codebook_size"] >= 1 else 0.0
+    if count := quantizer.pop("absolute_codes", 0):  # before it was a share
+        # The middle of the interval of shares that are rounded down to this count.
+        model["intra_share"] = (count + 0.5) / quantizer["codebook_size"]
     if model.get("predictor_blocks") and "key_every" not in model:
         model["keyframe_interval"] = 2**31 - 1  # only the first frame was a key frame
     rename_keys(settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vqtok import DEFAULT
+from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
@@ -40,8 +41,11 @@ def encode_video(
     device, dtype: where and in what a tokenizer that is not loaded yet runs: auto, cpu, cuda or
         cuda:N, and float32 or bfloat16 (default: bfloat16 where it is fast).
 
-    Raises VqtokError if there is no frame to encode. Warns of damaged or dropped content.
+    Raises UsageError for an option out of range, VqtokError if there is no frame to encode. Warns
+    of damaged or dropped content.
     """
+    if (size is not None and size < 1) or start < 0 or (duration is not None and duration < 0):
+        raise UsageError("size must be 1 or more, start and duration 0 or more")
     model = _load(tokenizer, device, dtype)
     with open_video(
         path,
@@ -74,16 +78,20 @@ def decode_video(
         binary file object, which gets a Matroska stream.
     tokenizer, device, dtype: as in `encode_video`; the tokenizer that made the tokens.
     codec: h264, vp9, ffv1 (lossless) or gif (default: the usual one of the container).
-    crf: quality of h264 and vp9; lower is better.
+    crf: quality of h264 and vp9, 0 to 63; lower is better.
     audio_from: copy the audio of this video.
 
-    Raises VqtokError for tokens of another tokenizer, UsageError for a container or codec that
-    does not exist. Warns of what the container cannot hold.
+    Raises VqtokError for tokens of another tokenizer, UsageError for a container, codec, crf or
+    folder that does not exist. Warns of what the container cannot hold.
     """
     name = str(tokens) if isinstance(tokens, str | os.PathLike) else "tokens"
     if not isinstance(tokens, Tokens):
         tokens = read_tokens(tokens)
     target = Path(path) if isinstance(path, str | os.PathLike) else path
+    if crf is not None and not 0 <= crf <= 63:
+        raise UsageError(f"crf {crf}: must be 0 to 63")
+    if isinstance(target, Path) and not target.parent.is_dir():
+        raise UsageError(f"{target.parent}: no such folder")
     audio = None if audio_from is None else Path(audio_from)
     model = _load(tokenizer, device, dtype)
     notes = decode_clip(tokens, model, target, name=name, codec=codec, crf=crf, audio_from=audio)
@@ -97,5 +105,6 @@ def _load(tokenizer: str | Path | Tokenizer, device: str, dtype: str | None) -> 
 
 
 def _warn(path: object, notes: Iterable[str]) -> None:
+    name = str(path) if isinstance(path, str | os.PathLike) else "the stream"
     for note in notes:
-        warnings.warn(f"{path}: {note}", stacklevel=3)
+        warnings.warn(f"{name}: {note}", stacklevel=3)

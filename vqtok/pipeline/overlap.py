@@ -17,7 +17,7 @@ DEPTH = 2  # items in flight; bounds memory
 
 @contextmanager
 def prefetch(items: Iterator[T]) -> Iterator[Iterator[T]]:
-    """Give an iterator over the items that computes the next ones in a thread.
+    """Yield an iterator over the items that computes the next ones in a thread.
 
     An exception in computing an item is raised when that item is requested.
     """
@@ -40,7 +40,7 @@ def prefetch(items: Iterator[T]) -> Iterator[Iterator[T]]:
 
 @contextmanager
 def background_writer(write: Callable[..., object]) -> Iterator[Callable[..., None]]:
-    """Give a function that calls `write` in a thread, in order, and blocks when it falls behind.
+    """Yield a function that calls `write` in a thread, in order, and blocks when it falls behind.
 
     An exception in `write` is raised by a later call or at the end; calls still queued are dropped.
     """

@@ -9,7 +9,7 @@ from vqtok.config import (
     VQ2Settings,
 )
 from vqtok.quantizers.base import Quantized, Quantizer
-from vqtok.quantizers.codebook import EMAQuantizer, NearestCode, VectorQuantizer
+from vqtok.quantizers.codebook import EMAQuantizer, NearestCode, VectorQuantizer, require_search
 from vqtok.quantizers.compat import EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
 from vqtok.quantizers.ema import EmbeddingEMA
 from vqtok.quantizers.fsq import FSQ
@@ -30,6 +30,7 @@ __all__ = [
     "VectorQuantizer",
     "VectorQuantizer2",
     "build",
+    "require_search",
 ]
 
 

@@ -42,7 +42,7 @@ class Quantizer(nn.Module, ABC):
         variance in each; False if whole latents are compared by distance.
     revive_after: training steps after which an unused code is replaced; 0: never.
     recomputed_keys: state dict keys that `load_state_dict` computes from the others if absent.
-    fp16_keys: state dict keys that lose nothing that matters when stored in float16.
+    fp16_keys: state dict keys that can be stored in float16 without noticeable loss.
     """
 
     codebook_size: int
@@ -84,17 +84,18 @@ class Quantizer(nn.Module, ABC):
         return {}
 
     def _quantize_local(self, z: Tensor, quantize: Callable[[Tensor], Quantized]) -> Quantized:
-        """Call `_quantize`, or a variant of it, for any dtype and layout of z; terms are local."""
+        """Quantize z in contiguous float32 and cast the result back; the terms are this rank's."""
         with fixed_precision(z.device.type):
             out = quantize(at_least_float32(z).contiguous())
         return replace(out, z_q=out.z_q.to(z.dtype).contiguous())
 
     def _average_terms(self, out: Quantized) -> Quantized:
         """Average the terms over ranks, and drop the loss in eval."""
+        terms = {name: value.detach().float() for name, value in out.terms.items()}
         if not self.training:
-            return replace(out, loss=torch.zeros_like(out.loss))
-        terms = all_reduce_mean(torch.stack([v.detach().float() for v in out.terms.values()]))
-        return replace(out, terms=dict(zip(out.terms, terms, strict=True)))
+            return replace(out, loss=torch.zeros_like(out.loss), terms=terms)
+        means = all_reduce_mean(torch.stack(list(terms.values())))
+        return replace(out, terms=dict(zip(terms, means, strict=True)))
 
     @abstractmethod
     def _encode(self, z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_sum, broadcast
+from vqtok.errors import UsageError
 from vqtok.precision import at_least_float32, fixed_precision
 from vqtok.quantizers.base import Quantized, Quantizer, straight_through
 from vqtok.quantizers.ema import EmbeddingEMA
@@ -167,7 +168,7 @@ class NearestCode(CodebookQuantizer):
 
     @abstractmethod
     def _set_codes(self, rows: Tensor, codes: Tensor) -> None:
-        """Overwrite rows (m) of the codebook with codes (m d), with a fresh state."""
+        """Overwrite rows (m) of the codebook with codes (m d) and reset their state."""
 
     def _update(self, latents: Tensor, indices: Tensor, counts: Tensor) -> None:
         """Learn without gradient from latents (n d), indices (n) and counts (k) of all ranks."""
@@ -179,6 +180,13 @@ class NearestCode(CodebookQuantizer):
         if self.age is not None and any(key.startswith(prefix) for key in state):
             state.setdefault(f"{prefix}age", torch.zeros_like(self.age))
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def require_search(quantizer: Quantizer) -> NearestCode:
+    """Return the quantizer; raise UsageError if it does not search a codebook."""
+    if not isinstance(quantizer, NearestCode):
+        raise UsageError("model.intra_share needs quantizer.kind vq2 or ema")
+    return quantizer
 
 
 class VectorQuantizer(NearestCode):

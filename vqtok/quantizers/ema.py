@@ -14,9 +14,9 @@ class EmbeddingEMA(nn.Module):
     """A codebook that is the moving average of the latents that chose each code.
 
     weight (k d), cluster_size (k) and embed_avg (k d) are buffers: no optimizer sees them.
-    `update` False freezes them. cluster_size starts at one: from zero, the first update would
-    divide by almost nothing. The averages stay in float32 when the module is cast to a narrower
-    dtype, in which small updates would be rounded away.
+    With `update` False they do not change. cluster_size starts at one: from zero, the first update
+    would divide by almost nothing. The averages stay in float32 when the module is cast to a
+    narrower dtype, in which small updates would be rounded away.
     """
 
     weight: Tensor
@@ -46,7 +46,10 @@ class EmbeddingEMA(nn.Module):
         self.embed_avg.mul_(self.decay).add_(new_embed_avg, alpha=1 - self.decay)
 
     def weight_update(self, num_tokens: int) -> None:
-        """Set the codes to sum / count, with counts smoothed so that none is zero."""
+        """Set the codes to sum / count, with counts smoothed so that none is zero.
+
+        num_tokens: accepted for compatibility, without effect.
+        """
         self.weight.copy_(self.embed_avg / self._smoothed(self.cluster_size).unsqueeze(-1))
 
     def reset(self, rows: Tensor, codes: Tensor) -> None:

@@ -85,7 +85,7 @@ class GumbelQuantizer(CodebookQuantizer):
         latents = _rows(at_least_float32(z))
         codes = kmeans(latents, self.codebook_size)
         spread = all_reduce_mean((latents - codes[nearest(latents, codes)]).square().mean())
-        # With about as many codes as latents it is near zero, and no gradient would get through.
+        # With about as many codes as latents the spread is near zero, and gradients would vanish.
         sharpness = 0.5 / spread.clamp(min=0.01 * codes.var(correction=0).item() + 1e-6)
         self.embed.weight.copy_(codes)
         self.proj.weight.copy_((2 * sharpness * codes).view_as(self.proj.weight))
@@ -114,7 +114,7 @@ class GumbelQuantizer(CodebookQuantizer):
         weight, bias = self._projection(z.dtype)
         codes = self._active_rows(self.codebook.to(z.dtype))
         hard = self.straight_through or not self.training
-        # The seed stands for the noise, which the backward pass draws again.
+        # The backward pass redraws the noise from this seed.
         seed = int(torch.randint(2**62, ())) if self.training else None
         z_q, best, kl = _Sample.apply(_rows(z), weight, bias, codes, temperature, seed, hard)
         best = best.view(len(z), *z.shape[2:])
@@ -217,7 +217,7 @@ def _blocks(z: Tensor, k: int, seed: int | None) -> Iterator[tuple[slice, Tensor
 def _relaxed(
     inputs: list[Tensor], noise: Tensor, temperature: Tensor, picks: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return z_q (n d), of which only the gradient is right, and the KL (n) of one block.
+    """Return a stand-in for z_q (n d) that has its gradient but not its value, and the KL (n).
 
     inputs: latents (n c), weight (k c), bias (k), codes (k d). picks: the indices (n) if hard.
     """

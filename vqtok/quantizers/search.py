@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vqtok.precision import at_least_float32
 
-TILE = 2048  # rows and columns of a block of scores: 16 MiB, nearly as fast as its matrix product
+TILE = 2048  # rows and columns of a tile of scores (16 MiB); nearly as fast as the matrix product
 GROUP = 32  # codes; amax over groups is ten times as fast as argmax over rows
 
 
@@ -20,7 +20,7 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def neighbours(codebook: Tensor) -> Tensor:
+def neighbors(codebook: Tensor) -> Tensor:
     """Return the index (k), int64, of each code's nearest other code; k is at least 2."""
     return _search(codebook, codebook, allow_self=False)
 

@@ -1,15 +1,14 @@
 """Rendering: codebook reports, comparisons, plots, evaluations, and the live view of training."""
 
-from vqtok.report.codebook import render_report
-from vqtok.report.codes import render_codebook
+from vqtok.report.codebook_report import render_report
+from vqtok.report.codebook_table import render_codebook
 from vqtok.report.comparison import render_comparison
 from vqtok.report.evaluation import evaluation_table
-from vqtok.report.plot import check_plot, save_plot
+from vqtok.report.plot import save_plot
 from vqtok.report.training import TrainingView, watch_run
 
 __all__ = [
     "TrainingView",
-    "check_plot",
     "evaluation_table",
     "render_codebook",
     "render_comparison",

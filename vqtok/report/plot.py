@@ -1,33 +1,15 @@
 """The codebook report as an image, drawn by matplotlib (the extra `plot`)."""
 
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vqtok.codebook_stats.codebook_report import CodebookReport
-from vqtok.errors import UsageError
 from vqtok.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SUFFIXES = (".png", ".svg")
-
-
-def check_plot(path: Path, force: bool) -> None:
-    """Raise UsageError if `save_plot` could not write `path`, or may not overwrite it."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--plot {path}: must end in {' or '.join(SUFFIXES)}")
-    if not path.resolve().parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists: --force overwrites it")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install matplotlib") from None
 
 
 def save_plot(reports: list[CodebookReport], path: Path) -> None:
@@ -39,7 +21,7 @@ def save_plot(reports: list[CodebookReport], path: Path) -> None:
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     frequencies, bits, codes, last = figure.subplots(2, 2).flat
-    for i, report in zip(count(), reports, strict=False):
+    for i, report in enumerate(reports):
         _plot_frequencies(frequencies, report, f"C{i}")
         _plot_over_time(bits, [time_bin.bits for time_bin in report.time_profile], f"C{i}")
         _plot_over_time(codes, [time_bin.codes for time_bin in report.time_profile], f"C{i}")

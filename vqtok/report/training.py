@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +19,7 @@ from vqtok.codebook_stats.health import has_collapsed
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 from vqtok.files import RUN_CONFIG, RUN_METRICS
-from vqtok.report.widgets import bar, glyphs, sparkline
+from vqtok.report.widgets import bar, glyphs, progress_bar, sparkline
 
 PRINT_SECONDS = 10
 POLL_SECONDS = 0.5
@@ -37,13 +37,7 @@ class TrainingView:
     def __init__(self, console: Console, settings: TrainSettings) -> None:
         self._console = console
         self._frames_per_step = settings.batch_size * settings.frames
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._progress = progress_bar(console, TextColumn("step"))
         self._task = self._progress.add_task("")
         self._live = Live(console=console, refresh_per_second=4)
         self._rows: list[dict[str, Any]] = []
@@ -59,7 +53,7 @@ class TrainingView:
             self._print(self._rows[-1])
 
     def show(self, row: dict[str, Any]) -> None:
-        """Show a row of metrics.jsonl. Rows of validation metrics and damaged rows are skipped."""
+        """Show a row of metrics.jsonl. Rows without the required keys are skipped."""
         if not all(isinstance(row.get(key), int | float) for key in REQUIRED_KEYS):
             return
         self._rows.append(row)
@@ -119,7 +113,7 @@ def watch_run(run: Path, console: Console) -> None:
     settings = run / RUN_CONFIG
     if not settings.is_file():
         raise UsageError(f"{run} is not a training run: name a folder written by `vqtok train`")
-    train = config.from_json(settings.read_text(), str(settings)).train
+    train = config.read_json(settings).train
     view = TrainingView(console, train)
     with view.open(train.steps):
         for row in _follow_rows(run / RUN_METRICS):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -98,3 +99,14 @@ def columns(
     grid.add_column(ratio=1)
     grid.add_row(Group(*left), Group(*right))
     return grid
+
+
+def progress_bar(
+    console: Console, label: TextColumn, disable: bool = False, transient: bool = False
+) -> Progress:
+    """Return a progress bar with a label, the count of steps and the remaining time.
+
+    disable: draw nothing. transient: erase the bar at the end.
+    """
+    columns = (label, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=disable, transient=transient)

@@ -1,6 +1,6 @@
 """Token files: the format, reading and writing. Needs no PyTorch."""
 
-from vqtok.tokens.format import Tokens, check_tokenizer, index_dtype, validate
+from vqtok.tokens.format import Tokens, check_tokenizer
 from vqtok.tokens.io import (
     IndexBuffer,
     read_metadata,
@@ -13,10 +13,8 @@ __all__ = [
     "IndexBuffer",
     "Tokens",
     "check_tokenizer",
-    "index_dtype",
     "read_metadata",
     "read_tokens",
     "tokens_to_bytes",
-    "validate",
     "write_tokens",
 ]

@@ -1,4 +1,4 @@
-"""The content of a token file: the tokens of a clip and what is needed to make the video again.
+"""The content of a token file: the tokens of a clip and what is needed to restore the video.
 
 docs/token-format.md describes every key. Metadata values are strings: fractions are written as
 30000/1001 and the stride as 4x8x8. Evenly spaced timestamps are written as `start` and `step`;
@@ -75,8 +75,12 @@ def check_tokenizer(tokens: Tokens, tokenizer: TokenizerInfo, name: str) -> None
 
 
 def _describe(kind: str, stride: tuple[int, int, int], codebook_size: int, model: str) -> str:
-    sides = "x".join(map(str, stride))
-    return f"{kind} {sides}, {codebook_size:,} codes, weights {model[:12]}"
+    return f"{kind} {format_stride(stride)}, {codebook_size:,} codes, weights {model[:12]}"
+
+
+def format_stride(stride: tuple[int, int, int]) -> str:
+    """Return a stride as text, such as 4x8x8."""
+    return "x".join(map(str, stride))
 
 
 def index_dtype(codebook_size: int) -> np.dtype:
@@ -137,7 +141,7 @@ def pack(tokens: Tokens) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         "fps": _format_fraction(tokens.fps),
         "time_base": _format_fraction(tokens.time_base),
         "pixel_aspect": _format_fraction(tokens.pixel_aspect),
-        "stride": "x".join(map(str, tokens.stride)),
+        "stride": format_stride(tokens.stride),
     }
     if tokens.origin:
         metadata["origin"] = str(tokens.origin)

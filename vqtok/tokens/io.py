@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from vqtok.errors import VqtokError
+from vqtok.errors import VqtokError, os_reason
 from vqtok.files import atomic_write
 from vqtok.tokens.format import INDEX_DTYPES, Tokens, index_dtype, pack, unpack, validate
 
@@ -103,7 +103,7 @@ def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
         with Path(source).open("rb") as stream:  # a named pipe
             return _read_stream(stream, str(source))
     except OSError as error:
-        raise VqtokError(f"{source}: {_reason(error)}") from error
+        raise VqtokError(f"{source}: {os_reason(error)}") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -133,7 +133,7 @@ def _read_file(path: str | os.PathLike[str], name: str) -> Tokens:
         if "indices" in keys:
             tensors["indices"] = _map_tensor(path, "indices")
     except OSError as error:
-        raise VqtokError(f"{name}: {_reason(error)}") from error
+        raise VqtokError(f"{name}: {os_reason(error)}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         message = f"{name} is truncated or not a token file; encode the video again"
         raise VqtokError(message) from error
@@ -149,7 +149,3 @@ def _map_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
     if 0 in shape:  # cannot be mapped
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", 8 + size + entry["data_offsets"][0], shape)
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

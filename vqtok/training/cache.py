@@ -20,7 +20,7 @@ CHUNK = 16  # frames decoded at a time
 class CachedClip:
     """A decoded clip.
 
-    timestamps: of each frame (t), in ticks of the source's time base.
+    timestamps: timestamp of each frame (t), in ticks of the source's time base.
     open_frames: returns the frames (t h w c) uint8.
     hit: whether the clip was in the cache folder already.
     """

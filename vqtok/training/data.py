@@ -35,10 +35,10 @@ def find_media(sources: Iterable[str | Path]) -> list[Path]:
 class MediaInfo:
     """Properties of a file, read once.
 
-    short_side: to scale the frames to.
+    short_side: target length of the short side, in pixels.
     duration: seconds; 0 if the header does not say.
     origin: timestamp of the start, in ticks of `time_base`.
-    cached: the decoded clip; None without room for it, or if its duration is unknown.
+    cached: the decoded clip, or None if there is no room for it or its duration is unknown.
     """
 
     short_side: int
@@ -152,7 +152,7 @@ class VideoClips:
             scale = short_side / min(clip.height, clip.width)
             frames = max(1, (duration or 0) * fps)
             estimated_bytes = 3 * clip.height * clip.width * scale**2 * frames
-            origin, time_base = clip.origin or 0, clip.time_base or Fraction(1)
+            origin, time_base = clip.origin, clip.time_base
         cached = None
         if duration is not None:
             cached = self._cache.get(path, short_side, estimated_bytes)

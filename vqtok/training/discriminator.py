@@ -11,6 +11,7 @@ from torch.optim import AdamW
 from vqtok import distributed
 from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
+from vqtok.precision import training_autocast
 from vqtok.training.optimizer import parameter_groups
 
 WIDTHS = (3, 32, 64, 128)  # channels; each layer halves height and width
@@ -34,14 +35,14 @@ class Discriminator(nn.Module):
             layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
         last = spectral_norm(nn.Conv3d(WIDTHS[-1], 1, (1, 3, 3), padding=(0, 1, 1)))
         self.net = nn.Sequential(*layers, last)
-        self.weight, self.use_bfloat16 = settings.adversarial_weight, settings.dtype == "bfloat16"
+        self.weight, self.dtype = settings.adversarial_weight, settings.dtype
         self.first_step = round((1 - settings.adversarial_share) * settings.steps)
         groups = parameter_groups(self, WEIGHT_DECAY)
         self.optimizer = AdamW(groups, settings.learning_rate, BETAS)
 
     def forward(self, video: Tensor) -> Tensor:
         """Return a score for each patch of a video (b 3 t h w) in 0..1; high means real."""
-        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.use_bfloat16):
+        with training_autocast(video.device, self.dtype):
             return self.net(video * 2 - 1).float()
 
     def generator_loss(self, reconstruction: Tensor, loss: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class MetricAverager:
     def update(self, metrics: dict[str, Tensor], indices: Tensor, data_wait: float) -> None:
         """Add a step.
 
-        indices: of the whole batch (n). data_wait: seconds spent waiting for the batch.
+        indices: all indices of the batch (n). data_wait: seconds spent waiting for the batch.
         """
         self._metrics.append(metrics)
         self._indices.append(indices)

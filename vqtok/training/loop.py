@@ -105,7 +105,7 @@ def run_steps(
 
 
 def is_due(step: int, every: int) -> bool:
-    """Return whether something that happens every so many steps (0: never) happens now."""
+    """Return whether an action with a period of `every` steps (0: never) is due."""
     return every > 0 and step % every == 0
 
 

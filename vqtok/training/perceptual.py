@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
+from vqtok.precision import training_autocast
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STAGES = slice(1, 4)  # of the network's hidden states: the stem and the last stage are left out
@@ -25,7 +26,7 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, settings: TrainSettings) -> None:
         super().__init__()
-        model, self.use_bfloat16 = settings.perceptual_model, settings.dtype == "bfloat16"
+        model, self.dtype = settings.perceptual_model, settings.dtype
         try:
             from transformers import AutoModel
         except ImportError:
@@ -49,7 +50,7 @@ class PerceptualLoss(nn.Module):
     def _features(self, video: Tensor) -> list[Tensor]:
         """Return the feature maps (n c h w) of each stage, normalized over channels."""
         frames = (rearrange(video, "b c t h w -> (b t) c h w") - self.mean) / self.std
-        with torch.autocast(video.device.type, torch.bfloat16, enabled=self.use_bfloat16):
+        with training_autocast(video.device, self.dtype):
             stages = self.net(frames, output_hidden_states=True).hidden_states[STAGES]
         if any(maps.ndim != 4 for maps in stages):
             raise UsageError(

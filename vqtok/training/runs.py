@@ -30,7 +30,7 @@ class DataPaths:
     cache: Path | None = None
 
     def absolute(self) -> Self:
-        """Return the same data as seen from any working directory."""
+        """Return the same paths, independent of the working directory."""
         return type(self)(
             sources=[_absolute(path) for path in self.sources],
             validation=[_absolute(path) for path in self.validation],
@@ -125,13 +125,13 @@ def reopen(folder: Path, data: DataPaths) -> Run:
 
     data: paths that are given replace those of the run.
 
-    Raises UsageError if the folder contains no run.
+    Raises UsageError if the folder contains no run, VqtokError if its files are damaged.
     """
     if not all((folder / name).is_file() for name in (RUN_CONFIG, RUN_DATA)):
         raise UsageError(f"{folder} holds no run to resume")
-    settings = config.from_json((folder / RUN_CONFIG).read_text(), str(folder / RUN_CONFIG))
+    settings = config.read_json(folder / RUN_CONFIG)
     try:
-        saved = DataPaths.from_json((folder / RUN_DATA).read_text())
+        saved = DataPaths.from_json((folder / RUN_DATA).read_text(errors="replace"))
     except (ValueError, KeyError, TypeError):
         raise VqtokError(
             f"{folder / RUN_DATA} is damaged: start a new run with the same --data"

@@ -8,11 +8,12 @@ from torch import Tensor
 from vqtok import distributed
 from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
+from vqtok.precision import training_autocast
 from vqtok.quality import psnr
 from vqtok.training.train_state import TrainState
 
 RANK_SEED_OFFSET = 1 << 32  # beyond every seed, so that no two ranks draw the same noise
-LOG_MSE_FLOOR = 1e-4  # added to each clip's squared error: beyond 40 dB it hardly counts
+LOG_MSE_FLOOR = 1e-4  # added to each clip's squared error, so that gains beyond 40 dB hardly count
 
 
 def train_step(
@@ -50,7 +51,7 @@ def backward(
     state: TrainState, video: Tensor, settings: TrainSettings, weight: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Add the gradients of a micro-batch, times `weight`; return its metrics and indices."""
-    with torch.autocast(video.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+    with training_autocast(video.device, settings.dtype):
         reconstruction, quantized = state.tokenizer(video)
     target, terms = video.float() / 255, quantized.terms
     loss = reconstruction_loss(reconstruction, target, settings) + quantized.loss
@@ -60,8 +61,8 @@ def backward(
         terms = terms | {"perceptual": all_reduce_mean(perceptual.detach())}
     total = loss
     if discriminator := state.active_discriminator:
-        adversary = discriminator.discriminator_backward(target, reconstruction, weight)
-        terms = terms | {"adversary": adversary}
+        discriminator_loss = discriminator.discriminator_backward(target, reconstruction, weight)
+        terms = terms | {"adversary": discriminator_loss}
         total = loss + discriminator.generator_loss(reconstruction, loss)
     (weight * total).backward()
     mean_psnr = psnr(target, reconstruction.detach().clamp(0, 1)).mean()

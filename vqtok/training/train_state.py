@@ -75,7 +75,7 @@ class TrainState:
 
     @torch.no_grad()
     def update_ema(self, decay: float) -> None:
-        """Move the averaged weights towards the current ones; a decay of 0 copies them.
+        """Move the averaged weights toward the current ones; a decay of 0 copies them.
 
         Buffers, such as a codebook that is a moving average itself, are copied.
         """
@@ -110,7 +110,8 @@ class TrainState:
             for name, optimizer in self._optimizers().items():
                 _load_optimizer(optimizer, _with_prefix(tensors, name))
         except (KeyError, ValueError, RuntimeError) as error:
-            raise VqtokError(f"{path} does not fit the settings of its run: {error}") from None
+            reason = str(error).partition("\n")[0]
+            raise VqtokError(f"{path} does not fit the settings of its run: {reason}") from None
         self.step = step
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -132,7 +133,7 @@ def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise VqtokError(f"{path} is damaged: {error}") from None
     if {key: metadata.get(key) for key in FORMAT} != FORMAT:
         raise VqtokError(

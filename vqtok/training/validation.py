@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import TrainSettings
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.precision import training_autocast
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
 from vqtok.training.data import TrainingClips
 
@@ -29,15 +29,14 @@ def validate(
         if len(results) < IMAGE_CLIPS:
             samples[len(results)] = pair
 
-    use_bfloat16 = settings.dtype == "bfloat16"
-    with torch.autocast(tokenizer.device.type, torch.bfloat16, enabled=use_bfloat16):
+    with training_autocast(tokenizer.device, settings.dtype):
         for video in clips.validation_clips(FRAMES):
             results.append(evaluate_clip(video, tokenizer, keep_sample))
     if not results:
         return {}
     image_path.parent.mkdir(exist_ok=True)
     write_comparison_image(image_path, list(samples.values()))
-    fidelity = [result.tokenizer for result in results]
+    fidelity = [result.reconstruction for result in results]
     usage = codebook_use(np.sum([result.counts for result in results], axis=0))
     metrics = {
         "psnr": float(np.mean([f.psnr for f in fidelity])),

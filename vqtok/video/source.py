@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from vqtok.errors import VqtokError
+from vqtok.errors import VqtokError, os_reason
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -39,7 +39,7 @@ def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[
     try:
         container = av.open(_open_input(source), mode="r")
     except OSError as error:
-        raise VqtokError(f"{name}: {(error.strerror or str(error)).lower()}") from error
+        raise VqtokError(f"{name}: {os_reason(error)}") from error
     except av.FFmpegError as error:
         empty = isinstance(source, str | os.PathLike) and Path(source).stat().st_size == 0
         reason = "is empty" if empty else "is not a video that FFmpeg can read"

@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
-from vqtok.errors import UsageError, VqtokError
+from vqtok.errors import UsageError, VqtokError, os_reason
 from vqtok.files import atomic_write
 from vqtok.video.audio import AudioCopier
 from vqtok.video.color import encoder_input
@@ -198,7 +198,7 @@ class VideoWriter:
             (height, width), name = self._size, display_name(self._target)
             audio = f" or {self._audio.codec} audio" if self._audio else ""
             raise UsageError(
-                f"{name} cannot store frames of {height}x{width}{audio}: {_reason(error)}"
+                f"{name} cannot store frames of {height}x{width}{audio}: {os_reason(error)}"
             ) from error
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -213,12 +213,8 @@ class VideoWriter:
         except av.FFmpegError as error:  # libx264 checks the size with the first frame only
             height, width = self._size
             raise VqtokError(
-                f"{self._codec} cannot store frames of {height}x{width}: {_reason(error)}"
+                f"{self._codec} cannot store frames of {height}x{width}: {os_reason(error)}"
             ) from error
         for packet in packets:  # without a duration, players skip the last frame
             packet.duration = max(1, round(1 / (self._fps * self._time_base)))
         return packets
-
-
-def _reason(error: av.FFmpegError) -> str:
-    return (error.strerror or str(error)).lower()

@@ -21,6 +21,7 @@ from vqtok.report.widgets import (
     section,
     sparkline,
 )
+from vqtok.tokens.format import format_stride
 
 TABLE_BAR = 6  # characters
 MAX_CORRELATIONS = 5
@@ -52,7 +53,7 @@ def _health(report: CodebookReport) -> Panel:
     """Return the health of the codebook in its color, under the name of the report."""
     health = report.health
     color = STATUS_COLORS[health.status]
-    stride = "x".join(map(str, report.stride))
+    stride = format_stride(report.stride)
     title = Text(f"codebook report: {report.name} ({report.quantizer} {stride})")
     text = Text.assemble((health.status.upper(), f"bold {color}"), f"  {health.reason}")
     return Panel(text, title=title, title_align="left", border_style=color)
