@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vqtok"
-BASE = {"errors", "files"}
 # Modules and packages from the bottom up, and what each may import besides errors and files.
 MAY_IMPORT = {
     "errors": set(),

@@ -3,10 +3,12 @@
 import os
 
 import pytest
+from typer.main import get_command
 
 import vqtok
 from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, in_process, in_subprocess, works
+from vqtok.cli import app
 
 COMMANDS = ["encode", "decode", "train", "eval", "stats"]
 
@@ -17,8 +19,16 @@ def test_the_command_prints_help():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command):
-    assert "Usage" in works(command, "--help").stdout.decode()
+def test_help_describes_the_command_and_each_option(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # no line is wrapped
+    click_command = get_command(app).commands[command]
+    text = works(command, "--help").stdout.decode()
+    assert click_command.help and click_command.help in text
+    options = [p for p in click_command.params if p.param_type_name == "option"]
+    assert options
+    for option in options:
+        assert {*option.opts, *option.secondary_opts} <= set(text.split())
+        assert option.help and option.help in text
 
 
 @pytest.mark.parametrize(

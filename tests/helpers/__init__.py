@@ -1,4 +1,4 @@
-"""What several test files share: paths, clips, witnesses, and ways to run a command."""
+"""Paths that several test files share."""
 
 from pathlib import Path
 

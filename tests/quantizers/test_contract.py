@@ -77,6 +77,12 @@ def test_decoded_indices_are_the_quantized_latents_in_eval(make, shape, dtype, d
     assert out.loss == 0
 
 
+@every_quantizer
+def test_terms_are_detached_in_eval(make):
+    out = make().eval().quantize(torch.randn(2, DIM, 5, 6, requires_grad=True))
+    assert not any(term.requires_grad for term in out.terms.values())
+
+
 @pytest.mark.parametrize("make", SCALAR_QUANTIZERS.values(), ids=SCALAR_QUANTIZERS)
 def test_a_sequence_is_quantized_like_an_image(make):
     quantizer = make().eval()

@@ -33,12 +33,23 @@ def test_view_prints_lines_without_a_terminal():
     with view.open(20):
         for step in (10, 20):
             view.show(ROW | {"step": step})
-            view.show({"step": step, "val_psnr": 21.0})  # validation metrics: skipped
     assert console.file.getvalue().splitlines() == [
         f"step {step}: loss 0.5000, PSNR 20.00 dB, usage 25.0% (by chance 50.0%), perplexity 12, "
         "frames/s 104.0"
         for step in (10, 20)
     ]
+
+
+@pytest.mark.parametrize("key", ["step", *ROW])
+def test_view_skips_rows_without_a_required_key(key):
+    console = Console(file=io.StringIO(), width=100)
+    view = report.TrainingView(console, TrainSettings())
+    row = ROW | {"step": 10}
+    with view.open(20):
+        view.show({name: value for name, value in row.items() if name != key})
+        assert console.file.getvalue() == ""
+        view.show(row)
+    assert console.file.getvalue().startswith("step 10: loss 0.5000")
 
 
 def test_view_draws_sparklines_on_a_terminal():

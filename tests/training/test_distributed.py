@@ -1,7 +1,6 @@
 """Data-parallel training: two processes give the losses of one at the same total batch."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -19,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed"),
 ]
 STEPS = 20
+LOCALHOST = "127.0.0.1"
 # Relative, of the loss. Sums are rounded in a different order; with gumbel each rank also draws its
 # own noise, so the two runs only have the same distribution.
 TOLERANCE = dict.fromkeys(config.QUANTIZERS, 1e-4) | {"gumbel": 0.02}
@@ -36,10 +36,13 @@ def comparable_run(folder, kind):
 
 
 def train_as_rank(rank, folder, ports):
-    """Train all quantizers as one of two processes that `torchrun` would start."""
+    """Train all quantizers as one of two processes that `torchrun` would start.
+
+    ports: by quantizer, of the stores that the parent process serves, as `torchrun` does.
+    """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    os.environ |= {"MASTER_ADDR": LOCALHOST, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for kind, port in ports.items():
         os.environ["MASTER_PORT"] = str(port)
         rows = train_run(comparable_run(folder, kind), STEPS)
@@ -50,11 +53,13 @@ def train_as_rank(rank, folder, ports):
 def folder_of_two(tmp_path_factory):
     """The folder in which two processes have trained every quantizer."""
     folder = tmp_path_factory.mktemp("ranks")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in config.QUANTIZERS]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    mp.spawn(train_as_rank, (folder, dict(zip(config.QUANTIZERS, ports, strict=True))), nprocs=2)
+    # Each process group needs a store of its own. Port 0: the system picks a free port.
+    stores = {
+        kind: dist.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
+        for kind in config.QUANTIZERS
+    }
+    ports = {kind: store.port for kind, store in stores.items()}
+    mp.spawn(train_as_rank, (folder, ports), nprocs=2)
     return folder
 
 
@@ -79,9 +84,9 @@ def test_two_processes_give_the_losses_of_one(kind, folder_of_two, tmp_path, one
 
 def test_one_process_resumes_what_torchrun_trained(tmp_path):
     options = [f"--set={o}" for o in [*TINY, "train.batch_size=4"]]
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "vqtok", "train"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     out = ["--device", "cpu", "--out", str(tmp_path / "run"), "--steps", "10"]
-    command = [sys.executable, *torchrun, *out, *options]
+    command = [sys.executable, *torchrun, "-m", "vqtok", "train", *out, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr.decode()

@@ -2,15 +2,13 @@
 
 import re
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from helpers.command import start, wait_until
 from helpers.training import TINY, make_run, read_metrics, same_tensors, train_run
 from vqtok import config
 from vqtok.errors import UsageError, VqtokError
@@ -105,13 +103,11 @@ def logged_step(folder):
 
 def train_and_kill(step, *args):
     """Run `vqtok train` with these arguments; send SIGKILL once it has logged a step."""
-    command = [sys.executable, "-m", "vqtok", "train", *map(str, args)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    folder, deadline = args[-1], time.monotonic() + 120
-    while process.poll() is None and logged_step(folder) < step and time.monotonic() < deadline:
-        time.sleep(0.002)
+    process = start("train", *args)
+    wait_until(lambda: logged_step(args[-1]) >= step, process, timeout=120)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -91,7 +91,9 @@ def test_losses_are_noted(path):
         ("folder.mp4", ..., "is a directory"),
     ],
 )
-def test_what_is_no_video_is_refused_with_its_name_and_the_reason(tmp_path, name, content, reason):
+def test_a_file_that_is_not_a_video_is_refused_with_its_name_and_the_reason(
+    tmp_path, name, content, reason
+):
     path = tmp_path / name
     if content is ...:
         path.mkdir()
