@@ -61,12 +61,14 @@ def test_metrics_equal_those_of_the_decoded_clip(make_clip):
     quality = evaluate_clip(video, tokenizer, seen.append)
     indices = tokenizer.encode(video)
     decoded = tokenizer.decode(indices, *video.shape[2:]).mul(255).round() / 255
-    assert quality.tokenizer.psnr == pytest.approx(psnr(video / 255, decoded).item(), abs=1e-3)
-    assert quality.tokenizer.ssim == pytest.approx(
+    assert quality.reconstruction.psnr == pytest.approx(psnr(video / 255, decoded).item(), abs=1e-3)
+    assert quality.reconstruction.ssim == pytest.approx(
         ssim(video / 255, decoded).mean().item(), abs=1e-5
     )
     averages = block_averages(video, tokenizer.stride, first=True)
-    assert quality.blocks.psnr == pytest.approx(psnr(video / 255, averages / 255).item(), abs=1e-3)
+    assert quality.baseline.psnr == pytest.approx(
+        psnr(video / 255, averages / 255).item(), abs=1e-3
+    )
     assert quality.counts.sum() == indices.numel()
     assert quality.encode_fps > 0 and quality.decode_fps > 0
     assert np.array_equal(np.concatenate([frames for frames, _ in seen]), pixels)

@@ -116,4 +116,4 @@ def check_plot(path: Path, force: bool) -> None:
         raise UsageError(f"--plot {path}: must end in {' or '.join(PLOT_SUFFIXES)}")
     check_file(path, force)
     if find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib: pip install 'vqtok[plot]'")
+        raise UsageError("--plot needs matplotlib: pip install matplotlib")

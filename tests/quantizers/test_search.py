@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.quantizers import exact_indices
-from vqtok.quantizers.search import nearest, neighbours
+from vqtok.quantizers.search import nearest, neighbors
 
 
 @pytest.mark.parametrize("n, k, d", [(1, 1, 1), (100, 7, 3), (2500, 4200, 4)])
@@ -20,9 +20,9 @@ def test_search_returns_the_lowest_of_equally_near_codes():
 
 
 @pytest.mark.parametrize("k, d", [(2, 3), (33, 2), (2048, 3), (2049, 3), (5000, 8)])
-def test_neighbours_are_the_nearest_other_codes(k, d):
+def test_neighbors_are_the_nearest_other_codes(k, d):
     codes = torch.randn(k, d, generator=torch.Generator().manual_seed(k))
     distances = torch.cdist(codes.double(), codes.double()).fill_diagonal_(torch.inf)
-    indices = neighbours(codes)
+    indices = neighbors(codes)
     assert (indices != torch.arange(k)).all()
     assert torch.allclose(distances[torch.arange(k), indices], distances.min(1)[0], atol=1e-6)
