@@ -127,3 +127,9 @@ def test_every_setting_is_documented():
     for section in (config.TrainSettings, config.ModelSettings, *kinds):
         for field in fields(section):
             assert f"`{field.name}`" in text, f"{section.__name__}.{field.name}"
+
+
+def test_a_section_that_is_not_an_object_is_refused():
+    text = '{"quantizer": {"kind": "ema", "absolute_share": 0.1}, "model": 3}'
+    with pytest.raises(VqtokError, match="here is not a vqtok configuration"):
+        config.from_json(text, "here")

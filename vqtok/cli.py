@@ -73,7 +73,7 @@ def main_options(
 def encode(
     clips: Annotated[
         list[str],
-        typer.Argument(help="Videos or images, folders or patterns of them, or - for stdin."),
+        typer.Argument(help="Videos, images, folders or glob patterns, or - for stdin."),
     ],
     output: options.TokensOutput = None,
     tokenizer: options.Tokenizer = DEFAULT,
@@ -111,7 +111,7 @@ def encode(
 def decode(
     tokens: Annotated[
         list[str],
-        typer.Argument(help="Token files, folders or patterns of them, or - for stdin."),
+        typer.Argument(help="Token files, folders or glob patterns, or - for stdin."),
     ],
     output: options.VideoOutput,
     tokenizer: options.Tokenizer = DEFAULT,
@@ -151,11 +151,11 @@ def train(
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Videos, images or folders of them (default: synthetic clips)."),
+        typer.Option(help="Videos, images, folders or glob patterns (default: synthetic clips)."),
     ] = None,
     validation: Annotated[
         list[Path] | None,
-        typer.Option(help="Videos to validate on (default: every 20th file of --data)."),
+        typer.Option(help="The same, to validate on (default: every 20th file of --data)."),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -204,9 +204,7 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    clips: Annotated[
-        list[str], typer.Argument(help="Videos or images, folders or patterns of them.")
-    ],
+    clips: Annotated[list[str], typer.Argument(help="Videos, images, folders or glob patterns.")],
     tokenizer: options.Tokenizer = DEFAULT,
     size: options.Size = None,
     frames: Annotated[
@@ -222,7 +220,7 @@ def evaluate(
     force: options.Force = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure PSNR, SSIM and codebook usage, beside block averages: vqtok eval clips/"""
+    """Measure PSNR, SSIM and codebook usage against block averages: vqtok eval clips/"""
     if save is not None:
         options.check_folder(str(save))
 
@@ -237,11 +235,13 @@ def evaluate(
 def stats(
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Token files, folders or patterns of them, - for stdin; or clips."),
+        typer.Argument(
+            help="Token files or clips, folders or glob patterns; - for tokens from stdin."
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="Encode clips with it, and show FSQ levels; alone: show its codebook."),
+        typer.Option(help="Encodes clips and knows FSQ levels; without FILES, shows its codebook."),
     ] = None,
     each: Annotated[
         bool, typer.Option("--each", help="One column per FILE instead of per tokenizer.")
@@ -283,4 +283,4 @@ def stats(
 
 def main() -> None:
     """Run the `vqtok` command."""
-    app(prog_name="vqtok")  # also as `python -m vqtok`: help and completion name the command
+    app(prog_name="vqtok")  # the name in help and completion, also under `python -m vqtok`

@@ -167,3 +167,14 @@ def test_a_batch_needs_an_output_folder(tree, tmp_path, output, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
     fails(2, "folder", "encode", tree, *output)
+
+
+@pytest.mark.parametrize("command", ["encode", "eval", "train --data"])
+def test_an_invalid_pattern_is_refused(command, tmp_path):
+    pattern = f"{tmp_path}/a**b.mp4"
+    output = ("-o", tmp_path / "tokens") if command == "encode" else ()
+    fails(2, "invalid pattern", *command.split(), pattern, *output)
+
+
+def test_a_wrong_dtype_is_refused_before_any_work(tree, tmp_path):
+    fails(2, "must be float32 or bfloat16", "encode", tree, "-o", tmp_path, "--dtype", "float16")

@@ -148,3 +148,28 @@ def test_a_file_of_every_layout_gives_the_same_tokens_and_video_as_when_it_was_w
 def test_a_layout_that_cannot_be_built_is_refused(name):
     with pytest.raises(VqtokError, match=REFUSED[name]):
         checkpoint.load(LAYOUTS / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": []},
+        {"quantizer": "ema"},
+        {"quantizer": None},
+        {"model": {"encoder_blocks": 3}},
+        {"model": {"encoder_blocks": "ab"}},
+        {"quantizer": {"kind": "ema", "absolute_codes": 8}},
+        {"quantizer": {"kind": "ema", "absolute_codes": "x", "codebook_size": 32}},
+        {"quantizer": {"kind": "vq2", "project": True}},
+    ],
+    ids=str,
+)
+def test_damaged_settings_of_version_1_are_refused(change, tmp_path):
+    path = tmp_path / "tokenizer.safetensors"
+    with safe_open(LAYOUTS / "v1-ema-0.1.0.safetensors", "pt") as file:
+        metadata, weights = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    settings = json.loads(metadata["config"]) | change
+    save_file(weights, path, metadata | {"config": json.dumps(settings)})
+    with pytest.raises(VqtokError, match=f"cannot load {path}") as error:
+        checkpoint.load(path)
+    assert "\n" not in str(error.value)

@@ -88,7 +88,11 @@ def test_tokens_of_another_tokenizer_are_refused(clip, tokenizer, tmp_path):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("options", [{"fps": 0}, {"dtype": "float16"}, {"device": "tpu"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"fps": 0}, {"dtype": "float16"}, {"device": "tpu"}, {"size": 0}, {"start": -1}],
+    ids=str,
+)
 def test_wrong_options_are_refused(clip, tokenizer, options):
     with pytest.raises(UsageError, match=next(iter(options))):
         vqtok.encode_video(clip, tokenizer=tokenizer, **options)
@@ -104,3 +108,15 @@ def test_every_public_name_can_be_imported():
     assert all(getattr(vqtok, name) is not None for name in vqtok.__all__)
     with pytest.raises(AttributeError, match="no attribute 'encode_movie'"):
         _ = vqtok.encode_movie
+
+
+def test_output_options_are_checked(clip, tokenizer, tmp_path):
+    tokens = vqtok.encode_video(clip, tokenizer=tokenizer)
+    with pytest.raises(UsageError, match="crf 99: must be 0 to 63"):
+        vqtok.decode_video(tokens, tmp_path / "a.mp4", tokenizer=tokenizer, crf=99)
+    with pytest.raises(UsageError, match="no such folder"):
+        vqtok.decode_video(tokens, tmp_path / "none" / "a.mp4", tokenizer=tokenizer)
+
+
+def test_completion_in_python_lists_the_public_names():
+    assert set(vqtok.__all__) <= set(dir(vqtok))
