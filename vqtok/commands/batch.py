@@ -99,7 +99,8 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
     _write_failures(folder / FAILURES, failures)
     if failures:
         raise VqtokError(f"{len(failures)} of {len(jobs)} files failed; see {folder / FAILURES}")
-    run.say(f"{folder}: {len(jobs)} files written" if jobs else "nothing to do: all files exist")
+    written = f"{len(jobs)} file{'s' * (len(jobs) != 1)} written"
+    run.say(f"{folder}: {written}" if jobs else "nothing to do: all files exist")
 
 
 def _write_failures(path: Path, failures: Sequence[dict[str, str]]) -> None:
