@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -17,34 +17,35 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0, lt=1)]
 
+T = TypeVar("T")
 strict = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
-class VQ2Settings:
-    """`VectorQuantizer`: a codebook learned by gradient."""
+class SearchSettings:
+    """What quantizers that search a codebook for the nearest code have in common."""
 
     __pydantic_config__ = strict
-    kind: Literal["vq2"] = "vq2"
     codebook_size: Positive = 4096
     dim: Positive = 8
-    beta: Weight = 0.25  # weight of the codebook loss
+    beta: Weight = 0.25  # weight of the codebook loss (vq2) or of the commitment loss (ema)
     init_from_data: bool = True  # k-means of the first latents
     revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
 
 
 @dataclass(frozen=True)
-class EMASettings:
+class VQ2Settings(SearchSettings):
+    """`VectorQuantizer`: a codebook learned by gradient."""
+
+    kind: Literal["vq2"] = "vq2"
+
+
+@dataclass(frozen=True)
+class EMASettings(SearchSettings):
     """`EMAQuantizer`: a codebook learned by exponential moving averages of latents."""
 
-    __pydantic_config__ = strict
     kind: Literal["ema"] = "ema"
-    codebook_size: Positive = 4096
-    dim: Positive = 8
-    beta: Weight = 0.25  # weight of the commitment loss
     decay: UnitInterval = 0.99
-    init_from_data: bool = True  # k-means of the first latents
-    revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
 
 
 @dataclass(frozen=True)
@@ -214,14 +215,11 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _set(settings, override)
-    return _validate(Config, settings, str(path))
+    return validate(Config, settings, str(path))
 
 
 def read_json(path: Path) -> Config:
-    """Read a file of `Config.to_json`, of this version or an earlier one.
-
-    Raises VqtokError if it is not a config.
-    """
+    """Read a file of what `Config.to_json` wrote; errors as in `from_json`."""
     return from_json(path.read_text(errors="replace"), str(path))
 
 
@@ -235,18 +233,10 @@ def from_json(text: str, origin: str) -> Config:
         if not isinstance(settings, dict):
             raise UsageError(f"{origin}: not a JSON object")
         rename_keys(settings)
-        return _validate(Config, settings, origin)
+        return validate(Config, settings, origin)
     except (json.JSONDecodeError, UsageError) as error:
         reason = str(error).removeprefix(f"{origin}: ")
         raise VqtokError(f"{origin} is not a vqtok configuration: {reason}") from None
-
-
-def tokenizer_settings(settings: dict[str, Any], origin: str) -> TokenizerConfig:
-    """Validate the `model` and `quantizer` sections of settings; others are ignored.
-
-    origin: the file's name for error messages. Raises UsageError for a wrong key or value.
-    """
-    return _validate(TokenizerConfig, settings, origin)
 
 
 def rename_keys(settings: dict[str, Any]) -> None:
@@ -275,7 +265,8 @@ def _set(settings: dict[str, Any], override: str) -> None:
     settings[name] = value
 
 
-def _validate(kind: type, settings: Any, origin: str) -> Any:
+def validate(kind: type[T], settings: Any, origin: str) -> T:
+    """Return the settings as a `Config` or a `TokenizerConfig`; UsageError for what is wrong."""
     try:
         return TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:

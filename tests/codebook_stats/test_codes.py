@@ -20,7 +20,7 @@ def table_of(kind, quantizer):
 def test_codes_of_every_quantizer(kind):
     options = SMALL[kind] | ({"codebook_size": 64} if kind != "fsq" else {})
     settings = {"quantizer": {"kind": kind, **options}}
-    quantizer = build(config._validate(config.Config, settings, "a test").quantizer)
+    quantizer = build(config.validate(config.Config, settings, "a test").quantizer)
     table = table_of(kind, quantizer)
     assert (table.quantizer, table.codebook_size) == (kind, quantizer.codebook_size)
     if kind in ("lfq", "fsq"):

@@ -135,7 +135,7 @@ def _settings(
             raise VqtokError(f"its settings are damaged: {error}") from None
     else:
         settings = {name: _json(metadata.get(name, "")) for name in ("model", "quantizer")}
-    return config.tokenizer_settings(settings, str(path))
+    return config.validate(config.TokenizerConfig, settings, str(path))
 
 
 def _json(text: str) -> dict[str, Any]:
