@@ -1,9 +1,15 @@
 """Fixtures that several test files share."""
 
+import signal
+
 import av
 import pytest
 
 from helpers.clips import pattern, write_clip
+
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and so the commands that
+# they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -74,9 +74,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
 
     The temporary name keeps the suffix, because FFmpeg chooses the container by it. A symbolic
-    link stays a link. Raises UsageError if `path` exists and is not a regular file.
+    link stays a link. Raises UsageError if `path` exists and is not a regular file, or if its
+    folder does not exist.
     """
     path = Path(path).resolve()
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file")
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

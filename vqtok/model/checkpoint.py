@@ -129,9 +129,9 @@ def _settings(
         settings = _json(metadata.get("config", ""))
         try:
             upgrade(settings, weights)
+        except VqtokError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            if isinstance(error, VqtokError):
-                raise
             raise VqtokError(f"its settings are damaged: {error}") from None
     else:
         settings = {name: _json(metadata.get(name, "")) for name in ("model", "quantizer")}

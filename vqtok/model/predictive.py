@@ -198,7 +198,7 @@ class PredictiveCoder(nn.Module):
         """Quantize each position of z or of the residual, whichever has the nearer code."""
         quantizer = require_search(self.quantizer)
         parts = list(zip((z.detach(), residual.detach()), self._parts(), strict=True))
-        if quantizer.needs_init and quantizer.learns:
+        if quantizer.needs_init:
             for latents, part in parts:
                 quantizer.init_from_data(latents, part)
         indices = self._choose(z, residual)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vqtok import DEFAULT
-from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
@@ -44,8 +43,6 @@ def encode_video(
     Raises UsageError for an option out of range, VqtokError if there is no frame to encode. Warns
     of damaged or dropped content.
     """
-    if (size is not None and size < 1) or start < 0 or (duration is not None and duration < 0):
-        raise UsageError("size must be 1 or more, start and duration 0 or more")
     model = _load(tokenizer, device, dtype)
     with open_video(
         path,
@@ -88,10 +85,6 @@ def decode_video(
     if not isinstance(tokens, Tokens):
         tokens = read_tokens(tokens)
     target = Path(path) if isinstance(path, str | os.PathLike) else path
-    if crf is not None and not 0 <= crf <= 63:
-        raise UsageError(f"crf {crf}: must be 0 to 63")
-    if isinstance(target, Path) and not target.parent.is_dir():
-        raise UsageError(f"{target.parent}: no such folder")
     audio = None if audio_from is None else Path(audio_from)
     model = _load(tokenizer, device, dtype)
     notes = decode_clip(tokens, model, target, name=name, codec=codec, crf=crf, audio_from=audio)

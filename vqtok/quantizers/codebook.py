@@ -39,9 +39,14 @@ class CodebookQuantizer(Quantizer):
         """The codes (k d)."""
 
     @property
+    def learns(self) -> bool:
+        """True if this step may change the codebook outside the optimizer."""
+        return self.training
+
+    @property
     def needs_init(self) -> bool:
         """True if this training step has to initialize the codebook. Waits for a GPU."""
-        return self.training and self.initialized is not None and not self.initialized
+        return self.learns and self.initialized is not None and not self.initialized
 
     @abstractmethod
     def init_from_data(self, z: Tensor) -> None:
@@ -84,11 +89,6 @@ class NearestCode(CodebookQuantizer):
         age = torch.zeros(codebook_size, dtype=torch.int64) if revive_after else None
         self.register_buffer("age", age)
 
-    @property
-    def learns(self) -> bool:
-        """True if this step may change the codebook outside the optimizer."""
-        return self.training
-
     @torch.no_grad()
     def encode(self, z: Tensor, codes: slice = ALL) -> Tensor:
         """Return the indices (b *grid) of the nearest codes to z (b d *grid).
@@ -108,7 +108,8 @@ class NearestCode(CodebookQuantizer):
     @torch.no_grad()
     def distance(self, z: Tensor, indices: Tensor) -> Tensor:
         """Return the squared distance (b *grid) of each latent of z from its code."""
-        return _distance(_flat(z), self.codebook[indices.flatten()]).view(indices.shape)
+        difference = _flat(z) - self.codebook[indices.flatten()]
+        return difference.square().sum(-1).view(indices.shape)
 
     @torch.no_grad()
     def init_from_data(self, z: Tensor, codes: slice = ALL) -> None:
@@ -142,7 +143,7 @@ class NearestCode(CodebookQuantizer):
         return indices.view(len(z), *z.shape[2:]) + range(self.codebook_size)[codes].start
 
     def _quantize(self, z: Tensor) -> Quantized:
-        if self.needs_init and self.learns:
+        if self.needs_init:
             self.init_from_data(z)
         indices = self._encode(z)
         out = self._train_step(z, indices)
@@ -278,11 +279,6 @@ class EMAQuantizer(NearestCode):
 def _flat(z: Tensor) -> Tensor:
     """Return the latents (n d) of z (b d *grid), in float32 or wider, without gradient."""
     return rearrange(at_least_float32(z.detach()).contiguous(), "b d ... -> (b ...) d")
-
-
-def _distance(x: Tensor, y: Tensor) -> Tensor:
-    """Return the squared distance (n) of each row of x (n d) from that of y (n d)."""
-    return (x - y).square().sum(-1)
 
 
 def _perplexity(counts: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ def is_image(codec: str) -> bool:
 def find_encoder(codec: str, crf: int | None, image: bool) -> tuple[str, dict[str, str]]:
     """Return FFmpeg's name of the encoder for a codec and its options.
 
-    crf: quality, lower is better; None takes the default.
+    crf: quality from 0 to 63, lower is better; None takes the default.
     image: choose among the codecs of images instead of those of videos.
 
-    Raises UsageError for an unknown codec, or a crf for a codec that has none.
+    Raises UsageError for an unknown codec, and for a crf that is out of range or not supported.
     """
     encoders = _IMAGE_ENCODERS if image else _VIDEO_ENCODERS
     if codec not in encoders:
@@ -69,4 +69,6 @@ def find_encoder(codec: str, crf: int | None, image: bool) -> tuple[str, dict[st
         return encoder, options
     if "crf" not in options:
         raise UsageError(f"{codec} has no crf")
+    if not 0 <= crf <= 63:
+        raise UsageError(f"crf {crf}: must be 0 to 63")
     return encoder, options | {"crf": str(crf)}

@@ -11,7 +11,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.video.color import ALPHA_DROPPED, RGBConverter
 from vqtok.video.decode import Decoder
 from vqtok.video.source import PathOrFile, display_name, open_container, start_seconds
@@ -38,8 +38,11 @@ def open_video(
     hardware: a device that decodes the video, such as cuda or cuda:1. The CPU does if the device
         is not available or does not support the codec.
 
-    Raises VqtokError, naming the file and the reason, if there is no such frame.
+    Raises UsageError for a size, start or duration out of range; VqtokError, naming the file and
+    the reason, if there is no such frame.
     """
+    if (size is not None and size < 1) or start < 0 or (duration is not None and duration < 0):
+        raise UsageError("size must be 1 or more, start and duration 0 or more")
     with open_container(source, hardware) as container:
         clip = Clip(source, container, size, fps, start, duration)
         try:
