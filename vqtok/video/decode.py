@@ -5,12 +5,13 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, count
 
 import av
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -20,6 +21,7 @@ from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncat
 # Kinds of damage, worded for the user.
 SKIPPED = "{n} damaged frame{s} skipped"
 KEPT = "{n} damaged frame{s} kept"
+UNDECODABLE_START = "{n} frame{s} before the first keyframe skipped"
 TRUNCATED = "the file is truncated"
 
 # The formats in which PyAV downloads frames from hardware.
@@ -37,18 +39,23 @@ class Decoder:
     Raises VqtokError if there is no video stream, or no decoder for it.
 
     stream, time_base: the video stream and its seconds per tick.
-    stores_pts: False for containers without presentation timestamps (AVI).
+    stores_pts: False for containers without presentation timestamps (AVI), or in which FFmpeg
+        stores those of another frame (ASF with B-frames).
+    is_image: True for the formats of still images.
     backend: "in software" or "in hardware"; final from the first frame on.
-    damage: the number of times each of SKIPPED, KEPT and TRUNCATED has occurred.
+    damage: how often each kind of damage has occurred.
     """
 
     def __init__(self, source: PathOrFile, container: InputContainer) -> None:
         self._container, self._format = container, container.format.name
-        self.stream = _best_video_stream(container, display_name(source))
+        self._name = display_name(source)
+        self.stream = _best_video_stream(container, self._name)
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
-        self.stores_pts = self._format != "avi"
+        self.stores_pts = self._format not in ("avi", "asf")
+        self.is_image = self._format == "image2" or self._format.endswith("_pipe")
         self.backend = "in software"
         self.damage: Counter[str] = Counter()
+        self._position: int | None = None  # pts of the last seek
         self._hardware = self.stream.codec_context.is_hwaccel
         # The index of an AVI file calls empty packets keyframes.
         self._seekable = is_seekable(source) and self._format != "avi"
@@ -69,13 +76,35 @@ class Decoder:
             # Without this option, the missing part of a truncated JPEG is filled with gray.
             context.options = {"err_detect": "explode"}
 
-    def seek(self, pts: int) -> None:
-        """Seek to a keyframe before `pts`; stay at the current position if that is impossible."""
+    def frames_from(self, pts: int) -> Iterator[VideoFrame]:
+        """Yield every frame that can be decoded, from one at or before `pts` on.
+
+        A seek may end at a keyframe after `pts`, or before a group of frames that cannot be decoded
+        without the one before it. Then it is repeated further back, at last at the beginning.
+        """
         # Without an index, FFmpeg seeks to any packet, not to a keyframe.
-        if self._seekable and self._format not in ("mpegts", "mpeg"):
-            # If seeking fails, decoding from the beginning gives the same frames.
-            with suppress(av.FFmpegError):
-                self._container.seek(pts, stream=self.stream)
+        if not self._seekable or self._format in ("mpegts", "mpeg"):
+            return self.frames()
+        start = self.stream.start_time or 0
+        for seconds in chain([0], (4**n for n in count())):
+            target = max(start, pts - round(seconds / self.time_base))
+            try:
+                self._seek(target)
+            except av.FFmpegError as error:
+                if self._position is None:  # nothing has been read
+                    break
+                raise VqtokError(f"{self._name}: FFmpeg cannot seek back to its start") from error
+            frames = self.frames()
+            first = next(frames, None)
+            timestamp = self.timestamp(first) if first else None
+            if target == start or (timestamp is not None and timestamp <= pts):
+                return chain([first], frames) if first else frames
+            self.damage.clear()
+        return self.frames()
+
+    def _seek(self, pts: int) -> None:
+        self._container.seek(pts, stream=self.stream)
+        self._position = pts
 
     def timestamp(self, frame: VideoFrame) -> int | None:
         """Return when a frame is presented, in ticks of the stream, or None if unknown."""
@@ -84,51 +113,56 @@ class Decoder:
         return frame.pts if self.stores_pts else frame.dts
 
     def frames(self) -> Iterator[VideoFrame]:
-        """Yield every frame that can be decoded."""
-        last_pts: int | None = None
-        pending_errors = 0  # since the last decoded frame
-        sent_pts: deque[int] = deque(maxlen=_MAX_DECODER_DELAY)
-        for packet, frames in self._decode_packets():
-            if packet is not None and packet.pts is not None and not packet.is_discard:
-                sent_pts.append(packet.pts)
-            if packet is not None and frames is None:
-                pending_errors += 1
-                self.damage[SKIPPED] += 1
+        """Yield every frame that can be decoded, from the position of the last seek on."""
+        history = _History()
+        for number, packet, frames in self._decode_packets():
+            if packet is not None:
+                history.add(number, packet, failed=frames is None)
+                self.damage[SKIPPED] += frames is None
             for frame in frames or ():
-                last_pts, pending_errors = last_pts if frame.pts is None else frame.pts, 0
+                if not history.decoded and self._position is None:
+                    self._count_undecodable_start(history, frame)
+                history.decoded.append(frame.duration)
                 yield self._inspect(frame)
         if self._path is None:
             return
         if is_truncated(self._path, self._format):
             self.damage[TRUNCATED] = 1
         # The codec has been opened by now and knows its number of threads.
-        if self._frame_threads and sent_pts and self.stream.codec_context.thread_count > 1:
-            end = max(sent_pts)
-            if last_pts is None or last_pts < end:
-                yield from self._decode_tail(self._path, last_pts, end, pending_errors)
+        if self._frame_threads and self.stream.codec_context.thread_count > 1 and history.missing:
+            yield from self._decode_tail(self._path, history)
+
+    def _count_undecodable_start(self, history: "_History", first: VideoFrame) -> None:
+        """Count the packets that would be presented before the first frame."""
+        start = self.timestamp(first) if self.stores_pts else None
+        lost = sum(
+            number < first.duration if start is None or pts is None else pts < start
+            for number, pts in history.early
+        )
+        self.damage[UNDECODABLE_START] += max(0, lost - self.damage[SKIPPED])
 
     def _decode_tail(
-        self, path: str | os.PathLike[str], last_pts: int | None, end: int, counted_errors: int
+        self, path: str | os.PathLike[str], history: "_History"
     ) -> Iterator[VideoFrame]:
-        """Yield the frames after `last_pts` up to `end`, decoded again without frame threads.
+        """Yield the frames after the last one, decoded again without frame threads.
 
         PyAV stops flushing a decoder at the first error, and the good frames after it are lost.
-
-        counted_errors: the number of errors after `last_pts` that are in `damage` already.
         """
-        start = end - 2**62 if last_pts is None else last_pts
+        last = history.decoded[-1] if history.decoded else None
+        is_new, uncounted = last is None, -len(history.failed)
         with open_container(path) as container:
             decoder = Decoder(path, container)
             decoder.stream.thread_type = "SLICE"
-            if last_pts is not None:
-                decoder.seek(last_pts)
-            for packet, frames in decoder._decode_packets():
-                if packet is not None and frames is None and (packet.pts or 0) > start:
-                    self.damage[SKIPPED] += counted_errors <= 0
-                    counted_errors -= 1
+            if self._position is not None:
+                decoder._seek(self._position)
+            for number, packet, frames in decoder._decode_packets(history.keyframes[0]):
+                if packet is not None and frames is None and number in history.missing:
+                    uncounted += 1
+                    self.damage[SKIPPED] += uncounted > 0
                 for frame in frames or ():
-                    if frame.pts is not None and start < frame.pts <= end:
+                    if is_new:
                         yield self._inspect(frame)
+                    is_new |= frame.duration == last
 
     def _inspect(self, frame: VideoFrame) -> VideoFrame:
         # If the hardware cannot decode a stream after all, frames come in the stream's own format.
@@ -137,31 +171,95 @@ class Decoder:
         self.damage[KEPT] += frame.is_corrupt
         return frame
 
-    def _decode_packets(self) -> Iterator[tuple[Packet | None, list[VideoFrame] | None]]:
-        """Yield each packet and the frames decoded after it was sent, None after an error.
+    def _decode_packets(
+        self, first: int = 1
+    ) -> Iterator[tuple[int, Packet | None, list[VideoFrame] | None]]:
+        """Yield the number of each packet, the packet, and the frames decoded after it was sent.
 
-        The last packet is None and flushes the decoder.
+        Numbers count from 1. A frame carries that of its packet as its duration, which nothing else
+        reads. Frames are None after an error. The last packet is None and flushes the decoder.
+
+        first: the number of the first packet to decode.
         """
-        for packet in self._packets():
+        for number, packet in enumerate(self._packets(), 1):
+            if packet is not None:
+                packet.duration = number
+                if number < first:
+                    continue
             frames = None
             with suppress(av.FFmpegError):
                 frames = self.stream.decode(packet)
-            yield packet, frames
+            yield number, packet, frames
 
     def _packets(self) -> Iterator[Packet | None]:
+        """Yield the packets, and None at the end."""
+        previous: Packet | None = None
+        for packet in chain(self._demux(), [None]):
+            if previous is not None and previous.is_corrupt and packet is None:
+                self.damage[TRUNCATED] = 1  # cut off by the end of the file
+            elif previous is not None:
+                yield previous
+            previous = packet
+        yield None
+
+    def _demux(self) -> Iterator[Packet]:
         try:
-            for packet, following in pairwise(self._container.demux(self.stream)):
-                if packet.is_corrupt and following.size == 0:  # cut off by the end of the file
-                    self.damage[TRUNCATED] = 1
-                elif packet.size:  # an empty packet repeats the frame before it
+            for packet in self._container.demux(self.stream):
+                if packet.size:  # an empty packet repeats the frame before it
                     yield packet
         except av.FFmpegError:
             self.damage[TRUNCATED] = 1
-        yield None
+        except IndexError:
+            # If a stream has appeared midway, PyAV fails at the end of the file.
+            return
+
+
+class _History:
+    """What became of the packets that were sent to a decoder, by their numbers.
+
+    sent, failed: the last packets, and those of them at which the decoder reported an error, which
+        may be due to an earlier packet. Packets that an edit list discards are left out.
+    keyframes: the keyframes among the last packets, and two before them.
+    early: number and pts of the packets sent before the first frame came out.
+    decoded: the packets of the last frames.
+    """
+
+    def __init__(self) -> None:
+        self.sent, self.failed, self.keyframes = deque[int](), deque[int](), deque[int]()
+        self.early: list[tuple[int, int | None]] = []
+        self.decoded = deque[int](maxlen=2 * _MAX_DECODER_DELAY)
+
+    def add(self, number: int, packet: Packet, failed: bool) -> None:
+        """Record that a packet was sent."""
+        if not packet.is_discard:
+            self.sent.append(number)
+            if not self.decoded:
+                self.early.append((number, packet.pts))
+        if failed:
+            self.failed.append(number)
+        if packet.is_keyframe or not self.keyframes:
+            self.keyframes.append(number)
+        oldest = number - _MAX_DECODER_DELAY
+        for numbers, spare in (self.sent, 0), (self.failed, 0), (self.keyframes, 2):
+            while len(numbers) > spare and numbers[spare] < oldest:
+                numbers.popleft()
+
+    @property
+    def missing(self) -> set[int]:
+        """The last packets without a frame."""
+        return set(self.sent) - set(self.decoded)
 
 
 def _best_video_stream(container: InputContainer, name: str) -> VideoStream:
+    """Return the best video stream that is not the cover picture of a recording."""
     stream = container.streams.best("video")
+    if isinstance(stream, VideoStream) and stream.disposition & Disposition.attached_pic:
+        videos = (
+            s for s in container.streams.video if not s.disposition & Disposition.attached_pic
+        )
+        stream = next(videos, None)
+        if stream is None:
+            raise VqtokError(f"{name} has a cover picture but no video stream")
     if not isinstance(stream, VideoStream):
         raise VqtokError(f"{name} has no video stream")
     if stream.codec_context is None:

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.video.color import ALPHA_DROPPED, RGBConverter
-from vqtok.video.decode import Decoder
+from vqtok.video.decode import UNDECODABLE_START, Decoder
 from vqtok.video.source import PathOrFile, display_name, open_container, start_seconds
 
 TimestampedFrame = tuple[VideoFrame, int]
@@ -97,7 +97,8 @@ class Clip:
             where = " in the requested time range" if start or duration is not None else ""
             raise VqtokError(f"{self._name} has no frame that can be decoded{where}")
         self.origin = first[1]
-        if playback_start is not None and not start:
+        is_complete = not start and not self._decoder.damage[UNDECODABLE_START]
+        if playback_start is not None and is_complete:
             self.origin = min(playback_start, first[1])
         self._converter = RGBConverter(first[0], size)
         self.height, self.width = self._converter.height, self._converter.width
@@ -110,7 +111,8 @@ class Clip:
             self._resample(Fraction(fps))
 
     def _resample(self, fps: Fraction) -> None:
-        self._frames = _resampled(self._frames, self.fps, fps, self.time_base)
+        still = self._decoder.is_image
+        self._frames = _resampled(self._frames, self.fps, fps, self.time_base, still)
         self.origin = round(self.origin * self.time_base * fps)
         self.fps, self.time_base = fps, 1 / fps
 
@@ -169,9 +171,10 @@ class Clip:
         """Yield the frames from `start` seconds on, for `duration` seconds."""
         first = round(start / self.time_base)
         end = None if duration is None else round((start + duration) / self.time_base)
+        frames = self._decoder.frames()
         if first and playback_start is not None:
-            self._decoder.seek(playback_start + first)
-        for frame, timestamp in self._timestamped_frames():
+            frames = self._decoder.frames_from(playback_start + first)
+        for frame, timestamp in self._timestamped(frames):
             if playback_start is None:
                 playback_start = timestamp
             if end is not None and timestamp - playback_start >= end:
@@ -179,11 +182,11 @@ class Clip:
             if not first or timestamp - playback_start >= first:
                 yield frame, timestamp
 
-    def _timestamped_frames(self) -> Iterator[TimestampedFrame]:
-        """Yield all frames, with timestamps repaired until they strictly increase."""
+    def _timestamped(self, frames: Iterator[VideoFrame]) -> Iterator[TimestampedFrame]:
+        """Yield frames with timestamps repaired until they strictly increase."""
         step = max(1, round(1 / (self.fps * self.time_base)))
         previous: int | None = None
-        for frame in self._decoder.frames():
+        for frame in frames:
             timestamp = self._decoder.timestamp(frame)
             self._has_timestamps |= timestamp is not None
             if timestamp is None or (previous is not None and timestamp <= previous):
@@ -221,17 +224,26 @@ def _format_counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def _resampled(
-    frames: Iterator[TimestampedFrame], source_fps: Fraction, fps: Fraction, time_base: Fraction
+    frames: Iterator[TimestampedFrame],
+    source_fps: Fraction,
+    fps: Fraction,
+    time_base: Fraction,
+    still: bool,
 ) -> Iterator[TimestampedFrame]:
     """Yield the frame shown at each instant, 1/fps apart, from the first frame on.
 
     The timestamps are in ticks of 1/fps. Half a source tick of tolerance leaves a clip unchanged
     that already has this rate but rounded timestamps.
+
+    still: a single frame has no duration and is yielded once.
     """
     step = 1 / (fps * time_base)  # source ticks
     frame, timestamp = next(frames)
     first, first_index, count = timestamp, round(timestamp / step), 0
     for following in chain(frames, [None]):
+        if still and not following and not count:
+            yield frame, first_index
+            return
         end = following[1] if following else timestamp + 1 / (source_fps * time_base)
         while count * step < end - first - Fraction(1, 2):
             yield frame, first_index + count

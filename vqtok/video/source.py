@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,6 +25,9 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 _HWACCEL_CODECS = {"h264", "hevc", "vp9"}
 _HWACCEL_PIX_FMTS = {"yuv420p", "yuv420p10le"}
 
+# The first box of an MP4 or QuickTime file; old QuickTime files have no ftyp.
+_QUICKTIME_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+
 
 @contextmanager
 def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[InputContainer]:
@@ -36,18 +39,17 @@ def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[
     Raises VqtokError, naming the file and the reason.
     """
     name = display_name(source)
-    try:
-        container = av.open(_open_input(source), mode="r")
-    except OSError as error:
-        raise VqtokError(f"{name}: {os_reason(error)}") from error
-    except av.FFmpegError as error:
-        empty = isinstance(source, str | os.PathLike) and Path(source).stat().st_size == 0
-        reason = "is empty" if empty else "is not a video that FFmpeg can read"
-        raise VqtokError(f"{name} {reason}") from error
-    if hardware is not None and isinstance(source, str | os.PathLike):
-        container = _reopen_with_hwaccel(container, hardware)
-    with container:
-        yield container
+    with ExitStack() as stack:
+        try:
+            container = av.open(_open_input(source, stack), mode="r")
+        except OSError as error:
+            raise VqtokError(f"{name}: {os_reason(error)}") from error
+        except av.FFmpegError as error:
+            reason = "is empty" if _is_empty(source) else "is not a video that FFmpeg can read"
+            raise VqtokError(f"{name} {reason}") from error
+        if hardware is not None and isinstance(source, str | os.PathLike):
+            container = _reopen_with_hwaccel(container, hardware)
+        yield stack.enter_context(container)
 
 
 def _reopen_with_hwaccel(container: InputContainer, hardware: str) -> InputContainer:
@@ -93,19 +95,23 @@ def is_truncated(path: str | os.PathLike[str], format_name: str) -> bool:
     return length != unknown and length_offset + width + length > size
 
 
-def _open_input(source: PathOrFile) -> Any:
+def _open_input(source: PathOrFile, stack: ExitStack) -> Any:
     """Return what av.open should open: a URL, or an object with a `read` method.
 
-    An MP4 file from a pipe is first copied to disk, because its index may come last.
+    A named pipe is opened here and closed by the stack. An MP4 file from a pipe is first copied to
+    disk, because its index may come last.
     """
     if isinstance(source, str | os.PathLike):
-        return f"file:{os.fspath(source)}"  # without "file:", a colon would look like a protocol
+        path = Path(source)
+        if not (path.is_fifo() or path.is_char_device()):
+            return f"file:{path}"  # without "file:", a colon would look like a protocol
+        source = stack.enter_context(path.open("rb"))
     if source.seekable():
         return source
     pipe = cast(io.BufferedReader, source)
-    if pipe.peek(8)[4:8] != b"ftyp":
+    if pipe.peek(8)[4:8] not in _QUICKTIME_BOXES:
         return SimpleNamespace(read=pipe.read1)  # `read` would block until the buffer is full
-    copy = TemporaryFile()  # noqa: SIM115 - stays open as long as the container
+    copy = stack.enter_context(TemporaryFile())  # noqa: SIM115 - the stack closes it
     shutil.copyfileobj(pipe, copy)
     copy.seek(0)
     return copy
@@ -124,6 +130,14 @@ def is_seekable(source: PathOrFile) -> bool:
     if isinstance(source, str | os.PathLike):
         return Path(source).is_file()
     return source.seekable()
+
+
+def _is_empty(source: PathOrFile) -> bool:
+    return (
+        isinstance(source, str | os.PathLike)
+        and is_seekable(source)
+        and Path(source).stat().st_size == 0
+    )
 
 
 def start_seconds(stream: Stream) -> Fraction | None:
