@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from helpers.clips import clip_files, pattern, read_clip, write_clip
+from helpers.ffmpeg import run_ffmpeg
 from vqtok.cli import app
 from vqtok.video.source import is_truncated
 
@@ -118,3 +119,22 @@ def test_strict_accepts_notes_that_are_not_damage(tmp_path):
     path = write_clip(tmp_path / "logo.mkv", rgba, codec="ffv1", pix_fmt="bgra")
     result = encode(path, "-o", tmp_path / "t.safetensors", "--strict")
     assert result.exit_code == 0 and "alpha channel dropped" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video")])
+def test_frames_before_the_first_keyframe_are_counted(tmp_path, name, codec):
+    whole, path = tmp_path / f"whole.{name}", tmp_path / name
+    source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:duration=3"]
+    run_ffmpeg(*source, "-c:v", codec, "-g", "20", "-bf", "2", whole)
+    data = whole.read_bytes()
+    packet = 188 if name.endswith("ts") else 2048
+    path.write_bytes(data[len(data) // 4 // packet * packet :])
+    with av.open(str(path)) as container:
+        sent = sum(packet.size > 0 for packet in container.demux(video=0))
+    frames, timestamps, clip = read_clip(path)
+    np.testing.assert_array_equal(frames, read_clip(whole)[0][-len(frames) :])
+    lost = sent - len(frames)
+    assert lost > 0 and clip.damage == [f"{lost} frames before the first keyframe skipped"]
+    assert clip.origin == timestamps[0]
+    result = encode(path, "-o", tmp_path / "t.safetensors", "--strict")
+    assert result.exit_code == 1 and "before the first keyframe skipped" in result.stderr

@@ -11,6 +11,7 @@ import pytest
 from av.video.frame import VideoFrame
 
 from helpers.clips import clip_files, mean_difference, pattern, read_clip, write_clip
+from helpers.ffmpeg import run_ffmpeg
 from vqtok.errors import VqtokError
 from vqtok.video import open_video, read_window
 from vqtok.video.decode import Decoder
@@ -206,6 +207,30 @@ def test_resampling_to_the_same_rate_changes_nothing(make_clip, fps):
     np.testing.assert_array_equal(frames, all_frames)
 
 
+@pytest.mark.parametrize("fps", [10, 25, 60, 240])
+def test_a_still_is_one_frame_at_any_rate(tmp_path, make_still, fps):
+    make_still(tmp_path / "still.png")
+    frames, timestamps, _ = read_clip(tmp_path / "still.png", fps=Fraction(fps))
+    assert len(frames) == 1 and timestamps == [0]
+
+
+def test_a_cover_picture_is_not_a_video(tmp_path, make_still):
+    make_still(tmp_path / "cover.png")
+    tone, cover = ["-f", "lavfi", "-i", "sine=duration=1"], ["-i", tmp_path / "cover.png"]
+    as_cover = ["-c:v", "copy", "-disposition:v:0", "attached_pic"]
+    song = tmp_path / "song.m4a"
+    run_ffmpeg(*tone, *cover, "-map", "0", "-map", "1", *as_cover, "-c:a", "aac", song)
+    with pytest.raises(VqtokError, match=r"song\.m4a has a cover picture but no video"):
+        read_clip(song)
+    # Where there is a video too, it is read, whatever comes first.
+    video = tmp_path / "video.mp4"
+    both = ["-map", "1", "-map", "0", *as_cover, "-c:v:1", "libx264"]
+    source = ["-f", "lavfi", "-i", "testsrc2=size=32x32:rate=25:duration=0.4"]
+    run_ffmpeg(*source, *cover, *both, video)
+    frames, *_ = read_clip(video)
+    assert frames.shape == (10, 32, 32, 3)
+
+
 def test_backward_timestamps_are_repaired(tmp_path, make_clip):
     first, second = make_clip("a.ts").read_bytes(), make_clip("b.ts").read_bytes()
     (tmp_path / "joined.ts").write_bytes(first + second)
@@ -223,9 +248,12 @@ def test_a_pipe_is_read(make_clip):
     assert timestamps[0] == 80
 
 
-def test_an_mp4_with_its_index_at_the_end_is_read_from_a_pipe(tmp_path):
+@pytest.mark.parametrize("first_box", [b"ftyp", b"wide"])
+def test_an_mp4_with_its_index_at_the_end_is_read_from_a_pipe(tmp_path, first_box):
     path = tmp_path / "clip.mp4"
     write_clip(path, np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"ftyp", first_box, 1))  # old QuickTime files have no ftyp
     assert path.stat().st_size > 4 * 32768  # more than the one buffer that PyAV can seek back over
     with (
         subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as cat,

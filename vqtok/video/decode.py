@@ -12,7 +12,7 @@ from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
@@ -79,8 +79,9 @@ class Decoder:
     def frames_from(self, pts: int) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded, from one at or before `pts` on.
 
-        A seek may end at a keyframe after `pts`, or before a group of frames that cannot be decoded
-        without the one before it. Then it is repeated further back, at last at the beginning.
+        A seek may end at a keyframe after `pts`, at frames that need those before it (open GOP), or
+        at a picture that is refreshed in parts over many frames (intra refresh, which FFmpeg takes
+        for complete too early). Then it is repeated further back, at last at the beginning.
         """
         # Without an index, FFmpeg seeks to any packet, not to a keyframe.
         if not self._seekable or self._format in ("mpegts", "mpeg"):
@@ -96,11 +97,16 @@ class Decoder:
                 raise VqtokError(f"{self._name}: FFmpeg cannot seek back to its start") from error
             frames = self.frames()
             first = next(frames, None)
-            timestamp = self.timestamp(first) if first else None
-            if target == start or (timestamp is not None and timestamp <= pts):
+            if target == start or (first is not None and self._is_complete_from(first, pts)):
                 return chain([first], frames) if first else frames
             self.damage.clear()
         return self.frames()
+
+    def _is_complete_from(self, first: VideoFrame, pts: int) -> bool:
+        """Return True if all frames from `pts` on follow the first one after a seek."""
+        timestamp = self.timestamp(first)
+        is_intra = first.pict_type in (PictureType.NONE, PictureType.I)
+        return is_intra and timestamp is not None and timestamp <= pts
 
     def _seek(self, pts: int) -> None:
         self._container.seek(pts, stream=self.stream)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
+from math import ceil
 
 import av
 import numpy as np
@@ -17,6 +18,8 @@ from vqtok.video.decode import UNDECODABLE_START, Decoder
 from vqtok.video.source import PathOrFile, display_name, open_container, start_seconds
 
 TimestampedFrame = tuple[VideoFrame, int]
+
+_TIME_TOLERANCE = 0.001  # seconds
 
 
 @contextmanager
@@ -169,8 +172,8 @@ class Clip:
         self, playback_start: int | None, start: float, duration: float | None
     ) -> Iterator[TimestampedFrame]:
         """Yield the frames from `start` seconds on, for `duration` seconds."""
-        first = round(start / self.time_base)
-        end = None if duration is None else round((start + duration) / self.time_base)
+        first = self._to_ticks(start)
+        end = None if duration is None else self._to_ticks(start + duration)
         frames = self._decoder.frames()
         if first and playback_start is not None:
             frames = self._decoder.frames_from(playback_start + first)
@@ -181,6 +184,10 @@ class Clip:
                 return
             if not first or timestamp - playback_start >= first:
                 yield frame, timestamp
+
+    def _to_ticks(self, seconds: float) -> int:
+        """Return the first tick that is not before a time; times are typed with rounding errors."""
+        return ceil(seconds / self.time_base - min(0.5, _TIME_TOLERANCE / self.time_base))
 
     def _timestamped(self, frames: Iterator[VideoFrame]) -> Iterator[TimestampedFrame]:
         """Yield frames with timestamps repaired until they strictly increase."""
