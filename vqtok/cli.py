@@ -3,6 +3,8 @@
 stdout carries data only; messages go to stderr.
 """
 
+import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from vqtok import DEFAULT, __version__, options
-from vqtok.errors import UsageError, VqtokError, os_reason
+from vqtok.errors import UsageError, VqtokError, is_out_of_memory, os_message
+from vqtok.files import printable
 from vqtok.pipeline.frame_rate import parse_frame_rate
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
@@ -30,20 +33,18 @@ class Commands(TyperGroup):
         except VqtokError as error:
             fail(error, 1)
         except OSError as error:
-            reason = os_reason(error)
-            fail(f"{error.filename}: {reason}" if error.filename else reason, 1)
+            fail(os_message(error), 1)
         except KeyboardInterrupt:
             fail("interrupted", 130)
         except (MemoryError, RuntimeError) as error:
-            # PyTorch reports a lack of memory as a RuntimeError.
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             fail("out of memory: try a smaller --size, or --device cpu", 1)
 
 
 def fail(reason: object, code: int) -> None:
     """Print the reason on stderr and exit."""
-    typer.echo(f"vqtok: {reason}", err=True)
+    typer.echo(printable(f"vqtok: {reason}"), err=True)
     raise typer.Exit(code)
 
 
@@ -67,6 +68,8 @@ def main_options(
     ] = False,
 ) -> None:
     """A video tokenizer: any video to a grid of integers, and back."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a file name must not break the report
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @app.command()

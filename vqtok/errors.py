@@ -1,4 +1,6 @@
-"""Errors that the user can fix. Any other exception is a bug."""
+"""Errors that the user can fix, and errors as text. Any other exception is a bug."""
+
+from traceback import format_exception_only
 
 
 class VqtokError(ValueError):
@@ -12,3 +14,31 @@ class UsageError(VqtokError):
 def os_reason(error: Exception) -> str:
     """Return why the operating system or FFmpeg refused something, in lower case."""
     return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def os_message(error: OSError) -> str:
+    """Return the file that an error of the operating system is about, if known, and the reason."""
+    return f"{error.filename}: {os_reason(error)}" if error.filename else os_reason(error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error is a lack of memory, which PyTorch reports as a RuntimeError."""
+    if isinstance(error, RuntimeError):
+        return "out of memory" in str(error) or "allocate" in str(error)
+    return isinstance(error, MemoryError)
+
+
+def describe_failure(error: Exception, file: object) -> str:
+    """Return one sentence on why a file of many failed.
+
+    It names the file, and the kind of an error that was not expected.
+    """
+    if isinstance(error, VqtokError):
+        reason = str(error)
+    elif is_out_of_memory(error):
+        reason = "out of memory"
+    elif isinstance(error, OSError):
+        reason = os_message(error)
+    else:
+        reason = " ".join("".join(format_exception_only(error)).split())
+    return reason if reason.startswith(str(file)) else f"{file}: {reason}"

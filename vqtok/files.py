@@ -2,17 +2,29 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Set
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, os_reason
 
-# Suffixes of videos and images that are picked up in folders and patterns. A file that is named
-# explicitly may have any suffix.
+# Suffixes of videos and images that are picked up in folders and patterns: what FFmpeg reads, less
+# audio, playlists, raw frames, and suffixes that mean something else more often (.ogg, .exr, .mod).
+# A file that is named explicitly may have any suffix.
 MEDIA_SUFFIXES = {
-    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v", ".ts", ".flv", ".mpg", ".ogv"),
-    *(".png", ".jpg", ".jpeg", ".webp", ".bmp"),
+    *(".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2", ".ismv", ".mj2", ".flv", ".amv"),
+    *(".mkv", ".mk3d", ".webm", ".avi", ".divx", ".wmv", ".asf", ".wtv", ".dvr-ms", ".ogv", ".ogm"),
+    *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".m2p", ".vob", ".vro", ".rm", ".rmvb"),
+    *(".ts", ".m2t", ".mts", ".m2ts", ".tp", ".trp", ".mxf", ".gxf", ".nut", ".dv", ".dav"),
+    *(".264", ".h264", ".avc", ".265", ".h265", ".hevc", ".266", ".h266", ".vvc", ".h261", ".h263"),
+    *(".ivf", ".obu", ".vc1", ".mjpg", ".mjpeg", ".y4m", ".cine", ".bik", ".smk", ".fli", ".flc"),
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".webp", ".bmp"),
+    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".j2c", ".jpc", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".tga", ".pcx", ".sgi", ".qoi", ".dpx", ".psd"),
 }
 TOKEN_SUFFIXES = {".safetensors"}
 OUTPUT_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", ".jpg", ".jpeg"}
@@ -25,47 +37,148 @@ RUN_TOKENIZER = "tokenizer.safetensors"
 RUN_METRICS = "metrics.jsonl"
 RUN_SAMPLES = "samples"
 
+# Folders of thumbnails and deleted files that network storage and Windows leave behind.
+SKIPPED_FOLDERS = {"@eaDir", "#recycle", "$RECYCLE.BIN"}
+NAMED_SUFFIXES = 5  # in a note on files that were passed over
+_ALL_FILES: tuple[str, ...] = ("**", "*")  # the parts of a pattern
 
-def list_files(sources: Iterable[str | Path], suffixes: Set[str]) -> Iterator[tuple[Path, Path]]:
-    """Yield (root, file) for each file in files, folders and glob patterns such as `a/**/*.mp4`.
 
-    root: the folder that a mirrored output path is relative to: the folder itself, the part of a
-        pattern before its first wildcard, or the parent of a single file.
-    suffixes: the lower-case suffixes to pick in folders and patterns. Hidden files are skipped.
+@dataclass(frozen=True)
+class FileList:
+    """What `list_files` found.
 
-    Files come sorted within each source. Raises UsageError for a source that does not exist.
+    sources: the files, folders and patterns that were searched.
+    files: (root, file) of each file. `root` is the folder that a mirrored output path is relative
+        to: the folder that was searched, the part of a pattern before its first wildcard, or the
+        parent of a single file.
+    notes: what was passed over, for the user.
     """
+
+    sources: Sequence[str | Path]
+    files: list[tuple[Path, Path]]
+    notes: list[str]
+
+
+def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
+    """Find files in files, folders and glob patterns such as `a/**/*.mp4`, sorted in each source.
+
+    suffixes: the lower-case suffixes to pick in folders and patterns.
+
+    Hidden files and folders are skipped unless they are named. Linked folders are entered, except
+    for links back to a folder above, so a file that is linked to is found once on each path.
+
+    Raises UsageError for a source that does not exist and for an invalid pattern.
+    """
+    files: list[tuple[Path, Path]] = []
+    others: set[Path] = set()
+    notes: list[str] = []
     for source in sources:
         path = Path(source)
-        if path.is_dir():
-            root, found = path, _matching(path, "**/*", suffixes)
-        elif is_pattern(source):
-            fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-            root = Path(*path.parts[:fixed])
-            found = _matching(root, "/".join(path.parts[fixed:]), suffixes)
+        if is_pattern(source):
+            root, pattern = _split_pattern(path)
+        elif path.is_dir():
+            root, pattern = path, _ALL_FILES
         elif path.exists():
-            root, found = path.parent, [path]
+            files.append((path.parent, path))
+            continue
         else:
             raise UsageError(f"{source}: no such file or folder")
-        yield from ((root, file) for file in found)
+        for file in sorted(_find(root, {pattern}, set(), notes)):
+            if file.suffix.lower() in suffixes and stat.S_ISREG(_mode(file)):
+                files.append((root, file))
+            else:
+                others.add(file)
+    return FileList(sources, files, notes + _note_others(others))
+
+
+def _note_others(others: Set[Path]) -> list[str]:
+    if not others:
+        return []
+    counts = Counter(path.suffix.lower() for path in others)
+    suffixes = ", ".join(suffix for suffix, _ in counts.most_common(NAMED_SUFFIXES) if suffix)
+    files = f"{len(others)} file{'s' * (len(others) > 1)} of other kinds passed over"
+    return [f"{files} ({suffixes})" if suffixes else files]
 
 
 def is_pattern(source: str | Path) -> bool:
     """Return whether a source is a glob pattern, not a file whose name has wildcards in it."""
-    return glob.has_magic(str(source)) and not Path(source).exists()
+    return glob.has_magic(str(source)) and not exists(Path(source))
 
 
-def _matching(folder: Path, pattern: str, suffixes: Set[str]) -> list[Path]:
+def _split_pattern(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder before the first wildcard of a pattern, and the parts from there on."""
+    first = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+    parts = path.parts[first:]
+    if any("**" in part and part != "**" for part in parts):
+        raise UsageError(f"{path}: invalid pattern: '**' can only be a whole part of a path")
+    parts += _ALL_FILES if parts[-1] == "**" else ()
+    repeated = zip(parts, ("", *parts), strict=False)  # `**/**` means the same as `**`
+    return Path(*path.parts[:first]), tuple(a for a, b in repeated if not a == b == "**")
+
+
+def _find(
+    folder: Path, patterns: Set[tuple[str, ...]], above: Set[str], notes: list[str]
+) -> Iterator[Path]:
+    """Yield the files below a folder that match one of the patterns, given as parts of a path.
+
+    above: the resolved paths of the folders that led here.
+    notes: gets a note on each folder that cannot be read.
+    """
+    resolved = os.path.realpath(folder)
+    if resolved in above:  # a link led back
+        return
+    # `**` matches any number of folders: none, or this one and what follows.
+    patterns = patterns | {pattern[1:] for pattern in patterns if pattern[0] == "**"}
+    for entry in _scan(folder, notes):
+        matching = [pattern for pattern in patterns if _matches(entry.name, pattern[0])]
+        if _is_folder(entry):
+            below = {p if p[0] == "**" else p[1:] for p in matching} - {()}
+            if below:
+                yield from _find(folder / entry.name, below, above | {resolved}, notes)
+        elif any(len(pattern) == 1 for pattern in matching):
+            yield folder / entry.name
+
+
+def _scan(folder: Path, notes: list[str]) -> list[os.DirEntry[str]]:
     try:
-        files = [f for f in folder.glob(pattern) if f.suffix.lower() in suffixes and f.is_file()]
-    except ValueError as error:
-        raise UsageError(f"{folder / pattern}: {str(error).lower()}") from None
-    return sorted(f for f in files if not f.name.startswith("."))
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        notes.append(f"{folder}: {os_reason(error)}")
+        return []
+
+
+def _matches(name: str, pattern: str) -> bool:
+    hidden = name.startswith(".") and not pattern.startswith(".")
+    return fnmatchcase(name, pattern) and not hidden and name not in SKIPPED_FOLDERS
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # entry.is_dir() raises for a link to itself.
+    return stat.S_ISDIR(_mode(Path(entry))) if entry.is_symlink() else entry.is_dir()
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path exists. Path.exists raises for a name that is too long."""
+    return _mode(path) != 0
+
+
+def _mode(path: Path) -> int:
+    """Return the type and permissions of what a path leads to; 0 if it cannot be reached."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def printable(text: object) -> str:
+    r"""Return text for people and JSON: bytes of file names that are not UTF-8 become \xe9."""
+    return str(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def check_overwrite(path: Path, force: bool) -> None:
     """Raise UsageError if a file exists and may not be overwritten."""
-    if path.exists() and not force:
+    if exists(path) and not force:
         raise UsageError(f"{path} exists: --force overwrites it")
 
 
@@ -82,7 +195,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise UsageError(f"{path.parent}: no such folder")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Not longer than `path`, whose name may have the largest length that its folder allows.
+    temporary = path.with_name(f".{os.urandom(8).hex()}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)

@@ -77,7 +77,7 @@ def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     A batch has several sources, a folder or a pattern as its source, or a folder as its output.
     Raises UsageError if a batch has no folder to write to.
     """
-    if len(sources) > 1 or Path(sources[0]).is_dir() or is_pattern(sources[0]):
+    if len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir():
         return check_folder(output)
     return Path(output) if output is not None and Path(output).is_dir() else None
 

@@ -12,7 +12,7 @@ from vqtok.commands.batch import plan_jobs
 from vqtok.commands.decode import video_name
 from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError
-from vqtok.files import OUTPUT_SUFFIXES
+from vqtok.files import OUTPUT_SUFFIXES, list_files
 from vqtok.tokens import read_metadata
 from vqtok.video.formats import CONTAINERS
 
@@ -117,6 +117,7 @@ def test_a_killed_batch_resumes(tree, tmp_path):
     wait_until((out / "sub" / "deep" / "a.mp4.safetensors").exists, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert "sub/bad.mp4" in (out / "failures.jsonl").read_text()  # there before the end
     done = {name: data for name, data in contents(out).items() if name.endswith(".safetensors")}
     assert "z.mp4.safetensors" not in done
     fails(1, "1 of 2 files failed", "encode", tree, "-o", out)  # the broken one
@@ -139,7 +140,7 @@ def test_ctrl_c_ends_all_jobs_and_leaves_complete_files_only(tree, tmp_path):
 
 def test_targets_mirror_files_folders_and_patterns(tree, tmp_path):
     def targets(*sources):
-        jobs = plan_jobs([str(s) for s in sources], tmp_path, {".mp4", ".mkv"}, str.upper)
+        jobs = plan_jobs(list_files(sources, {".mp4", ".mkv"}), tmp_path, str.upper)
         return [str(job.target.relative_to(tmp_path)) for job in jobs]
 
     assert targets(tree / "**" / "*.mp4") == ["A.MP4", "sub/BAD.MP4", "sub/C.MP4", "sub/deep/A.MP4"]

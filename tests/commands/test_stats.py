@@ -182,6 +182,15 @@ def test_plots_are_written_and_not_overwritten(suffix, start, corpus, tmp_path):
     assert path.read_bytes() != first
 
 
+def test_names_of_plotted_columns_are_not_formulas(corpus, tmp_path):
+    pytest.importorskip("matplotlib")
+    odd, path = corpus / "a$x^$ [b].safetensors", tmp_path / "plot.svg"
+    (corpus / "a.safetensors").rename(odd)
+    works("stats", odd, corpus / "b.safetensors", "--each", "--plot", path)
+    assert "a$x^$ [b]: " in path.read_text()
+    assert numbers(odd)["name"] == "a$x^$ [b]"
+
+
 def test_a_plot_without_matplotlib_fails_in_one_sentence(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     fails(2, "pip install matplotlib", "stats", corpus, "--plot", tmp_path / "a.png")

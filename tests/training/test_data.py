@@ -42,6 +42,14 @@ def test_no_readable_file_is_an_error(tmp_path):
         find_media([tmp_path / "empty"])
 
 
+def test_a_file_with_two_paths_is_taken_once(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "clip.mp4").touch()
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "c.mp4").symlink_to("b/clip.mp4")
+    assert find_media([tmp_path, tmp_path / "b"]) == [tmp_path / "a" / "clip.mp4"]
+
+
 def test_strides_are_drawn_and_too_short_files_give_every_frame(tmp_path):
     brightening = np.arange(30)[:, None, None, None] * np.full((1, 32, 32, 3), 8)
     write_clip(tmp_path / "long.mp4", brightening.astype(np.uint8))

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
-from vqtok.errors import UsageError, VqtokError
-from vqtok.files import atomic_write, list_files
+from vqtok.errors import UsageError, VqtokError, describe_failure
+from vqtok.files import FileList, exists, printable
 from vqtok.model.tokenizer import Tokenizer
 
 FAILURES = "failures.jsonl"
@@ -28,13 +30,8 @@ class Job:
 Work = Callable[[Job, Tokenizer, ProgressTask], Sequence[str]]
 
 
-def plan_jobs(
-    sources: Sequence[str],
-    folder: Path,
-    suffixes: set[str],
-    rename: Callable[[str], str],
-) -> list[Job]:
-    """Return the jobs for files, folders and patterns, as `list_files` finds them.
+def plan_jobs(found: FileList, folder: Path, rename: Callable[[str], str]) -> list[Job]:
+    """Return the jobs for the files that were found.
 
     The tree below each source folder is mirrored in `folder`.
 
@@ -42,44 +39,70 @@ def plan_jobs(
     Raises UsageError if there are no files, or if two of them would have the same target.
     """
     jobs: dict[Path, Path] = {}  # target: source
-    for root, source in list_files(sources, suffixes):
+    for root, source in found.files:
         target = folder / source.relative_to(root).with_name(rename(source.name))
         other = jobs.setdefault(target, source)
         if other.resolve() != source.resolve():
             raise UsageError(f"{other} and {source} would both be written to {target}")
     if not jobs:
-        raise UsageError(f"no files to process in {', '.join(sources)}")
+        raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
     return [Job(jobs[target], target) for target in sorted(jobs)]
 
 
 def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Path]]:
     """Return the jobs whose targets do not exist, and the targets that do."""
-    existing = {job.target for job in jobs if job.target.exists()}
+    existing = {job.target for job in jobs if exists(job.target)}
     return [job for job in jobs if job.target not in existing], sorted(existing)
+
+
+class FailureLog:
+    """A file with a line of JSON for each job that failed; there is none before the first.
+
+    Each line is written at once, so that it is there even if the run does not reach its end.
+
+    count: number of failures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, Lock()
+        self.count = 0
+        path.unlink(missing_ok=True)
+
+    def add(self, job: Job, error: Exception) -> None:
+        """Add the failure of a job. Thread-safe."""
+        failure = {"source": job.source, "reason": describe_failure(error, job.source)}
+        line = json.dumps({key: printable(value) for key, value in failure.items()})
+        with self._lock, self._path.open("a") as file:
+            self.count += 1
+            file.write(line + "\n")
 
 
 def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
     """Run the jobs, `run.jobs` at a time, each with its own tokenizer.
 
-    A job that fails does not stop the others: `folder`/failures.jsonl lists it with the reason.
+    A job that fails, for whatever reason, does not stop the others: `folder`/failures.jsonl lists
+    it with the reason.
 
     label: text of the progress bar.
     Raises VqtokError at the end if any job failed.
     """
-    failures: list[dict[str, str]] = []
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizers: SimpleQueue[Tokenizer] = SimpleQueue()
     for tokenizer in run.load_tokenizers(run.jobs) if jobs else ():
         tokenizers.put(tokenizer)
+    failures = FailureLog(folder / FAILURES)
 
     def run_job(job: Job) -> None:
         tokenizer = tokenizers.get()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                job.target.lstat()  # fails now, not after the work, if the name is too long
             with bars.task(job.source.name) as task:
                 notes = work(job, tokenizer, task)
             bars.say(*(f"{job.source}: {note}" for note in notes))
-        except (VqtokError, OSError) as error:
-            failures.append({"source": str(job.source), "reason": str(error)})
+        except Exception as error:
+            failures.add(job, error)
         finally:
             tokenizers.put(tokenizer)
         batch.advance()
@@ -96,18 +119,7 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
             bars.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    _write_failures(folder / FAILURES, failures)
-    if failures:
-        raise VqtokError(f"{len(failures)} of {len(jobs)} files failed; see {folder / FAILURES}")
+    if failures.count:
+        raise VqtokError(f"{failures.count} of {len(jobs)} files failed; see {folder / FAILURES}")
     written = f"{len(jobs)} file{'s' * (len(jobs) != 1)} written"
     run.say(f"{folder}: {written}" if jobs else "nothing to do: all files exist")
-
-
-def _write_failures(path: Path, failures: Sequence[dict[str, str]]) -> None:
-    """Write a line of JSON for each failure; delete the file if there is none."""
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    with atomic_write(path) as temporary:
-        lines = sorted(json.dumps(failure) for failure in failures)
-        temporary.write_text("".join(line + "\n" for line in lines))

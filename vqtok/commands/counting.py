@@ -3,15 +3,14 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
-from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, list_files
+from vqtok.errors import UsageError, VqtokError, describe_failure
+from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, is_pattern, list_files, printable
 from vqtok.tokens import Tokens, check_tokenizer, read_tokens
 
 # PyTorch and PyAV are imported where a clip is encoded: counting token files needs neither.
@@ -36,26 +35,34 @@ class _Column:
     arguments: set[str] = field(default_factory=set)
 
 
-def list_inputs(sources: Sequence[str], each: bool, allow_clips: bool) -> list[Input]:
+def list_inputs(
+    sources: Sequence[str], each: bool, allow_clips: bool
+) -> tuple[list[Input], list[str]]:
     """Return the token files of each source, or its clips if it has no token files.
 
     A file that several sources name is listed once, or, if `each` is set, once for each of them.
+    Also return notes for the user on what was passed over.
     Raises UsageError for a source without files, or for a clip unless `allow_clips` is set.
     """
     inputs: dict[tuple[object, Path], Input] = {}
+    notes: list[str] = []
     for source in sources:
-        for path in ["-"] if source == "-" else _list_paths(source):
+        paths, source_notes = (["-"], []) if source == "-" else _list_paths(source)
+        notes += source_notes
+        for path in paths:
             if _is_clip(path) and not allow_clips:
                 raise UsageError(f"{path} is a clip: choose a --tokenizer to encode it")
             key = (source if each else None, Path(path).resolve())
             inputs.setdefault(key, Input(source, path))
-    return list(inputs.values())
+    return list(inputs.values()), notes
 
 
-def _list_paths(source: str) -> list[str]:
+def _list_paths(source: str) -> tuple[list[str], list[str]]:
+    """Return the token files or clips of a source, and notes on what was passed over."""
     for suffixes in (TOKEN_SUFFIXES, MEDIA_SUFFIXES):
-        if paths := [str(path) for _, path in list_files([source], suffixes)]:
-            return paths
+        found = list_files([source], suffixes)
+        if found.files:
+            return [str(path) for _, path in found.files], found.notes
     raise UsageError(f"{source}: no token files in it")
 
 
@@ -78,14 +85,14 @@ def count_inputs(
         for argument, path in inputs:
             try:
                 tokens = _read(path, tokenizer, bars)
-            except (VqtokError, OSError) as error:
-                failures.append(str(error))
-            else:
                 key = (argument if each else None, *_codebook_key(tokens))
-                if key not in columns:
-                    columns[key] = _Column(CodeCounts(tokens))
-                columns[key].counts.add(tokens)
-                columns[key].arguments.add(argument)
+                column = columns.get(key) or _Column(CodeCounts(tokens))
+            except Exception as error:
+                failures.append(describe_failure(error, path))
+            else:
+                columns[key] = column
+                column.counts.add(tokens)
+                column.arguments.add(argument)
             task.advance()
     names = _names(list(columns.values()))
     reports = [
@@ -131,7 +138,7 @@ def _names(columns: Sequence[_Column]) -> list[str]:
             continue
         (argument,) = column.arguments
         path = Path(argument).resolve()  # gives `.` a name
-        name = argument if has_magic(argument) else path.name.removesuffix(".safetensors")
+        name = argument if is_pattern(argument) else path.name.removesuffix(".safetensors")
         unique = arguments.count(column.arguments) == 1
         names.append(name if unique else f"{name}, {tokenizer}")
-    return names
+    return list(map(printable, names))

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
-from vqtok.files import OUTPUT_SUFFIXES, TOKEN_SUFFIXES
+from vqtok.files import OUTPUT_SUFFIXES, TOKEN_SUFFIXES, list_files
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -63,7 +63,9 @@ def _decode_many(
     sources: Sequence[str], folder: Path, options: DecodeOptions, run: RunOptions
 ) -> None:
     """Decode the token files that have no video in the folder yet, or all with --force."""
-    jobs = plan_jobs(sources, folder, TOKEN_SUFFIXES, video_name)
+    found = list_files(sources, TOKEN_SUFFIXES)
+    run.say(*found.notes)
+    jobs = plan_jobs(found, folder, video_name)
     if not run.force:
         jobs, _ = split_existing(jobs)
 

@@ -12,7 +12,7 @@ from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES
+from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
@@ -78,7 +78,9 @@ def _encode_many(
     sources: Sequence[str], folder: Path, options: EncodeOptions, run: RunOptions
 ) -> None:
     """Encode the clips that have no token file in the folder yet, or all with --force."""
-    jobs = plan_jobs(sources, folder, MEDIA_SUFFIXES, "{}.safetensors".format)
+    found = list_files(sources, MEDIA_SUFFIXES)
+    run.say(*found.notes)
+    jobs = plan_jobs(found, folder, "{}.safetensors".format)
     if not run.force:
         jobs, existing = split_existing(jobs)
         check_same_settings(existing, run.tokenizer, options)

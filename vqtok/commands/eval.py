@@ -16,8 +16,8 @@ from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions
-from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, check_overwrite, list_files
+from vqtok.errors import UsageError, VqtokError, describe_failure
+from vqtok.files import MEDIA_SUFFIXES, FileList, check_overwrite, list_files, printable
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip
 from vqtok.report import evaluation_table
@@ -50,7 +50,9 @@ def evaluate(
     size: scale the short side to this many pixels.
     Raises VqtokError at the end if any clip could not be measured.
     """
-    clips = plan_clips(sources, save, run.force)
+    found = list_files(sources, MEDIA_SUFFIXES)
+    run.say(*found.notes)
+    clips = plan_clips(found, save, run.force)
     [tokenizer] = run.load_tokenizers()
     results: Results = []
     failures: list[str] = []
@@ -58,8 +60,8 @@ def evaluate(
         for clip in clips:
             try:
                 results.append((clip.name, _measure(clip, tokenizer, size, frames)))
-            except (VqtokError, OSError) as error:
-                failures.append(str(error))
+            except Exception as error:
+                failures.append(describe_failure(error, clip.source))
             task.advance()
     if results and as_json:
         print(json.dumps(summarize(results), indent=2))
@@ -71,26 +73,25 @@ def evaluate(
         raise VqtokError(f"{len(failures)} of {len(clips)} clips could not be measured: {reasons}")
 
 
-def plan_clips(sources: Sequence[str], save: Path | None, force: bool) -> list[EvalClip]:
+def plan_clips(found: FileList, save: Path | None, force: bool) -> list[EvalClip]:
     """Return each clip once, named by its path in its source folder, or in full if not unique.
 
     Raises UsageError if there is no clip, or if a target exists, or two are the same.
     """
-    files = list_files(sources, MEDIA_SUFFIXES)
-    clips = {path.resolve(): (str(path.relative_to(root)), path) for root, path in files}
+    clips = {path.resolve(): (str(path.relative_to(root)), path) for root, path in found.files}
     if not clips:
-        raise UsageError(f"no clips in {', '.join(sources)}")
-    targets = {} if save is None else _plan_targets(sources, save, force)
+        raise UsageError(f"no clips in {', '.join(map(str, found.sources))}")
+    targets = {} if save is None else _plan_targets(found, save, force)
     names = Counter(name for name, _ in clips.values())
     return [
-        EvalClip(name if names[name] == 1 else str(path), path, targets.get(resolved))
+        EvalClip(printable(name if names[name] == 1 else path), path, targets.get(resolved))
         for resolved, (name, path) in clips.items()
     ]
 
 
-def _plan_targets(sources: Sequence[str], save: Path, force: bool) -> dict[Path, Path]:
+def _plan_targets(found: FileList, save: Path, force: bool) -> dict[Path, Path]:
     """Return the file of each clip's comparison, by the clip's resolved path."""
-    jobs = plan_jobs(sources, save, MEDIA_SUFFIXES, "{}.mp4".format)
+    jobs = plan_jobs(found, save, "{}.mp4".format)
     _, existing = split_existing(jobs)
     if existing:
         check_overwrite(existing[0], force)

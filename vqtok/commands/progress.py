@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import Progress, TaskID, TextColumn
 
+from vqtok.files import printable
 from vqtok.report.widgets import progress_bar
 
 
@@ -20,7 +21,7 @@ def console(quiet: bool) -> Console:
 def say(quiet: bool, *lines: str) -> None:
     """Print lines on stderr unless `quiet`."""
     for line in () if quiet else lines:
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 class Cancelled(BaseException):
@@ -47,7 +48,7 @@ class ProgressBars:
     @contextmanager
     def task(self, description: str, total: int | None = None) -> Iterator["ProgressTask"]:
         """Show a bar inside the block."""
-        task_id = self._progress.add_task(description, total=total)
+        task_id = self._progress.add_task(printable(description), total=total)
         try:
             yield ProgressTask(self._progress, task_id, self._cancelled)
         finally:
@@ -56,7 +57,7 @@ class ProgressBars:
     def say(self, *lines: str) -> None:
         """Print lines above the bars."""
         for line in lines:
-            self._console.print(line, soft_wrap=True, markup=False)
+            self._console.print(printable(line), soft_wrap=True, markup=False)
 
     def cancel(self) -> None:
         """Raise Cancelled in every thread that advances a task from now on."""

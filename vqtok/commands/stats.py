@@ -15,6 +15,7 @@ from vqtok import report
 from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.codebook_stats.codes import codebook_table
 from vqtok.commands.counting import count_inputs, list_inputs
+from vqtok.commands.progress import say
 from vqtok.errors import VqtokError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def show_tokens(
     each: report on every source by itself.
     Raises VqtokError at the end if any file could not be counted.
     """
-    inputs = list_inputs(sources, each, allow_clips=tokenizer is not None)
+    inputs, notes = list_inputs(sources, each, allow_clips=tokenizer is not None)
+    say(quiet, *notes)
     model = None
     if tokenizer is not None:
         from vqtok.model.checkpoint import load_for_inference  # imports PyTorch

@@ -7,7 +7,7 @@ from pathlib import Path
 from vqtok import distributed
 from vqtok.commands.progress import console, say
 from vqtok.device import find_device
-from vqtok.files import RUN_TOKENIZER
+from vqtok.files import MEDIA_SUFFIXES, RUN_TOKENIZER, list_files
 from vqtok.report import TrainingView
 from vqtok.training import train
 from vqtok.training.runs import DataPaths, Run, create, reopen
@@ -44,6 +44,8 @@ def run_training(options: TrainOptions) -> None:
     quiet = options.quiet or distributed.rank() > 0
     if not run.data.sources:
         say(quiet, "no --data: training on synthetic clips, which is only useful as a trial")
+    found = list_files([*run.data.sources, *run.data.validation], MEDIA_SUFFIXES)
+    say(quiet, *found.notes)
     clips, view = run.open_clips(), TrainingView(console(quiet), settings)
     try:
         with view.open(options.last_step or settings.steps):

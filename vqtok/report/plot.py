@@ -33,12 +33,16 @@ def save_plot(reports: list[CodebookReport], path: Path) -> None:
     if len(reports) == 1 and sum(map(len, reports[0].entropy_map)) > 1:
         _plot_entropy_map(last, reports[0])
     else:
-        last.barh([report.name for report in reports], [r.use.entropy_bits for r in reports])
+        last.barh([_label(report) for report in reports], [r.use.entropy_bits for r in reports])
         last.set_title("entropy in bits per token")
     # Without a date, the same tokens give the same file.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), metadata=metadata)
+
+
+def _label(report: CodebookReport) -> str:
+    return report.name.replace("$", r"\$")  # else matplotlib reads the name as a formula
 
 
 def _plot_frequencies(axes: "Axes", report: CodebookReport, color: str) -> None:
@@ -47,7 +51,7 @@ def _plot_frequencies(axes: "Axes", report: CodebookReport, color: str) -> None:
     shares = np.sort(used)[::-1] / report.use.tokens
     # Evenly spaced on the log scale: 500 points instead of up to a quarter million.
     ranks = np.unique(np.geomspace(1, len(shares), 500).astype(int))
-    label = f"{report.name}: {report.health.status}"
+    label = f"{_label(report)}: {report.health.status}"
     axes.plot(ranks, shares[ranks - 1], color, label=label)
     axes.axhline(1 / report.occurrences.size, color=color, ls=":")
 

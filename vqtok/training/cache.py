@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +71,7 @@ class ClipCache:
 def _entry_name(path: Path, short_side: int) -> str:
     stat = path.stat()
     key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {short_side}"
-    return f"{path.stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return f"{path.stem[:40]}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}"
 
 
 def _entry_files(entry: Path) -> tuple[Path, Path]:

@@ -1,6 +1,7 @@
 """Random training clips from videos and images. A step of a run always sees the same clips."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import errno
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vqtok.config import TrainSettings
-from vqtok.errors import UsageError, VqtokError
+from vqtok.errors import UsageError, VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.training import augmentation as augment
 from vqtok.training.cache import CachedClip, ClipCache
@@ -20,15 +21,17 @@ from vqtok.video import Clip, open_video, read_window
 MAX_PAN_SPEED = 3  # pixels per frame of a pan over an image, before scaling
 
 
-def find_media(sources: Iterable[str | Path]) -> list[Path]:
+def find_media(sources: Sequence[str | Path]) -> list[Path]:
     """Return the videos and images in files, folders and glob patterns, sorted, each once.
+
+    Of several paths to one file, the first is taken.
 
     Raises UsageError if a source does not exist or there is no video or image at all.
     """
-    paths = sorted({path for _, path in list_files(sources, MEDIA_SUFFIXES)})
+    paths = sorted(path for _, path in list_files(sources, MEDIA_SUFFIXES).files)
     if not paths:
         raise UsageError(f"no videos or images in {', '.join(map(str, sources))}")
-    return paths
+    return sorted({path.resolve(): path for path in reversed(paths)}.values())
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ class VideoClips:
                         short_side = self._short_side(clip)
                     pixels = read_window(path, 0, frames, short_side)
                     yield torch.from_numpy(pixels).movedim(-1, 0)[None]
-            except VqtokError as error:
-                self.unreadable[path] = str(error)
+            except Exception as error:
+                self._skip(path, error)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -113,10 +116,16 @@ class VideoClips:
                 continue
             try:
                 return self._augment(self._read_strided(path, position, stride), rng)
-            except VqtokError as error:
-                self.unreadable[path] = str(error)
+            except Exception as error:
+                self._skip(path, error)
         reason = self.unreadable[self.paths[0]]
         raise VqtokError(f"none of the {len(self.paths)} training files can be read: {reason}")
+
+    def _skip(self, path: Path, error: Exception) -> None:
+        """Skip a file from now on. Raises the error if the disk of the cache is full instead."""
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        self.unreadable[path] = describe_failure(error, path)
 
     def _read_strided(self, path: Path, position: float, stride: int) -> np.ndarray:
         """Return every stride-th frame (t h w c) from a position in 0..1 of the file.

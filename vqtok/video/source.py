@@ -41,7 +41,7 @@ def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[
     name = display_name(source)
     with ExitStack() as stack:
         try:
-            container = av.open(_open_input(source, stack), mode="r")
+            container = av.open(_open_input(source, stack), mode="r", metadata_errors="replace")
         except OSError as error:
             raise VqtokError(f"{name}: {os_reason(error)}") from error
         except av.FFmpegError as error:
@@ -64,7 +64,8 @@ def _reopen_with_hwaccel(container: InputContainer, hardware: str) -> InputConta
     if context.pix_fmt not in _HWACCEL_PIX_FMTS:
         return container
     try:
-        accelerated = av.open(container.name, mode="r", hwaccel=HWAccel(device_type, index or None))
+        hwaccel = HWAccel(device_type, index or None)
+        accelerated = av.open(container.name, mode="r", hwaccel=hwaccel, metadata_errors="replace")
     except av.FFmpegError:  # no such device, or no driver
         return container
     container.close()
