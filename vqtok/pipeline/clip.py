@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vqtok.model.tokenizer import CHUNK, Tokenizer
+from vqtok.pipeline.frame_rate import average_frame_rate
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.precision import to_uint8
@@ -62,7 +63,7 @@ def encode_clip(
         frames=len(timestamps),
         height=clip.height,
         width=clip.width,
-        fps=clip.fps,
+        fps=average_frame_rate(timestamps, clip.time_base, clip.fps),
         time_base=clip.time_base,
         timestamps=timestamps,
         pixel_aspect=clip.pixel_aspect,

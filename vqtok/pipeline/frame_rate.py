@@ -1,5 +1,6 @@
-"""Frame rates as users write them."""
+"""Frame rates as users write them, and as timestamps show them."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 from vqtok.errors import UsageError
@@ -17,3 +18,18 @@ def parse_frame_rate(value: str | float | Fraction) -> Fraction:
     if not 0 < fps <= 1000:
         raise UsageError(f"fps {value}: must be a number up to 1000, such as 24 or 30000/1001")
     return fps
+
+
+def average_frame_rate(
+    timestamps: Sequence[int], time_base: Fraction, nominal: Fraction
+) -> Fraction:
+    """Return the average frame rate of a clip, or the nominal one if that is the same to 1%.
+
+    timestamps: in ticks of `time_base` seconds, increasing.
+    nominal: the rate that the file states. Timestamps are rounded, so it is more exact if true.
+    """
+    intervals = len(timestamps) - 1
+    duration = (timestamps[-1] - timestamps[0]) * time_base
+    if abs(duration - intervals / nominal) <= max(2 * time_base, duration / 100):
+        return nominal
+    return intervals / duration

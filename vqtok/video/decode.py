@@ -42,6 +42,7 @@ class Decoder:
     stores_pts: False for containers without presentation timestamps (AVI), or in which FFmpeg
         stores those of another frame (ASF with B-frames).
     is_image: True for the formats of still images.
+    end: the latest time, in ticks, at which the frame of a packet read so far ends, or None.
     backend: "in software" or "in hardware"; final from the first frame on.
     damage: how often each kind of damage has occurred.
     """
@@ -53,6 +54,7 @@ class Decoder:
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self.stores_pts = self._format not in ("avi", "asf")
         self.is_image = self._format == "image2" or self._format.endswith("_pipe")
+        self.end: int | None = None
         self.backend = "in software"
         self.damage: Counter[str] = Counter()
         self._position: int | None = None  # pts of the last seek
@@ -72,6 +74,9 @@ class Decoder:
         if context.name == "hevc":
             # Without this flag, all frames that refer to a lost one are dropped silently.
             context.flags |= Flags.output_corrupt
+        if context.name == "libdav1d":
+            # Its frame threads lose good frames after an error.
+            context.options = {"max_frame_delay": "1"}
         if self._format in ("image2", "jpeg_pipe"):
             # Without this option, the missing part of a truncated JPEG is filled with gray.
             context.options = {"err_detect": "explode"}
@@ -154,8 +159,9 @@ class Decoder:
 
         PyAV stops flushing a decoder at the first error, and the good frames after it are lost.
         """
-        last = history.decoded[-1] if history.decoded else None
-        is_new, uncounted = last is None, -len(history.failed)
+        last = history.decoded[-1] if history.decoded else 0
+        known = history.decoded.count(last)  # a packet may have several frames
+        uncounted = -len(history.failed)
         with open_container(path) as container:
             decoder = Decoder(path, container)
             decoder.stream.thread_type = "SLICE"
@@ -166,9 +172,9 @@ class Decoder:
                     uncounted += 1
                     self.damage[SKIPPED] += uncounted > 0
                 for frame in frames or ():
-                    if is_new:
+                    if not known:
                         yield self._inspect(frame)
-                    is_new |= frame.duration == last
+                    known -= known and frame.duration == last
 
     def _inspect(self, frame: VideoFrame) -> VideoFrame:
         # If the hardware cannot decode a stream after all, frames come in the stream's own format.
@@ -189,6 +195,8 @@ class Decoder:
         """
         for number, packet in enumerate(self._packets(), 1):
             if packet is not None:
+                if packet.pts is not None and packet.duration:
+                    self.end = max(self.end or 0, packet.pts + packet.duration)
                 packet.duration = number
                 if number < first:
                     continue

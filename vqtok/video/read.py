@@ -1,6 +1,6 @@
 """Read any video as chunks of RGB frames with timestamps, as a player shows them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
@@ -92,6 +92,8 @@ class Clip:
         stream = self._decoder.stream
         self.time_base = self._decoder.time_base
         self.fps = stream.average_rate or stream.guessed_rate or Fraction(25)
+        self._frame_ticks = 1 / (self.fps * self.time_base)
+        self._end: int | None = None  # of the requested time range, if there are frames beyond it
         self.duration = _duration(container, stream, self.time_base)
         playback_start = _playback_start(container, stream, self.time_base)
         frames = self._select(playback_start, start, duration)
@@ -99,7 +101,7 @@ class Clip:
         if first is None:
             where = " in the requested time range" if start or duration is not None else ""
             raise VqtokError(f"{self._name} has no frame that can be decoded{where}")
-        self.origin = first[1]
+        self.origin = self._first_timestamp = first[1]
         is_complete = not start and not self._decoder.damage[UNDECODABLE_START]
         if playback_start is not None and is_complete:
             self.origin = min(playback_start, first[1])
@@ -114,10 +116,16 @@ class Clip:
             self._resample(Fraction(fps))
 
     def _resample(self, fps: Fraction) -> None:
-        still = self._decoder.is_image
-        self._frames = _resampled(self._frames, self.fps, fps, self.time_base, still)
+        self._frames = _resampled(self._frames, 1 / (fps * self.time_base), self._end_of_last)
         self.origin = round(self.origin * self.time_base * fps)
         self.fps, self.time_base = fps, 1 / fps
+
+    def _end_of_last(self, timestamp: int) -> Fraction:
+        """Return the tick at which the last frame ends, given its timestamp."""
+        if self._decoder.is_image and timestamp == self._first_timestamp:
+            return Fraction(timestamp)  # a still lasts for no time
+        end = self._decoder.end if self._end is None else self._end
+        return Fraction(end) if end and end > timestamp else timestamp + self._frame_ticks
 
     @property
     def decoder(self) -> str:
@@ -181,6 +189,7 @@ class Clip:
             if playback_start is None:
                 playback_start = timestamp
             if end is not None and timestamp - playback_start >= end:
+                self._end = playback_start + end
                 return
             if not first or timestamp - playback_start >= first:
                 yield frame, timestamp
@@ -191,7 +200,7 @@ class Clip:
 
     def _timestamped(self, frames: Iterator[VideoFrame]) -> Iterator[TimestampedFrame]:
         """Yield frames with timestamps repaired until they strictly increase."""
-        step = max(1, round(1 / (self.fps * self.time_base)))
+        step = max(1, round(self._frame_ticks))
         previous: int | None = None
         for frame in frames:
             timestamp = self._decoder.timestamp(frame)
@@ -231,28 +240,21 @@ def _format_counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def _resampled(
-    frames: Iterator[TimestampedFrame],
-    source_fps: Fraction,
-    fps: Fraction,
-    time_base: Fraction,
-    still: bool,
+    frames: Iterator[TimestampedFrame], step: Fraction, end_of_last: Callable[[int], Fraction]
 ) -> Iterator[TimestampedFrame]:
-    """Yield the frame shown at each instant, 1/fps apart, from the first frame on.
+    """Yield the frame shown at each instant, a step apart, from the first frame on.
 
-    The timestamps are in ticks of 1/fps. Half a source tick of tolerance leaves a clip unchanged
+    The returned timestamps count steps. Half a source tick of tolerance leaves a clip unchanged
     that already has this rate but rounded timestamps.
 
-    still: a single frame has no duration and is yielded once.
+    step: in source ticks.
+    end_of_last: given the timestamp of the last frame, returns the tick at which it ends.
     """
-    step = 1 / (fps * time_base)  # source ticks
     frame, timestamp = next(frames)
     first, first_index, count = timestamp, round(timestamp / step), 0
     for following in chain(frames, [None]):
-        if still and not following and not count:
-            yield frame, first_index
-            return
-        end = following[1] if following else timestamp + 1 / (source_fps * time_base)
-        while count * step < end - first - Fraction(1, 2):
+        end = following[1] if following else end_of_last(timestamp)
+        while not count or count * step < end - first - Fraction(1, 2):
             yield frame, first_index + count
             count += 1
         if following:
