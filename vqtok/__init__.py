@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vqtok.model.checkpoint import load
     from vqtok.model.tokenizer import Tokenizer
-    from vqtok.pipeline.api import decode_video, encode_video
+    from vqtok.pipeline.api import decode_video, encode_video, tokens_from_indices
     from vqtok.tokens import Tokens, read_tokens, write_tokens
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "encode_video",
     "load",
     "read_tokens",
+    "tokens_from_indices",
     "write_tokens",
 ]
 __version__ = "0.2.0"
@@ -45,6 +46,7 @@ _MODULES = {
     "encode_video": "vqtok.pipeline.api",
     "load": "vqtok.model.checkpoint",
     "read_tokens": "vqtok.tokens",
+    "tokens_from_indices": "vqtok.pipeline.api",
     "write_tokens": "vqtok.tokens",
 }
 

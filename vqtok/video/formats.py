@@ -1,10 +1,14 @@
 """The containers and codecs that VideoWriter can write, and the settings of their encoders."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.video.source import PathOrFile
+
+MP4 = {"mp4", "mov"}
+MAX_DURATION = 2**31 - 3  # ticks that a frame may last, in these and on average for libvpx
 
 # suffix: (FFmpeg's name of the container, its default codec)
 CONTAINERS = {
@@ -72,3 +76,21 @@ def find_encoder(codec: str, crf: int | None, image: bool) -> tuple[str, dict[st
     if not 0 <= crf <= 63:
         raise UsageError(f"crf {crf}: must be 0 to 63")
     return encoder, options | {"crf": str(crf)}
+
+
+def choose_timescale(container: str, time_base: Fraction, max_gap: int, fps: Fraction) -> int:
+    """Return the ticks per second to write timestamps in; exact for all of them if possible.
+
+    time_base: seconds per tick of the timestamps.
+    max_gap: the longest time from one frame to the next, in these ticks.
+
+    Raises VqtokError if a frame is shown for longer than the container can store.
+    """
+    longest = max(1 / fps, max_gap * time_base if container in MP4 else 0)  # seconds
+    # libvpx takes up to 10^9 ticks per second. The other containers store milliseconds.
+    timescale = min(time_base.denominator, 10**9 if container in MP4 else 10**6)
+    while longest * timescale > MAX_DURATION:
+        timescale //= 2
+    if not timescale:
+        raise VqtokError(f"{container} cannot show a frame for {float(longest):.4g} s")
+    return timescale
