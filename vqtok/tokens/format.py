@@ -188,8 +188,8 @@ def unpack(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray], name:
         problem = "the quantizer or the model is not named"
     if problem:
         raise VqtokError(
-            f"{name}: {problem}; encode the video again, or write generated tokens with "
-            "vqtok.tokens_from_indices and vqtok.write_tokens"
+            f"{name}: {problem}; encode the video again, or make generated tokens with "
+            "vqtok.tokens_from_indices"
         )
     return tokens
 

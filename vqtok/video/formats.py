@@ -8,7 +8,7 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.video.source import PathOrFile
 
 MP4 = {"mp4", "mov"}
-MAX_DURATION = 2**31 - 3  # ticks that a frame may last, in these and on average for libvpx
+MAX_DURATION = 2**31 - 3  # ticks that a frame may last in these; rounding may add one
 
 # suffix: (FFmpeg's name of the container, its default codec)
 CONTAINERS = {
@@ -78,17 +78,17 @@ def find_encoder(codec: str, crf: int | None, image: bool) -> tuple[str, dict[st
     return encoder, options | {"crf": str(crf)}
 
 
-def choose_timescale(container: str, time_base: Fraction, max_gap: int, fps: Fraction) -> int:
+def choose_timescale(container: str, time_base: Fraction, longest: Fraction) -> int:
     """Return the ticks per second to write timestamps in; exact for all of them if possible.
 
     time_base: seconds per tick of the timestamps.
-    max_gap: the longest time from one frame to the next, in these ticks.
+    longest: seconds that a frame is shown at most.
 
-    Raises VqtokError if a frame is shown for longer than the container can store.
+    Raises VqtokError if the container cannot show a frame for so long.
     """
-    longest = max(1 / fps, max_gap * time_base if container in MP4 else 0)  # seconds
-    # libvpx takes up to 10^9 ticks per second. The other containers store milliseconds.
-    timescale = min(time_base.denominator, 10**9 if container in MP4 else 10**6)
+    if container not in MP4:  # they store milliseconds, or centiseconds
+        return min(time_base.denominator, 10**6)
+    timescale = min(time_base.denominator, 10**9)  # libvpx takes no more
     while longest * timescale > MAX_DURATION:
         timescale //= 2
     if not timescale:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from fractions import Fraction
 from types import TracebackType
 from typing import Self
@@ -28,6 +28,7 @@ from vqtok.video.formats import (
 from vqtok.video.source import PathOrFile, display_name, open_container
 
 _MAX_SIDE = 65535  # pixels, for any codec
+_MAX_SECONDS = 2**32  # 136 years; in ticks of 1 ns, they fit in 64 bits
 _MIN_GIF_DELAY, _MAX_GIF_DELAY = 2, 65535  # centiseconds
 
 
@@ -73,7 +74,7 @@ class VideoWriter:
         audio_from: PathOrFile | None = None,
     ) -> None:
         self._target, self._audio_from = target, audio_from
-        self._time_base, self._origin = time_base, origin
+        self._fps, self._time_base, self._origin = Fraction(fps), time_base, origin
         self._size, self._pixel_aspect = (height, width), Fraction(pixel_aspect)
         self._format, default_codec = find_container(target)
         self._codec = codec or default_codec
@@ -83,8 +84,8 @@ class VideoWriter:
         if self._format == "gif" and audio_from is not None:
             raise UsageError(f"{target}: a gif has no audio; write to .mkv")
         self._encoder, self._encoder_options = find_encoder(self._codec, crf, self._is_image)
-        self._timescale = choose_timescale(self._format, time_base, max_gap, Fraction(fps))
-        self._fps = min(Fraction(fps), Fraction(self._timescale))  # encoders need a tick per frame
+        longest = max(1 / self._fps, max_gap * time_base)  # seconds that a frame is shown
+        self._timescale = choose_timescale(self._format, time_base, longest)
         self._last_pts: int | None = None
         self._audio: AudioCopier | None = None
         self._frame_count = 0
@@ -102,9 +103,8 @@ class VideoWriter:
             else:
                 stack.callback(target.flush)
             options = self._container_options()
-            self._container = stack.enter_context(
-                av.open(target, "w", format=self._format, container_options=options)
-            )
+            self._container = av.open(target, "w", format=self._format, container_options=options)
+            stack.push(self._close)
             self._add_video_stream()
             if self._audio_from is not None:
                 source = stack.enter_context(open_container(self._audio_from))
@@ -154,8 +154,10 @@ class VideoWriter:
     def _next_pts(self, time: Fraction) -> int:
         """Return the time of the next frame, in seconds, in ticks of the timescale.
 
-        Raises VqtokError if mp4 or mov cannot store it after the last one.
+        Raises VqtokError if the container cannot store it, or not after the last one.
         """
+        if abs(time) >= _MAX_SECONDS:
+            raise VqtokError(f"{self._format} cannot store a frame at {float(time):.4g} s")
         pts, last = round(time * self._timescale), self._last_pts
         if self._format in MP4 and last is not None and not 0 < pts - last <= MAX_DURATION + 1:
             raise VqtokError(
@@ -215,6 +217,9 @@ class VideoWriter:
         stream.pix_fmt, self._convert = encoder_input(self._codec, *self._size)
         context = stream.codec_context
         context.time_base = stream.time_base = Fraction(1, self._timescale)
+        # libvpx takes 1 to 2^32 - 1 ticks for the average duration of a frame.
+        slowest, fastest = Fraction(self._timescale, MAX_DURATION), Fraction(self._timescale)
+        context.framerate = min(max(self._fps, slowest), fastest)
         context.sample_aspect_ratio = self._pixel_aspect
         if self._codec in ("h264", "vp9"):
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
@@ -244,6 +249,11 @@ class VideoWriter:
             if self._audio:
                 self._audio.finish()
 
+    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A file that lacks frames may not close. That must not hide the error that is the reason.
+        with nullcontext() if kind is None else suppress(av.FFmpegError):
+            self._container.close()
+
     def _encode(self, frame: VideoFrame | None) -> list[av.Packet]:
         try:
             packets = self._stream.encode(frame)
@@ -253,5 +263,5 @@ class VideoWriter:
                 f"{self._codec} cannot encode a {height}x{width} frame: {os_reason(error)}"
             ) from error
         for packet in packets:  # without a duration, players skip the last frame
-            packet.duration = round(self._timescale / self._fps)
+            packet.duration = max(1, round(self._timescale / self._fps))
         return packets
