@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 import vqtok
 from helpers import DEMO
+from helpers.quantizers import Operators
 from helpers.tokenizers import random_video, small_tokenizer
 from vqtok import config
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.model.layers import CausalConv3d, streaming
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.video import read_window
@@ -125,19 +126,110 @@ def test_uint8_and_float_video_give_the_same_tokens():
     assert torch.equal(tokenizer.encode(clip), tokenizer.encode(clip.float() / 255))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_video_with_nan_or_infinity_is_refused(value):
     clip = random_video(5)
     clip[0, 0, 3, 4, 5] = value
-    with pytest.raises(VqtokError, match="NaN or infinity"):
+    with pytest.raises(VqtokError, match="the video holds NaN or infinity"):
         small_tokenizer().encode(clip)
 
 
-@pytest.mark.parametrize("index", [-1, 64000])
-def test_an_index_outside_the_codebook_is_refused(index):
+def test_weights_with_nan_are_named():
+    tokenizer = small_tokenizer()
+    tokenizer.encoder[0].weight.data[0] = float("nan")
+    with pytest.raises(VqtokError, match="weights hold NaN or infinity"):
+        tokenizer.encode(random_video(1))
+
+
+CLIP = random_video(5, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (CLIP * 2 - 1, "float video must be in 0..1, and this one ranges from -[01].* to "),
+        (CLIP * 255, r"ranges from 0\.\d* to 25"),
+        (CLIP.double() - 0.03, "ranges from -0.0[23]"),
+        ((CLIP * 255).long(), "must be uint8 or float, not torch.int64"),
+        (CLIP > 0.5, "must be uint8 or float, not torch.bool"),
+        (CLIP[0], r"shape \(b 3 t h w\), not \(3, 5, 16, 16\)"),
+        (CLIP.movedim(1, 2), r"shape \(b 3 t h w\), not \(1, 5, 3, 16, 16\)"),
+        (CLIP[:, :1], r"not \(1, 1, 5, 16, 16\)"),
+        (CLIP[:0], r"not \(0, 3, 5, 16, 16\)"),
+        (CLIP[..., :0], r"not \(1, 3, 5, 16, 0\)"),
+        (CLIP[:, :, :0], r"no frames: its shape is \(1, 3, 0, 16, 16\)"),
+        (CLIP.numpy(), "must be a torch.Tensor, not ndarray"),
+    ],
+)
+def test_video_of_another_range_dtype_or_shape_is_refused(video, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        small_tokenizer().encode(video)
+    assert "\n" not in str(caught.value)
+
+
+def test_rounding_out_of_the_range_is_accepted():
+    tokenizer = small_tokenizer()
+    assert tokenizer.encode(CLIP * 1.0078 - 0.003).shape == (1, 2, 2, 2)
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        assert tokenizer.encode(CLIP.to(dtype)).shape == (1, 2, 2, 2)
+
+
+def test_the_range_of_uint8_video_is_not_looked_at():
+    with Operators() as operators:
+        small_tokenizer().encode((CLIP * 255).to(torch.uint8))
+    assert "aminmax" not in operators.names
+
+
+@pytest.mark.parametrize(
+    "later", [CLIP[..., :8], (CLIP * 255).to(torch.uint8), CLIP.expand(2, -1, -1, -1, -1)]
+)
+def test_chunks_of_one_clip_have_one_size_and_dtype(later):
+    tokenizer = small_tokenizer()
+    with pytest.raises(UsageError, match="chunks of a clip differ"):
+        list(tokenizer.encode_stream([CLIP, later]))
     indices = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
-    indices[0, 0, 1, 1] = index
-    with pytest.raises(VqtokError, match="not in this codebook of 64,000"):
+    with pytest.raises(UsageError, match="chunks of a clip differ"):
+        list(tokenizer.decode_stream([indices, indices[..., :1]]))
+
+
+INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_indices_of_any_integer_dtype_are_decoded(dtype):
+    tokenizer = small_tokenizer("lfq")  # 65,536 codes
+    indices = tokenizer.encode(CLIP) % 128
+    video = tokenizer.decode(indices.to(getattr(torch, dtype)))
+    assert torch.equal(video, tokenizer.decode(indices))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "index"),
+    [("int64", -1), ("int64", 64000), ("int8", -1), ("uint16", 64000), ("uint64", 2**63 + 1)],
+)
+def test_an_index_outside_the_codebook_is_refused(dtype, index):
+    indices = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    indices[0, 0, 1, 1] = index if index < 2**63 else index - 2**64
+    with pytest.raises(VqtokError, match=r"the indices are .* not in this codebook of 64,000"):
+        small_tokenizer().decode(indices.to(getattr(torch, dtype)))
+
+
+INDICES = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (INDICES.float(), "must be integers, not torch.float32"),
+        (INDICES.bool(), "must be integers, not torch.bool"),
+        (INDICES[0], r"shape \(b t h w\), not \(2, 2, 2\)"),
+        (INDICES[..., None], r"shape \(b t h w\), not \(1, 2, 2, 2, 1\)"),
+        (INDICES[:, :0], r"shape \(b t h w\), not \(1, 0, 2, 2\)"),
+        (INDICES.numpy(), "must be a torch.Tensor, not ndarray"),
+    ],
+)
+def test_indices_of_another_dtype_or_shape_are_refused(indices, message):
+    with pytest.raises(UsageError, match=message):
         small_tokenizer().decode(indices)
 
 

@@ -1,14 +1,21 @@
 """The Python functions for files do what the commands do, bit for bit."""
 
 import io
+import re
+from contextlib import chdir
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import vqtok
-from helpers import GOLDEN
+from helpers import GOLDEN, ROOT
 from helpers.command import works
-from helpers.tokenizers import save_tokenizer
+from helpers.ffmpeg import probe
+from helpers.tokenizers import save_tokenizer, small_tokenizer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.pipeline.frame_rate import parse_frame_rate
@@ -86,6 +93,88 @@ def test_tokens_of_another_tokenizer_are_refused(clip, tokenizer, tmp_path):
     with pytest.raises(VqtokError, match=f"{path}: these tokens were made by another tokenizer"):
         vqtok.decode_video(path, target)
     assert not target.exists()
+
+
+INDICES = np.arange(3 * 8 * 12).reshape(3, 8, 12)
+
+
+def test_the_documented_example_makes_a_playable_video(clip, tmp_path):
+    page = (ROOT / "docs" / "token-format.md").read_text()
+    generate, generate_without_vqtok = (
+        code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "randint" in code
+    )
+    with chdir(tmp_path):
+        exec(generate, {})
+        works("decode", "generated.safetensors", "-o", "command.mp4", "--dtype=float32")
+        vqtok.write_tokens("tokens.safetensors", vqtok.encode_video(clip))
+        exec(generate_without_vqtok, {})
+        works("decode", "generated.safetensors", "-o", "without_vqtok.mp4")
+        names = "generated.mp4", "command.mp4", "without_vqtok.mp4"
+        sizes = [(probe(name).height, probe(name).width) for name in names]
+        seconds = [probe(name).seconds for name in names]
+        files = [Path(name).read_bytes() for name in names]
+    assert sizes == [(64, 96)] * 3
+    assert seconds == [[Fraction(t, fps) for t in range(17)] for fps in (24, 24, 25)]
+    assert files[0] == files[1]
+
+
+def test_tokens_of_indices_cover_what_these_cover(tokenizer):
+    tokens = vqtok.tokens_from_indices(INDICES, tokenizer=tokenizer, fps="30000/1001")
+    assert (tokens.frames, tokens.height, tokens.width) == (9, 64, 96)
+    assert (tokens.fps, tokens.time_base) == (Fraction(30000, 1001), Fraction(1001, 30000))
+    assert list(tokens.timestamps) == list(range(9))
+    size = {"frames": 6, "height": 61, "width": 90}
+    tokens = vqtok.tokens_from_indices(INDICES, tokenizer=tokenizer, **size)
+    assert {name: getattr(tokens, name) for name in size} == size
+    assert tokens.fps == 25
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"])
+def test_indices_are_arrays_or_tensors_of_any_integer_dtype(tokenizer, dtype):
+    indices = INDICES % 100
+    expected = tokens_to_bytes(vqtok.tokens_from_indices(indices, tokenizer=tokenizer))
+    tensor = torch.from_numpy(indices).to(getattr(torch, dtype))
+    for typed in (indices.astype(dtype), tensor):
+        tokens = vqtok.tokens_from_indices(typed, tokenizer=tokenizer)
+        assert tokens_to_bytes(tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("indices", "options", "message"),
+    [
+        (INDICES[None], {}, r"shape \(t h w\), not \(1, 3, 8, 12\)"),
+        (INDICES[:0], {}, r"shape \(t h w\), not \(0, 8, 12\)"),
+        (INDICES / 1.0, {}, "float64, not integers"),
+        (torch.from_numpy(INDICES).bfloat16(), {}, "must be integers, not torch.bfloat16"),
+        (INDICES + 63999, {}, "the indices are 63,999 to 64,286, not in a codebook of 64,000"),
+        (INDICES, {"frames": 10}, "do not fit 10 frames of 64x96"),
+        (INDICES, {"height": 56}, "do not fit 9 frames of 56x96"),
+        (INDICES, {"fps": 0}, "fps 0: must be a number"),
+    ],
+)
+def test_indices_that_make_no_video_are_refused(tokenizer, indices, options, message):
+    with pytest.raises(VqtokError, match=message):
+        vqtok.tokens_from_indices(indices, tokenizer=tokenizer, **options)
+
+
+def test_tokens_that_were_changed_are_checked_before_decoding(clip, tokenizer, tmp_path):
+    tokens = vqtok.encode_video(clip, tokenizer=tokenizer)
+    for changes, message in (
+        ({"indices": np.asarray(tokens.indices, np.int64) - 70_000}, "not in a codebook of 64,000"),
+        ({"indices": torch.zeros(5, 8, 12)}, "are Tensor, not a NumPy array"),
+        ({"frames": 40}, "do not fit 40 frames"),
+    ):
+        changed = replace(tokens, **changes)
+        with pytest.raises(VqtokError, match=f"the tokens are not valid: .*{message}"):
+            vqtok.decode_video(changed, tmp_path / "a.mp4", tokenizer=tokenizer)
+
+
+def test_a_tokenizer_in_memory_decodes_its_own_tokens_but_names_no_file(clip, tmp_path):
+    tokenizer = small_tokenizer()
+    tokens = vqtok.encode_video(clip, tokenizer=tokenizer)
+    vqtok.decode_video(tokens, tmp_path / "a.mp4", tokenizer=tokenizer)
+    with pytest.raises(VqtokError, match="their tokenizer was not loaded from a file"):
+        vqtok.write_tokens(tmp_path / "a.safetensors", tokens)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ import pytest
 
 from helpers.clips import mean_difference, pattern, read_clip
 from helpers.ffmpeg import ffmpeg_frames, probe
-from vqtok.errors import UsageError
+from helpers.roundtrip import LosslessTokenizer
+from vqtok.errors import UsageError, VqtokError
+from vqtok.pipeline.clip import decode_clip
+from vqtok.tokens import Tokens
 from vqtok.video import VideoWriter
 
 MILLISECOND = Fraction(1, 1000)
@@ -51,6 +54,91 @@ def test_frame_rate_and_timestamps_survive_any_time_base(tmp_path, suffix, time_
     tolerance = 0 if suffix in (".mp4", ".mov") else clip.time_base / 2
     for timestamp, expected in zip(timestamps, written, strict=True):
         assert abs(timestamp * clip.time_base - expected * tick) <= tolerance
+
+
+CLOCKS = [
+    *("1/1000000000", "1/1000000", "1/90000", "1001/30000", "1/25"),
+    *("2/1", "3/7", "1/2147483647", "2147483647/2147483646"),
+]
+# The times of the frames, in seconds; written as the nearest ticks, at least one tick apart.
+PAUSES = {
+    "pause": [0, 0.04, 0.08, 3.5],
+    "hour": [0, 0.04, 0.08, 3600],
+    "month": [0, 0.04, 2.6e6, 2.6e6 + 0.04],
+    "late": [5000, 5000.04, 5000.08],
+}
+
+
+def ticks(seconds, time_base):
+    written = []
+    for second in seconds:
+        written.append(max([round(second / time_base), *(last + 1 for last in written[-1:])]))
+    return written
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("pause", PAUSES)
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_long_pauses_keep_their_length_on_any_clock(tmp_path, clock, pause, suffix):
+    path, time_base = tmp_path / f"out{suffix}", Fraction(clock)
+    written = ticks(PAUSES[pause], time_base)
+    max_gap = max(np.diff(written).tolist())
+    fps = (len(written) / (time_base * (written[-1] - written[0]))).limit_denominator(10**6)
+    write(path, pattern(len(written), 16, 16), written, fps, time_base, max_gap=max_gap)
+    exact = max_gap * time_base.numerator < 2**31 - 2 and time_base.denominator <= 10**9
+    tolerance = 0 if exact else max(Fraction(1, 10**9), max_gap * time_base / 10**9)
+    if suffix in (".mkv", ".webm"):
+        tolerance = Fraction(501, 10**6)
+    for actual, expected in zip(probe(path).seconds, written, strict=True):
+        assert abs(actual - expected * time_base) <= tolerance
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_tokens_with_a_long_pause_are_decoded_to_their_times(tmp_path, suffix):
+    nanoseconds = [0, 40_000_000, 80_000_000, 3_500_000_000]
+    tokens = Tokens(
+        indices=np.zeros((4, 16, 16), np.uint8),
+        frames=4,
+        height=16,
+        width=16,
+        fps=Fraction(30),
+        time_base=Fraction(1, 10**9),
+        timestamps=nanoseconds,
+        pixel_aspect=Fraction(1),
+        codebook_size=LosslessTokenizer.codebook_size,
+        quantizer=LosslessTokenizer.kind,
+        stride=LosslessTokenizer.stride,
+        model=LosslessTokenizer.fingerprint,
+    )
+    decode_clip(tokens, LosslessTokenizer(), tmp_path / f"out{suffix}")
+    expected = [Fraction(time, 10**9) for time in nanoseconds]
+    assert probe(tmp_path / f"out{suffix}").seconds == expected
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("fps", ["1/86400", "1/10", "1000003/7"])
+@pytest.mark.parametrize("clock", ["1/1000000000", "1/25"])
+def test_any_frame_rate_is_written_on_any_clock(tmp_path, clock, fps, suffix):
+    path, time_base = tmp_path / f"out{suffix}", Fraction(clock)
+    written = ticks([0, 0.04, 0.08, 0.12], time_base)
+    write(path, pattern(4, 16, 16), written, Fraction(fps), time_base)
+    for actual, expected in zip(probe(path).seconds, written, strict=True):
+        assert abs(actual - expected * time_base) <= Fraction(1, 10**4)
+
+
+def test_times_that_mp4_cannot_store_are_refused(tmp_path):
+    nanosecond = Fraction(1, 10**9)
+    close = [0, 1, 10**15, 10**15 + 1]
+    with pytest.raises(VqtokError, match=r"shortest and the longest time .* write to .mkv"):
+        write(tmp_path / "out.mp4", pattern(4), close, 1, nanosecond, max_gap=10**15)
+    with pytest.raises(VqtokError, match=r"shortest and the longest time .* write to .mkv"):
+        write(tmp_path / "out.mp4", pattern(4), [0, 1, 2, 10**10], 25, nanosecond)  # no max_gap
+    with pytest.raises(VqtokError, match=r"mp4 cannot show a frame for 3.2e\+09 s"):
+        write(tmp_path / "out.mp4", pattern(2), [0, 1], Fraction(1, 3_200_000_000), nanosecond)
+    for suffix in (".mkv", ".webm", ".gif"):
+        with pytest.raises(VqtokError, match=r"cannot store a frame at 4.952e\+27 s"):
+            write(tmp_path / f"out{suffix}", pattern(1), [2**61], 25, Fraction(2**31 - 1))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_gif(tmp_path):
@@ -103,6 +191,13 @@ def test_a_closed_pipe_raises_an_os_error():
         process.stdin = None
 
 
+def test_a_size_that_the_codec_refuses_is_named(tmp_path):
+    for name, codec, size in (("a.mkv", "ffv1", (2, 1)), ("a.mp4", "h264", (16, 20000))):
+        message = f"{name} cannot store frames of {size[0]}x{size[1]}"
+        with pytest.raises(UsageError, match=message):
+            write(tmp_path / name, noise(1, *size), [0], codec=codec)
+
+
 def test_a_binary_file_is_written_and_read():
     file = io.BytesIO()
     write(file, pattern(10), IRREGULAR)
@@ -136,6 +231,8 @@ def test_an_error_keeps_the_old_file_or_leaves_none(tmp_path):
         ("out.gif", {"crf": 20}, "gif has no crf"),
         ("out.webm", {"codec": "h264"}, "webm cannot store h264; write to .mkv"),
         ("out.mkv", {"codec": "gif"}, "matroska cannot store gif; write to .gif"),
+        ("out.mov", {"codec": "vp9"}, "mov cannot store vp9; write to .mkv"),
+        ("out.gif", {"audio_from": "a.mp4"}, "a gif has no audio; write to .mkv"),
     ],
 )
 def test_wrong_usage_is_refused(tmp_path, name, options, message):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtok.config import ModelSettings, QuantizerSettings
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
+from vqtok.model.inputs import check_indices, check_video, of_one_clip
 from vqtok.model.layers import (
     CausalConv3d,
     DepthToSpace,
@@ -132,12 +133,16 @@ class Tokenizer(nn.Module):
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
 
     def encode(self, video: Tensor) -> Tensor:
-        """Return the indices (b t' h' w') or (b t' h' w' codebooks), int64, of a video.
+        """Return the indices (b t' h' w'), int64, of a video.
 
-        video: (b 3 t h w), uint8 or float 0..1.
-        Raises VqtokError if the video or the weights contain NaN or infinity.
+        video: (b 3 t h w), uint8, or float in 0..1 to within 0.01.
+        Raises UsageError for a video of another shape, dtype or range, VqtokError if the video or
+        the weights contain NaN or infinity.
         """
-        return torch.cat(list(self.encode_stream([video])), dim=1)
+        parts = list(self.encode_stream([video]))
+        if not parts:
+            raise UsageError(f"the video has no frames: its shape is {tuple(video.shape)}")
+        return torch.cat(parts, dim=1)
 
     def decode(
         self,
@@ -148,7 +153,9 @@ class Tokenizer(nn.Module):
     ) -> Tensor:
         """Return the video (b 3 t h w), float 0..1, of indices, cropped to the size if given.
 
-        Raises VqtokError if an index is not in the codebook.
+        indices: (b t' h' w'), any integer dtype.
+        Raises UsageError for indices of another shape or dtype, VqtokError if an index is not in
+        the codebook.
         """
         video = torch.cat(list(self.decode_stream([indices])), dim=2)
         return video[:, :, :frames, :height, :width]
@@ -158,14 +165,15 @@ class Tokenizer(nn.Module):
         """Yield the indices of a clip that comes in chunks, a few latent frames at a time.
 
         chunks: (b 3 t h w) with any t. How the clip is cut does not change the indices. Memory
-        does not grow with the clip's length. Otherwise as `encode`.
+        does not grow with the clip's length. Otherwise as `encode`. The range of a float video is
+        checked, which waits for a GPU.
         """
         state: StreamState = {}
-        for i, video in enumerate(self._rechunk(chunks)):
+        for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
             with streaming(self.encoder, state):
                 z = self.encoder(self._pad(video, first=i == 0)).float()
             if not z.isfinite().all():
-                raise VqtokError("the video or the tokenizer's weights hold NaN or infinity")
+                raise VqtokError("the tokenizer's weights hold NaN or infinity")
             yield self.coder.encode(z, state)
 
     @torch.no_grad()
@@ -173,15 +181,19 @@ class Tokenizer(nn.Module):
         """Yield the video (b 3 t h w), float 0..1, of indices that come in chunks (b t' h' w').
 
         The video is not cropped: padding is still there. Memory does not grow with the clip's
-        length. Raises VqtokError if an index is not in the codebook.
+        length. Otherwise as `decode`.
         """
         state: StreamState = {}
         parts = chain.from_iterable(
-            chunk.split(chunk_length(*chunk.shape[2:4]), dim=1) for chunk in chunks
+            chunk.split(chunk_length(*chunk.shape[2:]), dim=1)
+            for chunk in of_one_clip(map(check_indices, chunks), time=1)
         )
         for i, indices in enumerate(parts):
-            if indices.min() < 0 or indices.max() >= self.codebook_size:
-                raise VqtokError(f"an index is not in this codebook of {self.codebook_size:,}")
+            low, high = (int(bound) for bound in indices.aminmax())
+            if low < 0 or high >= self.codebook_size:
+                found = f"{low:,} to {high:,}"
+                size = f"{self.codebook_size:,}"
+                raise VqtokError(f"the indices are {found}, not in this codebook of {size}")
             # Not kept in a variable: its memory is freed before the next part is decoded.
             yield self._decode_part(indices, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
 

@@ -1,4 +1,4 @@
-"""Encode and decode video files from Python, as the commands `encode` and `decode` do."""
+"""Encode and decode video files from Python, as the commands do, and decode generated indices."""
 
 import os
 import warnings
@@ -7,12 +7,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from torch import Tensor
+
 from vqtok import DEFAULT
+from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
+from vqtok.model.inputs import check_indices
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
 from vqtok.pipeline.frame_rate import parse_frame_rate
-from vqtok.tokens import Tokens, read_tokens
+from vqtok.tokens import Tokens, read_tokens, validate
 from vqtok.video import open_video
 
 
@@ -70,7 +75,7 @@ def decode_video(
 ) -> None:
     """Decode tokens to a video file, as `vqtok decode` does. An existing file is overwritten.
 
-    tokens: from `encode_video` or `read_tokens`, or a token file.
+    tokens: from `encode_video`, `read_tokens` or `tokens_from_indices`, or a token file.
     path: ends in .mp4, .mkv, .webm, .mov or .gif, or, for a single frame, in .png or .jpg; or a
         binary file object, which gets a Matroska stream.
     tokenizer, device, dtype: as in `encode_video`; the tokenizer that made the tokens.
@@ -78,17 +83,66 @@ def decode_video(
     crf: quality of h264 and vp9, 0 to 63; lower is better.
     audio_from: copy the audio of this video.
 
-    Raises VqtokError for tokens of another tokenizer, UsageError for a container, codec, crf or
-    folder that does not exist. Warns of what the container cannot hold.
+    Raises VqtokError for inconsistent tokens or those of another tokenizer, UsageError for a
+    container, codec, crf or folder that does not exist. Warns of what the container cannot hold.
     """
     name = str(tokens) if isinstance(tokens, str | os.PathLike) else "tokens"
-    if not isinstance(tokens, Tokens):
+    if isinstance(tokens, Tokens):
+        validate(tokens)
+    else:
         tokens = read_tokens(tokens)
     target = Path(path) if isinstance(path, str | os.PathLike) else path
     audio = None if audio_from is None else Path(audio_from)
     model = _load(tokenizer, device, dtype)
     notes = decode_clip(tokens, model, target, name=name, codec=codec, crf=crf, audio_from=audio)
     _warn(path, notes)
+
+
+def tokens_from_indices(
+    indices: Tensor | np.ndarray,
+    *,
+    tokenizer: str | Path | Tokenizer = DEFAULT,
+    fps: Fraction | float | str = 25,
+    frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Tokens:
+    """Return indices that a model generated as tokens, to write to a file or to decode to a video.
+
+    indices: (t h w), any integer dtype, 0 <= index < codebook_size.
+    tokenizer: as in `encode_video`; the one whose indices they are.
+    fps: frames per second. The first frame is shown at time zero.
+    frames, height, width: of the video, where it ends before the last index does. By default, all
+        that the indices cover: 1 + (t - 1) * s frames of (h * sh) x (w * sw) pixels, with a stride
+        of s x sh x sw.
+
+    Raises UsageError for indices of another shape, VqtokError if they are not in the codebook or do
+    not fit the size.
+    """
+    if indices.ndim != 3 or 0 in indices.shape:
+        shape = tuple(indices.shape)
+        raise UsageError(f"the indices of one video must have the shape (t h w), not {shape}")
+    if isinstance(indices, Tensor):
+        indices = check_indices(indices[None])[0].cpu().numpy()
+    model, rate = _load(tokenizer, "cpu", None), parse_frame_rate(fps)
+    time, rows, columns = (n * side for n, side in zip(indices.shape, model.stride, strict=True))
+    frames = 1 + time - model.stride[0] if frames is None else frames
+    tokens = Tokens(
+        indices=indices,
+        frames=frames,
+        height=rows if height is None else height,
+        width=columns if width is None else width,
+        fps=rate,
+        time_base=1 / rate,
+        timestamps=range(frames),
+        pixel_aspect=Fraction(1),
+        codebook_size=model.codebook_size,
+        quantizer=model.kind,
+        stride=model.stride,
+        model=model.fingerprint,
+    )
+    validate(tokens)
+    return tokens
 
 
 def _load(tokenizer: str | Path | Tokenizer, device: str, dtype: str | None) -> Tokenizer:

@@ -1,6 +1,6 @@
 """Token files: the format, reading and writing. Needs no PyTorch."""
 
-from vqtok.tokens.format import Tokens, check_tokenizer
+from vqtok.tokens.format import Tokens, check_tokenizer, validate
 from vqtok.tokens.io import (
     IndexBuffer,
     read_metadata,
@@ -16,5 +16,6 @@ __all__ = [
     "read_metadata",
     "read_tokens",
     "tokens_to_bytes",
+    "validate",
     "write_tokens",
 ]

@@ -23,7 +23,7 @@ INDEX_DTYPES = tuple(np.dtype(name) for name in ("<u1", "<u2", "<i4"))
 class Tokens:
     """A tokenized clip.
 
-    indices: integers (t h w) or (t h w codebooks), 0 <= index < codebook_size.
+    indices: integers of any dtype (t h w) or (t h w codebooks), 0 <= index < codebook_size.
     frames, height, width: of the clip, before it was padded to the stride.
     fps: frames per second; the average where the rate varies.
     time_base: seconds per tick of a timestamp.
@@ -31,7 +31,7 @@ class Tokens:
     pixel_aspect: width over height of a pixel.
     quantizer: kind of the quantizer, such as fsq.
     stride: (time, height, width) that one index covers, in frames and pixels.
-    model: SHA-256 of the tokenizer's weights, in hex.
+    model: SHA-256 of the tokenizer's weights, in hex; "" if it was not loaded from a file.
     origin: the timestamp at which playback starts, time zero of the decoded video.
     """
 
@@ -88,10 +88,10 @@ def index_dtype(codebook_size: int) -> np.dtype:
     return next(d for d in INDEX_DTYPES if codebook_size - 1 <= np.iinfo(d).max)
 
 
-def validate(tokens: Tokens, name: str) -> None:
-    """Raise VqtokError, naming the file `name`, if the tokens are out of range or inconsistent."""
+def validate(tokens: Tokens) -> None:
+    """Raise VqtokError if the tokens are out of range or inconsistent."""
     if problem := _find_problem(tokens):
-        raise VqtokError(f"{name}: {problem}; encode the video again")
+        raise VqtokError(f"the tokens are not valid: {problem}")
 
 
 def _find_problem(tokens: Tokens) -> str | None:
@@ -105,15 +105,18 @@ def _find_problem(tokens: Tokens) -> str | None:
         return "a rate is out of range"
     if len(tokens.stride) != 3 or not all(0 < side <= _MAX_STRIDE for side in tokens.stride):
         return f"the stride is not three numbers from 1 to {_MAX_STRIDE}"
-    if not tokens.quantizer or len(tokens.model) != 64:
-        return "the quantizer or the model is not named"
+    if not isinstance(indices, np.ndarray):
+        return f"the indices are {type(indices).__name__}, not a NumPy array"
     if indices.dtype.kind not in "iu":
-        return "the indices are not integers"
+        return f"the indices are {indices.dtype}, not integers"
     if indices.shape[:3] != _grid(tokens) or indices.ndim > 4 or indices.shape[3:] == (1,):
         size = f"{tokens.frames} frames of {tokens.height}x{tokens.width}"
         return f"indices of shape {indices.shape} do not fit {size}"
-    if indices.size == 0 or indices.min() < 0 or indices.max() >= tokens.codebook_size:
-        return f"an index is not in a codebook of {tokens.codebook_size}"
+    if indices.size == 0:
+        return "there are no indices"
+    if indices.min() < 0 or indices.max() >= tokens.codebook_size:
+        found = f"{indices.min():,} to {indices.max():,}"
+        return f"the indices are {found}, not in a codebook of {tokens.codebook_size:,}"
     if len(timestamps) != tokens.frames:
         return "the number of timestamps is not the number of frames"
     if max(map(abs, (timestamps[0], timestamps[-1], tokens.origin))) >= 2**62:
@@ -129,8 +132,17 @@ def _grid(tokens: Tokens) -> tuple[int, int, int]:
     return 1 - (1 - tokens.frames) // t, -(-tokens.height // h), -(-tokens.width // w)
 
 
+def _is_named(tokens: Tokens) -> bool:
+    return bool(tokens.quantizer) and len(tokens.model) == 64
+
+
 def pack(tokens: Tokens) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return the metadata and the tensors of a token file."""
+    """Return the metadata and the tensors of a token file.
+
+    Raises VqtokError if the tokenizer cannot be identified.
+    """
+    if not _is_named(tokens):
+        raise VqtokError("the tokens cannot be written: their tokenizer was not loaded from a file")
     metadata = _FORMAT | {
         "frames": str(tokens.frames),
         "height": str(tokens.height),
@@ -171,11 +183,13 @@ def unpack(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray], name:
         raise VqtokError(f"{name} has no {error}; encode the video again") from error
     except (ValueError, ZeroDivisionError) as error:
         raise VqtokError(f"{name} has invalid metadata: {error}; encode the video again") from error
-    validate(tokens, name)
-    if tokens.indices.dtype != index_dtype(tokens.codebook_size):
+    problem = _find_problem(tokens)
+    if not problem and not _is_named(tokens):
+        problem = "the quantizer or the model is not named"
+    if problem:
         raise VqtokError(
-            f"{name}: {tokens.indices.dtype} indices do not match a codebook of "
-            f"{tokens.codebook_size}; encode the video again"
+            f"{name}: {problem}; encode the video again, or make generated tokens with "
+            "vqtok.tokens_from_indices"
         )
     return tokens
 

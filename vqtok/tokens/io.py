@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from vqtok.errors import VqtokError, os_reason
 from vqtok.files import atomic_write
-from vqtok.tokens.format import INDEX_DTYPES, Tokens, index_dtype, pack, unpack, validate
+from vqtok.tokens.format import Tokens, index_dtype, pack, unpack, validate
 
 _ROWS_PER_WRITE = 64  # latent frames, or timestamps, converted at a time
-_DTYPE_NAMES = dict(zip((*INDEX_DTYPES, np.dtype("<i8")), ("U8", "U16", "I32", "I64"), strict=True))
-_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
+_INTEGERS = [np.dtype(f"<{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
+_DTYPES = {f"{dtype.kind.upper()}{8 * dtype.itemsize}": dtype for dtype in _INTEGERS}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class IndexBuffer:
@@ -70,7 +71,7 @@ def _serialize(tokens: Tokens) -> Iterator[bytes]:
 
     safetensors' own writer is not used: it orders the metadata differently on every run.
     """
-    validate(tokens, "tokens")
+    validate(tokens)
     metadata, tensors = pack(tokens)
     dtypes = {"timestamps": np.dtype("<i8"), "indices": index_dtype(tokens.codebook_size)}
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -93,7 +94,8 @@ def _serialize(tokens: Tokens) -> Iterator[bytes]:
 def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
     """Read a token file from a path or a binary file such as a pipe; the indices stay on disk.
 
-    Raises VqtokError, naming the file, if it is not a complete and consistent token file.
+    The indices may have any integer dtype. Raises VqtokError, naming the file, if it is not a
+    complete and consistent token file.
     """
     if not isinstance(source, str | os.PathLike):
         return _read_stream(source, "the input stream")
@@ -130,21 +132,23 @@ def _read_file(path: str | os.PathLike[str], name: str) -> Tokens:
             keys = set(file.keys())
             if "timestamps" in keys:
                 tensors["timestamps"] = file.get_tensor("timestamps")
-        if "indices" in keys:
-            tensors["indices"] = _map_tensor(path, "indices")
     except OSError as error:
         raise VqtokError(f"{name}: {os_reason(error)}") from error
     except (SafetensorError, ValueError, KeyError) as error:
         message = f"{name} is truncated or not a token file; encode the video again"
         raise VqtokError(message) from error
+    if "indices" in keys:
+        tensors["indices"] = _map_indices(path, name)
     return unpack(metadata, tensors, name)
 
 
-def _map_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """Memory-map a tensor of a file that safetensors has checked."""
+def _map_indices(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """Memory-map the indices of the file `name` at `path`, which safetensors has checked."""
     with Path(path).open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[name]
+        entry = json.loads(file.read(size))["indices"]
+    if entry["dtype"] not in _DTYPES:
+        raise VqtokError(f"{name}: the indices are {entry['dtype']}, not integers; save integers")
     dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
     if 0 in shape:  # cannot be mapped
         return np.empty(shape, dtype)

@@ -1,5 +1,7 @@
 """Copy the audio of one container into another, in sync with the video frames written there."""
 
+import io
+import shlex
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -25,7 +27,8 @@ class AudioCopier:
     origin: the time in the source, in seconds, that becomes zero in the target.
     frame_duration: in seconds.
 
-    Raises VqtokError if the source has no audio or the target cannot store it.
+    Raises VqtokError if the source has no audio that FFmpeg can read, or if it cannot be copied to
+    the target.
 
     codec: FFmpeg's name of the audio decoder.
     """
@@ -39,19 +42,21 @@ class AudioCopier:
         frame_duration: Fraction,
     ) -> None:
         stream = source.streams.best("audio")
-        if not isinstance(stream, AudioStream):
-            raise VqtokError(f"{name} has no audio to copy")
-        self.codec = stream.codec_context and stream.codec_context.name
-        if self.codec not in target.supported_codecs:
-            raise VqtokError(f"{target.format.name} cannot store {self.codec} audio; write to .mkv")
-        self._target, self._origin, self._frame_duration = target, origin, frame_duration
-        self._output_stream = target.add_stream_from_template(stream)
+        if not isinstance(stream, AudioStream) or stream.codec_context is None:
+            reason = "no audio that FFmpeg can read" if source.streams.audio else "no audio to copy"
+            raise VqtokError(f"{name} has {reason}")
+        self.codec = stream.codec_context.name
+        self._name, self._target = name, target
+        self._origin, self._frame_duration = origin, frame_duration
         self._video_stream = _video_stream(source)
         self._start: Fraction | None = None  # of the audio to copy, in seconds
         self._last_written = Fraction(0)  # time of the last frame written
         self._last_in_source = Fraction(0)  # time of the last video packet read
         self._packets = self._demux(source, stream)
         self._packet = next(self._packets, None)
+        if not _can_store(target.format.name, stream, self._packet):
+            raise VqtokError(self._refusal(stream))
+        self._output_stream = target.add_stream_from_template(stream)
 
     def copy_during(self, frame_time: Fraction) -> None:
         """Copy the packets up to the end of the frame shown at `frame_time` seconds."""
@@ -100,19 +105,62 @@ class AudioCopier:
         packet.dts = None if packet.dts is None else packet.dts * scale - shift
         packet.duration, packet.time_base = (packet.duration or 0) * scale, time_base
         packet.stream = self._output_stream
-        self._target.mux(packet)
+        try:
+            self._target.mux(packet)
+        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+            raise VqtokError(
+                f"{self._name}: its audio is damaged or its timestamps jump back, so it cannot be "
+                "copied; write the video without audio"
+            ) from error
+
+    def _refusal(self, stream: AudioStream) -> str:
+        """Return why the audio cannot be copied, and what to do."""
+        container = self._target.format.name
+        elsewhere = container != "matroska" and _can_store("matroska", stream, self._packet)
+        codec = "libopus" if container == "webm" else "aac"
+        # -copyts keeps the audio in sync with the frames.
+        command = f"ffmpeg -copyts -i {shlex.quote(self._name)} -c:v copy -c:a {codec} audio.mkv"
+        return (
+            f"{self._name}: its {self.codec} audio cannot be copied to {container}; "
+            f"{'write to .mkv, or ' * elsewhere}convert it first: {command}"
+        )
 
     def _demux(self, source: InputContainer, stream: AudioStream) -> Iterator[av.Packet]:
         """Yield the audio packets up to the first error, and track the time of the video."""
         streams = [stream] if self._video_stream is None else [stream, self._video_stream]
+        previous: int | None = None
         with suppress(av.FFmpegError):
             for packet in source.demux(streams):
                 if packet.dts is None:  # the empty packet at the end
                     continue
                 if packet.stream.type == "audio":
+                    if not packet.duration and previous is not None:
+                        # In mp4, a last packet without a duration would not be played.
+                        packet.duration = packet.dts - previous
+                    previous = packet.dts
                     yield packet
                 else:
                     self._last_in_source = max(self._last_in_source, _seconds(packet))
+
+
+def _can_store(container: str, stream: AudioStream, packet: av.Packet | None) -> bool:
+    """Return whether a container takes the audio of a stream, shown by its first packet.
+
+    Only writing tells: FFmpeg lists codecs as supported that a muxer then refuses.
+    """
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            output = trial.add_stream_from_template(stream)
+            trial.start_encoding()
+            if packet is not None:
+                copy = av.Packet(bytes(packet))
+                copy.pts = copy.dts = 0
+                copy.duration, copy.time_base = packet.duration, packet.time_base
+                copy.stream = output
+                trial.mux(copy)
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
 
 
 def _video_stream(container: InputContainer) -> Stream | None:

@@ -1,10 +1,14 @@
 """The containers and codecs that VideoWriter can write, and the settings of their encoders."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.video.source import PathOrFile
+
+MP4 = {"mp4", "mov"}
+MAX_DURATION = 2**31 - 3  # ticks that a frame may last in these; rounding may add one
 
 # suffix: (FFmpeg's name of the container, its default codec)
 CONTAINERS = {
@@ -72,3 +76,21 @@ def find_encoder(codec: str, crf: int | None, image: bool) -> tuple[str, dict[st
     if not 0 <= crf <= 63:
         raise UsageError(f"crf {crf}: must be 0 to 63")
     return encoder, options | {"crf": str(crf)}
+
+
+def choose_timescale(container: str, time_base: Fraction, longest: Fraction) -> int:
+    """Return the ticks per second to write timestamps in; exact for all of them if possible.
+
+    time_base: seconds per tick of the timestamps.
+    longest: seconds that a frame is shown at most.
+
+    Raises VqtokError if the container cannot show a frame for so long.
+    """
+    if container not in MP4:  # they store milliseconds, or centiseconds
+        return min(time_base.denominator, 10**6)
+    timescale = min(time_base.denominator, 10**9)  # libvpx takes no more
+    while longest * timescale > MAX_DURATION:
+        timescale //= 2
+    if not timescale:
+        raise VqtokError(f"{container} cannot show a frame for {float(longest):.4g} s")
+    return timescale

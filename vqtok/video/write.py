@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from fractions import Fraction
 from types import TracebackType
 from typing import Self
@@ -17,10 +17,18 @@ from vqtok.errors import UsageError, VqtokError, os_reason
 from vqtok.files import atomic_write
 from vqtok.video.audio import AudioCopier
 from vqtok.video.color import encoder_input
-from vqtok.video.formats import find_container, find_encoder, is_image
+from vqtok.video.formats import (
+    MAX_DURATION,
+    MP4,
+    choose_timescale,
+    find_container,
+    find_encoder,
+    is_image,
+)
 from vqtok.video.source import PathOrFile, display_name, open_container
 
 _MAX_SIDE = 65535  # pixels, for any codec
+_MAX_SECONDS = 2**32  # 136 years; in ticks of 1 ns, they fit in 64 bits
 _MIN_GIF_DELAY, _MAX_GIF_DELAY = 2, 65535  # centiseconds
 
 
@@ -32,9 +40,13 @@ class VideoWriter:
         Matroska stream.
     height, width: of the frames, any size.
     fps: frames per second, the average for a variable frame rate.
-    time_base: seconds per tick of the timestamps. mp4 and mov store every timestamp exactly, mkv
-        and webm to half a millisecond. gif stores them to half a centisecond, starting from zero,
-        and drops frames beyond 50 per second. An image stores none.
+    time_base: seconds per tick of the timestamps. mp4 and mov store every timestamp exactly, except
+        that they round to 1 ns, and to a billionth of the longest time between two frames if that
+        is 2^31 ticks or more. mkv and webm store them to half a millisecond. gif stores them to
+        half a centisecond, starting from zero, and drops frames beyond 50 per second. An image
+        stores none.
+    max_gap: the longest time from one frame to the next, in ticks; needed only if that is 2^31 or
+        more.
     origin: the timestamp that becomes time zero.
     pixel_aspect: width of a pixel divided by its height. h264 and images store it. For other codecs
         the frames are stretched until pixels are square, and `notes` says so.
@@ -43,7 +55,7 @@ class VideoWriter:
     audio_from: a file whose audio is copied unchanged for the time that the frames cover.
 
     Raises UsageError for an unknown container, codec or crf and for a second frame in an image,
-    VqtokError if there is no audio or if the container cannot store it.
+    VqtokError if there is no audio, or if the container cannot store it or a timestamp.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class VideoWriter:
         width: int,
         fps: Fraction | int,
         time_base: Fraction,
+        max_gap: int = 0,
         origin: int = 0,
         pixel_aspect: Fraction | int = 1,
         codec: str | None = None,
@@ -68,7 +81,12 @@ class VideoWriter:
         self._is_image = is_image(default_codec)
         if self._is_image and (codec is not None or audio_from is not None):
             raise UsageError(f"{target} is an image: it takes no codec and no audio")
+        if self._format == "gif" and audio_from is not None:
+            raise UsageError(f"{target}: a gif has no audio; write to .mkv")
         self._encoder, self._encoder_options = find_encoder(self._codec, crf, self._is_image)
+        longest = max(1 / self._fps, max_gap * time_base)  # seconds that a frame is shown
+        self._timescale = choose_timescale(self._format, time_base, longest)
+        self._last_pts: int | None = None
         self._audio: AudioCopier | None = None
         self._frame_count = 0
         self._stretch_note: str | None = None
@@ -85,9 +103,8 @@ class VideoWriter:
             else:
                 stack.callback(target.flush)
             options = self._container_options()
-            self._container = stack.enter_context(
-                av.open(target, "w", format=self._format, container_options=options)
-            )
+            self._container = av.open(target, "w", format=self._format, container_options=options)
+            stack.push(self._close)
             self._add_video_stream()
             if self._audio_from is not None:
                 source = stack.enter_context(open_container(self._audio_from))
@@ -115,11 +132,11 @@ class VideoWriter:
                 "with codec ffv1 to lose nothing"
             )
         for rgb, timestamp in zip(frames, timestamps, strict=True):
-            pts = int(timestamp) - self._origin
-            if self._codec == "gif" and self._drop_from_gif(pts * self._time_base):
+            time = (int(timestamp) - self._origin) * self._time_base
+            if self._codec == "gif" and self._drop_from_gif(time):
                 continue
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
-            frame.pts, frame.time_base = pts, self._time_base
+            frame.pts, frame.time_base = self._next_pts(time), Fraction(1, self._timescale)
             self._container.mux(self._encode(frame))
             if self._audio:
                 self._audio.copy_during(int(timestamp) * self._time_base)
@@ -133,6 +150,22 @@ class VideoWriter:
                 f"{count} frame{'s' * (count > 1)} dropped: a gif frame lasts 0.02 s or more"
             )
         return notes
+
+    def _next_pts(self, time: Fraction) -> int:
+        """Return the time of the next frame, in seconds, in ticks of the timescale.
+
+        Raises VqtokError if the container cannot store it, or not after the last one.
+        """
+        if abs(time) >= _MAX_SECONDS:
+            raise VqtokError(f"{self._format} cannot store a frame at {float(time):.4g} s")
+        pts, last = round(time * self._timescale), self._last_pts
+        if self._format in MP4 and last is not None and not 0 < pts - last <= MAX_DURATION + 1:
+            raise VqtokError(
+                f"{self._format} cannot store both the shortest and the longest time between these "
+                "frames; write to .mkv"
+            )
+        self._last_pts = pts
+        return pts
 
     def _drop_from_gif(self, time: Fraction) -> bool:
         """Return True if a frame at `time` seconds comes too soon after the last one for a GIF.
@@ -162,13 +195,15 @@ class VideoWriter:
         self._size, self._pixel_aspect = size, Fraction(1)
 
     def _container_options(self) -> dict[str, str]:
-        """Return options that make mp4 and mov store timestamps in ticks of `time_base`."""
-        if self._format not in ("mp4", "mov"):
+        """Return options that make mp4 and mov store timestamps in ticks of the timescale."""
+        if self._format not in MP4:
             return {}
-        timescale = self._time_base.denominator
         # The start of a track is stored in ticks of the movie. They must be fine enough for audio.
-        movie_timescale = timescale * max(1, 90000 // timescale)
-        return {"video_track_timescale": str(timescale), "movie_timescale": str(movie_timescale)}
+        movie_timescale = self._timescale * max(1, 90000 // self._timescale)
+        return {
+            "video_track_timescale": str(self._timescale),
+            "movie_timescale": str(movie_timescale),
+        }
 
     def _add_video_stream(self) -> None:
         try:
@@ -176,15 +211,15 @@ class VideoWriter:
                 self._encoder, self._fps, options=self._encoder_options
             )
         except ValueError as error:
-            suffix = ".gif" if self._codec == "gif" else ".mkv"
-            raise UsageError(
-                f"{self._format} cannot store {self._codec}; write to {suffix}"
-            ) from error
+            raise self._refuse_codec() from error
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = self._size
         stream.pix_fmt, self._convert = encoder_input(self._codec, *self._size)
         context = stream.codec_context
-        context.time_base = stream.time_base = self._time_base
+        context.time_base = stream.time_base = Fraction(1, self._timescale)
+        # libvpx takes 1 to 2^32 - 1 ticks for the average duration of a frame.
+        slowest, fastest = Fraction(self._timescale, MAX_DURATION), Fraction(self._timescale)
+        context.framerate = min(max(self._fps, slowest), fastest)
         context.sample_aspect_ratio = self._pixel_aspect
         if self._codec in ("h264", "vp9"):
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
@@ -193,13 +228,20 @@ class VideoWriter:
 
     def _write_header(self) -> None:
         try:
-            self._container.start_encoding()
-        except (av.error.ArgumentError, av.error.ExternalError) as error:
+            self._stream.codec_context.open()
+        except av.FFmpegError as error:
             (height, width), name = self._size, display_name(self._target)
-            audio = f" or {self._audio.codec} audio" if self._audio else ""
             raise UsageError(
-                f"{name} cannot store frames of {height}x{width}{audio}: {os_reason(error)}"
+                f"{name} cannot store frames of {height}x{width}: {os_reason(error)}"
             ) from error
+        try:
+            self._container.start_encoding()
+        except av.error.ArgumentError as error:
+            raise self._refuse_codec() from error
+
+    def _refuse_codec(self) -> UsageError:
+        suffix = ".gif" if self._codec == "gif" else ".mkv"
+        return UsageError(f"{self._format} cannot store {self._codec}; write to {suffix}")
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
@@ -207,14 +249,19 @@ class VideoWriter:
             if self._audio:
                 self._audio.finish()
 
+    def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A file that lacks frames may not close. That must not hide the error that is the reason.
+        with nullcontext() if kind is None else suppress(av.FFmpegError):
+            self._container.close()
+
     def _encode(self, frame: VideoFrame | None) -> list[av.Packet]:
         try:
             packets = self._stream.encode(frame)
-        except av.FFmpegError as error:  # libx264 checks the size with the first frame only
+        except av.FFmpegError as error:
             height, width = self._size
             raise VqtokError(
-                f"{self._codec} cannot store frames of {height}x{width}: {os_reason(error)}"
+                f"{self._codec} cannot encode a {height}x{width} frame: {os_reason(error)}"
             ) from error
         for packet in packets:  # without a duration, players skip the last frame
-            packet.duration = max(1, round(1 / (self._fps * self._time_base)))
+            packet.duration = max(1, round(self._timescale / self._fps))
         return packets

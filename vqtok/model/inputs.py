@@ -1,0 +1,58 @@
+"""Checks of the video and the indices that a caller passes to a tokenizer."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from vqtok.errors import UsageError, VqtokError
+
+_TOLERANCE = 0.01  # of the range of float video: a rounding step of bfloat16 at 1 is 0.008
+
+
+def check_video(video: Tensor) -> Tensor:
+    """Return a chunk of video as it is; raise if its shape, dtype or range is wrong."""
+    if not isinstance(video, Tensor):
+        raise UsageError(f"a video must be a torch.Tensor, not {type(video).__name__}")
+    if video.ndim != 5 or video.shape[1] != 3 or 0 in (*video.shape[:2], *video.shape[3:]):
+        raise UsageError(f"a video must have the shape (b 3 t h w), not {tuple(video.shape)}")
+    if video.dtype == torch.uint8 or not video.shape[2]:
+        return video
+    if not video.is_floating_point():
+        raise UsageError(f"a video must be uint8 or float, not {video.dtype}")
+    low, high = torch.stack(video.aminmax()).tolist()
+    if not math.isfinite(low + high):
+        raise VqtokError("the video holds NaN or infinity")
+    if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+        raise UsageError(
+            f"a float video must be in 0..1, and this one ranges from {low:.4g} to {high:.4g}"
+        )
+    return video
+
+
+def check_indices(indices: Tensor) -> Tensor:
+    """Return a chunk of indices in int64; raise if its shape or dtype is wrong."""
+    if not isinstance(indices, Tensor):
+        raise UsageError(f"indices must be a torch.Tensor, not {type(indices).__name__}")
+    dtype, shape = indices.dtype, tuple(indices.shape)
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+        raise UsageError(f"indices must be integers, not {dtype}")
+    if len(shape) != 4 or 0 in shape:
+        raise UsageError(f"indices must have the shape (b t h w), not {shape}")
+    return indices.to(torch.int64)
+
+
+def of_one_clip(chunks: Iterable[Tensor], time: int) -> Iterator[Tensor]:
+    """Yield the chunks; raise UsageError if one differs from the first in more than its length.
+
+    time: the axis of time.
+    """
+    first = None
+    for chunk in chunks:
+        kind = chunk.dtype, chunk.shape[:time], chunk.shape[time + 1 :]
+        if first not in (None, kind):
+            found = f"{tuple(chunk.shape)} {chunk.dtype}"
+            raise UsageError(f"the chunks of a clip differ in shape or dtype: {found} comes later")
+        first = kind
+        yield chunk
