@@ -1,5 +1,7 @@
 """In damaged files every good frame is read, every lost one counted, and --strict refuses."""
 
+from contextlib import suppress
+
 import av
 import numpy as np
 import pytest
@@ -67,6 +69,24 @@ def test_only_damaged_frames_are_lost_and_all_are_counted(tmp_path, intact, name
 def test_an_intact_file_has_no_damage(intact, name):
     for options in ({}, {"start": 0.2}, {"duration": 0.3}):
         assert read_clip(intact(name), **options)[2].damage == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_av1_has_the_frames_that_one_thread_decodes(tmp_path, seed):
+    path = tmp_path / "clip.mkv"
+    source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:duration=1.2"]
+    run_ffmpeg(*source, "-c:v", "libaom-av1", "-cpu-used", "8", "-g", "10", path)
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for position in rng.integers(len(data) // 2, len(data) - 400, 3):
+        data[position] ^= 1 << rng.integers(8)
+    path.write_bytes(data)
+    decoded = 0
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for packet in container.demux(video=0):
+            with suppress(av.FFmpegError):
+                decoded += len(packet.decode())
+    assert 0 < len(read_clip(path)[0]) == decoded < 30
 
 
 def test_a_pipe_cannot_be_read_twice_and_loses_nothing_either(tmp_path, intact):

@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import io
 import subprocess
 from fractions import Fraction
 
@@ -12,7 +13,7 @@ from av.video.frame import VideoFrame
 
 from helpers.clips import clip_files, mean_difference, pattern, read_clip, write_clip
 from helpers.ffmpeg import run_ffmpeg
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.video import open_video, read_window
 from vqtok.video.decode import Decoder
 
@@ -199,6 +200,17 @@ def test_resampling_takes_the_frame_shown_at_each_instant(make_clip):
     np.testing.assert_array_equal(frames, all_frames[[0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 4, 4]])
 
 
+def test_resampling_shows_the_last_frame_until_it_ends(tmp_path, make_clip):
+    clip = make_clip("clip.mkv", times=[0, 1000, 2000, 10000], frames=4)
+    slides = tmp_path / "slides.mp4"
+    run_ffmpeg("-i", clip, "-c", "copy", slides)
+    for path in clip, slides:
+        _, timestamps, _ = read_clip(path, fps=Fraction(10))
+        assert timestamps == list(range(101))  # the last frame lasts 0.04 s
+    _, timestamps, _ = read_clip(clip, fps=Fraction(10), duration=5)
+    assert timestamps == list(range(50))
+
+
 @pytest.mark.parametrize("fps", ["25", "30000/1001", "24", "60"])
 def test_resampling_to_the_same_rate_changes_nothing(make_clip, fps):
     path = make_clip("clip.mkv", fps=fps)
@@ -246,6 +258,60 @@ def test_a_pipe_is_read(make_clip):
         frames, timestamps, _ = read_clip(cat.stdout, start=0.08)
     np.testing.assert_array_equal(frames, read_clip(path)[0][2:])
     assert timestamps[0] == 80
+
+
+class OnlyRead:
+    """An object like the body of a response, with `read` and nothing else."""
+
+    def __init__(self, data):
+        self.read = io.BytesIO(data).read
+
+
+class RawStream(io.RawIOBase):
+    def __init__(self, data):
+        self._file = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self._file.readinto(buffer)
+
+
+@pytest.mark.parametrize("kind", [io.BytesIO, OnlyRead, RawStream])
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4", "still.tiff", "still.png", "moving.apng"])
+def test_any_binary_file_object_is_read(tmp_path, make_clip, name, kind):
+    path = tmp_path / name
+    if name.startswith("clip"):
+        make_clip(name)
+    else:
+        frames = ["-frames:v", "1"] if name.startswith("still") else []
+        run_ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x48:duration=0.4", *frames, path)
+    frames, timestamps, _ = read_clip(kind(path.read_bytes()))
+    expected, expected_timestamps, _ = read_clip(path)
+    np.testing.assert_array_equal(frames, expected)
+    assert timestamps == expected_timestamps
+
+
+@pytest.mark.parametrize("source", [b"bytes", None, 1, io.StringIO("text")])
+def test_what_is_no_file_is_refused(source):
+    with pytest.raises(UsageError, match="from a path or a binary file, not from"):
+        read_clip(source)
+
+
+@pytest.mark.parametrize("mark", [b"MPF\0", b"hdrgm:Version", b"GCamera:MotionPhoto"])
+def test_what_follows_the_picture_of_a_jpeg_is_no_frame(tmp_path, mark):
+    pictures = []
+    for size in "64x48", "32x24":
+        path = tmp_path / f"{size}.jpg"
+        run_ffmpeg("-f", "lavfi", "-i", f"testsrc2=size={size}", "-frames:v", "1", path)
+        pictures.append(path.read_bytes())
+    segment = b"\xff\xe2" + (len(mark) + 2).to_bytes(2) + mark
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(pictures[0][:2] + segment + pictures[0][2:] + pictures[1])
+    expected = read_clip(tmp_path / "64x48.jpg")[0]
+    for source in photo, io.BytesIO(photo.read_bytes()), OnlyRead(photo.read_bytes()):
+        np.testing.assert_array_equal(read_clip(source)[0], expected)
 
 
 @pytest.mark.parametrize("first_box", [b"ftyp", b"wide"])

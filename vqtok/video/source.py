@@ -3,13 +3,13 @@
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from vqtok.errors import VqtokError, os_reason
+from vqtok.errors import UsageError, VqtokError, os_reason
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -25,8 +25,14 @@ PathOrFile = str | os.PathLike[str] | BinaryIO
 _HWACCEL_CODECS = {"h264", "hevc", "vp9"}
 _HWACCEL_PIX_FMTS = {"yuv420p", "yuv420p10le"}
 
-# The first box of an MP4 or QuickTime file; old QuickTime files have no ftyp.
+# What files begin with that cannot be read from a pipe: the type of the first box of an MP4 or
+# QuickTime file (old ones have no ftyp), and the signatures of TIFF and OpenEXR.
+_HEAD = 65536  # bytes
 _QUICKTIME_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
+_SIGNATURES = (b"II*\0", b"MM\0*", b"v/1\x01")
+# What the head of a JPEG contains if more follows the picture, such as a gain map or a video. Only
+# from a file with this suffix does FFmpeg read the picture alone.
+_JPEG_ATTACHMENTS = (b"MPF\0", b"hdrgm", b"MotionPhoto")
 
 
 @contextmanager
@@ -99,23 +105,55 @@ def is_truncated(path: str | os.PathLike[str], format_name: str) -> bool:
 def _open_input(source: PathOrFile, stack: ExitStack) -> Any:
     """Return what av.open should open: a URL, or an object with a `read` method.
 
-    A named pipe is opened here and closed by the stack. An MP4 file from a pipe is first copied to
-    disk, because its index may come last.
+    The stack closes what is opened here: named pipes, and copies on disk of files that FFmpeg
+    cannot read as they come.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if not (path.is_fifo() or path.is_char_device()):
             return f"file:{path}"  # without "file:", a colon would look like a protocol
         source = stack.enter_context(path.open("rb"))
-    if source.seekable():
-        return source
-    pipe = cast(io.BufferedReader, source)
-    if pipe.peek(8)[4:8] not in _QUICKTIME_BOXES:
-        return SimpleNamespace(read=pipe.read1)  # `read` would block until the buffer is full
-    copy = stack.enter_context(TemporaryFile())  # noqa: SIM115 - the stack closes it
-    shutil.copyfileobj(pipe, copy)
-    copy.seek(0)
-    return copy
+    if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
+        kind = type(source).__name__
+        raise UsageError(f"a video is read from a path or a binary file, not from {kind}")
+    if is_seekable(source):
+        position, head = source.tell(), source.read(_HEAD)
+        source.seek(position)
+        if not _is_jpeg_with_attachments(head):
+            return source
+    else:
+        source = io.BufferedReader(_Pipe(source), _HEAD)
+        head = source.peek(_HEAD)
+        needs_seek = head[4:8] in _QUICKTIME_BOXES or head.startswith(_SIGNATURES)
+        if not needs_seek and not _is_jpeg_with_attachments(head):
+            # `read` would block until the buffer is full.
+            return SimpleNamespace(read=source.read1)
+    suffix = ".jpg" if _is_jpeg_with_attachments(head) else None
+    copy = NamedTemporaryFile(suffix=suffix)  # noqa: SIM115 - the stack closes it
+    stack.enter_context(copy)
+    shutil.copyfileobj(source, copy)
+    copy.flush()
+    return f"file:{copy.name}"
+
+
+def _is_jpeg_with_attachments(head: bytes) -> bool:
+    return head.startswith(b"\xff\xd8\xff") and any(mark in head for mark in _JPEG_ATTACHMENTS)
+
+
+class _Pipe(io.RawIOBase):
+    """A raw stream of an object that may have a `read` method and nothing else."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        # The `read` of a buffered stream would block until it has all bytes.
+        self._read: Callable[[int], bytes] = getattr(source, "read1", source.read)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def display_name(source: PathOrFile) -> str:
@@ -130,7 +168,10 @@ def is_seekable(source: PathOrFile) -> bool:
     """Return True for a regular file and for a seekable file object."""
     if isinstance(source, str | os.PathLike):
         return Path(source).is_file()
-    return source.seekable()
+    try:
+        return source.seekable()
+    except AttributeError:  # an object that has only `read`, or a member of a tar stream
+        return False
 
 
 def _is_empty(source: PathOrFile) -> bool:
