@@ -16,6 +16,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
+from vqtok.video.orientation import expose_orientation
 from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncated, open_container
 
 # Kinds of damage, worded for the user.
@@ -220,6 +221,7 @@ class Decoder:
         try:
             for packet in self._container.demux(self.stream):
                 if packet.size:  # an empty packet repeats the frame before it
+                    expose_orientation(packet)
                     yield packet
         except av.FFmpegError:
             self.damage[TRUNCATED] = 1
