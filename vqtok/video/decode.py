@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from vqtok.errors import VqtokError
 from vqtok.video.orientation import expose_orientation
 from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncated, open_container
+from vqtok.video.tiles import read_tile_grid
 
 # Kinds of damage, worded for the user.
 SKIPPED = "{n} damaged frame{s} skipped"
@@ -51,7 +52,10 @@ class Decoder:
     def __init__(self, source: PathOrFile, container: InputContainer) -> None:
         self._container, self._format = container, container.format.name
         self._name = display_name(source)
+        self._grid = read_tile_grid(source, container)
         self.stream = _best_video_stream(container, self._name)
+        if self._grid:
+            self.stream = self._grid.tiles[0]
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self.stores_pts = self._format not in ("avi", "asf")
         self.is_image = self._format == "image2" or self._format.endswith("_pipe")
@@ -126,6 +130,9 @@ class Decoder:
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded, from the position of the last seek on."""
+        if self._grid:
+            yield from self._grid.frames(self._container)
+            return
         history = _History()
         for number, packet, frames in self._decode_packets():
             if packet is not None:
