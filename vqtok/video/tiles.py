@@ -68,6 +68,12 @@ class TileGrid(NamedTuple):
         return picture
 
 
+def is_heif_picture(container: InputContainer) -> bool:
+    """Return True for HEIF files, including AVIF files, unless they are image sequences."""
+    is_sequence = any(stream.frames > 1 for stream in container.streams.video)
+    return "mif1" in container.metadata.get("compatible_brands", "") and not is_sequence
+
+
 def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | None:
     """Return the primary picture of a HEIF file, or None if that is no grid of tiles.
 
@@ -75,10 +81,9 @@ def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | 
 
     Raises VqtokError if the picture is made of others in a way that is not supported.
     """
-    streams = {stream.id: stream for stream in container.streams.video}
-    is_sequence = any(stream.frames > 1 for stream in container.streams.video)
-    if is_sequence or "mif1" not in container.metadata.get("compatible_brands", ""):
+    if not is_heif_picture(container):
         return None
+    streams = {stream.id: stream for stream in container.streams.video}
     with suppress(LookupError, OverflowError, struct.error), _open_file(source, container) as file:
         items = HeifItems(file)
         if items.primary in streams:
