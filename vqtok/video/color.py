@@ -56,23 +56,25 @@ class RGBConverter:
         if frame.color_trc in _HDR_TRANSFERS:
             self.notes[_NOT_TONE_MAPPED.format(transfer=_HDR_TRANSFERS[frame.color_trc])] += 1
         self.notes[_INTERLACED] += frame.interlaced_frame
-        same = frame.rotation == self._rotation
-        orientation = self._orientation if same else read_orientation(frame)
+        # A stream may state its orientation with the keyframes only.
+        if frame.rotation not in (0, self._rotation):
+            self._rotation, self._orientation = frame.rotation, read_orientation(frame)
         height, width = self.height, self.width
-        if orientation.transpose:
+        if self._orientation.transpose:
             height, width = width, height
         alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
         if _is_limited_gray(frame):
-            return orientation.apply(self._expand_gray(frame, height, width))
+            return self._orientation.apply(self._expand_gray(frame, height, width))
         image = self._reformat(frame, height, width, "rgba" if alpha else "rgb24")
         if alpha and image[..., 3].min() < 255:
             self.notes[ALPHA_DROPPED] += 1
-        return orientation.apply(image[..., :3])
+        return self._orientation.apply(image[..., :3])
 
     def _expand_gray(self, frame: VideoFrame, height: int, width: int) -> np.ndarray:
         """Return the RGB image of a gray frame of limited range, which swscale takes as full."""
-        gray = self._reformat(frame, height, width, "rgb48le") / 256
-        return np.rint((gray - 16) * (255 / 219)).clip(0, 255).astype(np.uint8)
+        levels = self._reformat(frame, height, width, "rgb48le")[..., :1] / 256
+        gray = np.rint((levels - 16) * (255 / 219)).clip(0, 255).astype(np.uint8)
+        return gray.repeat(3, axis=2)
 
     def _reformat(self, frame: VideoFrame, height: int, width: int, format: str) -> np.ndarray:
         same_size = (height, width) == (frame.height, frame.width)

@@ -21,6 +21,7 @@ from av.video.reformatter import Colorspace, Interpolation
 _EMPTY_EXIF = struct.pack("<2sHIHI", b"II", 42, 8, 0, 0)
 _EXIF_SIDE_DATA = 40  # AV_PKT_DATA_EXIF, which PyAV up to 18.1 has no name for
 _ORIENTATION_TAG = [0x112, 3, 1]  # with the type SHORT and the count
+_SIDE = 8  # of the thumbnail; swscale scales the fields of interlaced frames one by one
 _MIRRORED = {2, 4, 5, 7}  # EXIF orientations
 
 
@@ -48,28 +49,31 @@ def expose_orientation(packet: Packet) -> None:
 def read_orientation(frame: VideoFrame) -> Orientation:
     """Return the orientation that the display matrix of a frame asks for.
 
-    Angles are rounded to right ones. Do not call this for every frame: it encodes a pixel of it.
+    Angles are rounded to right ones. Do not call this for every frame: it encodes a thumbnail.
     """
     if abs(frame.rotation) > 180:  # an integer made of NaN: the matrix maps the frame to nothing
         return Orientation(False, False, False)
     quarter_turns = round(frame.rotation / 90) % 4
     negative = quarter_turns in (1, 2)  # the first row of the matrix
-    mirrored = _exif_orientation(_encode_pixel(frame)) in _MIRRORED
+    mirrored = _exif_orientation(_encode_thumbnail(frame)) in _MIRRORED
     if quarter_turns % 2:
         return Orientation(True, negative, mirrored == negative)
     return Orientation(False, mirrored != negative, negative)
 
 
-def _encode_pixel(frame: VideoFrame) -> bytes:
-    """Return a PNG image of one pixel with the side data of a frame."""
-    # Color does not matter here. A matrix that FFmpeg cannot convert is refused later.
+def _encode_thumbnail(frame: VideoFrame) -> bytes:
+    """Return a PNG image of a few pixels with the side data of a frame."""
+    # Color does not matter here.
     matrix, method = Colorspace.ITU709, Interpolation.POINT
-    pixel = frame.reformat(1, 1, "rgb24", matrix, matrix, method, threads=1)
+    try:
+        image = frame.reformat(_SIDE, _SIDE, "rgb24", matrix, matrix, method, threads=1)
+    except OSError:  # RGBConverter.convert refuses this frame
+        return b""
     encoder = CodecContext.create("png", "w")
     assert isinstance(encoder, VideoCodecContext)
-    encoder.width, encoder.height, encoder.pix_fmt = 1, 1, "rgb24"
+    encoder.width, encoder.height, encoder.pix_fmt = _SIDE, _SIDE, "rgb24"
     encoder.time_base = Fraction(1)
-    return b"".join(map(bytes, (*encoder.encode(pixel), *encoder.encode(None))))
+    return b"".join(map(bytes, (*encoder.encode(image), *encoder.encode(None))))
 
 
 def _exif_orientation(png: bytes) -> int:
