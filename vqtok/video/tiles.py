@@ -1,4 +1,4 @@
-"""Pictures that a HEIF file stores as a grid of tiles, such as photographs of telephones.
+"""Pictures that a HEIF file stores as a grid of tiles, such as photographs from phones.
 
 FFmpeg makes a stream of every tile. How they make up the picture is not exposed by PyAV up to 18.1,
 so it is read from the file.
