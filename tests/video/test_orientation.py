@@ -73,6 +73,16 @@ def test_the_orientation_of_an_image_is_applied(tmp_path, suffix):
         assert_upright(read_clip(path)[0][0], upright(IMAGE))
 
 
+def test_exif_data_that_ffmpeg_copies_unchanged(tmp_path):
+    """An image of the size of the thumbnail, in big-endian byte order and without orientation."""
+    pillow = pytest.importorskip("PIL.Image")
+    image, exif = IMAGE[:8, :8], pillow.Exif()
+    exif[0x100] = exif[0x101] = 8
+    exif.get_ifd(0x8769).update({0xA002: 8, 0xA003: 8})
+    pillow.fromarray(image).save(tmp_path / "small.png", exif=exif)
+    np.testing.assert_array_equal(read_clip(tmp_path / "small.png")[0][0], image)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_the_display_matrix_of_a_video_is_applied(suffix):
     for orientation, matrix in MATRICES.items():

@@ -59,8 +59,8 @@ class Decoder:
     def __init__(self, source: PathOrFile, container: InputContainer) -> None:
         self._container, self._format = container, container.format.name
         self._name = display_name(source)
-        self._grid = read_tile_grid(source, container)
         self.stream = _best_video_stream(container, self._name)
+        self._grid = read_tile_grid(source, container)
         if self._grid:
             self.stream = self._grid.tiles[0]
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)

@@ -82,9 +82,17 @@ def _exif_orientation(png: bytes) -> int:
     while start < len(png):
         length, kind = struct.unpack_from(">I4s", png, start)
         if kind == b"eXIf":
-            exif = png[start + 8 : start + 8 + length]
-            (count,) = struct.unpack_from("<H", exif, 8)
-            entries = struct.iter_unpack("<HHIHxx", exif[10 : 10 + 12 * count])
-            return next((value for *tag, value in entries if tag == _ORIENTATION_TAG), 1)
+            return _find_orientation(png[start + 8 : start + 8 + length])
         start += 12 + length
+    return 1
+
+
+def _find_orientation(exif: bytes) -> int:
+    order = "<" if exif.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    for i in range(count):
+        *tag, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * i)
+        if tag == _ORIENTATION_TAG:
+            return value
     return 1

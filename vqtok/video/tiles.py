@@ -83,7 +83,7 @@ def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | 
     """
     if not is_heif_picture(container):
         return None
-    streams = {stream.id: stream for stream in container.streams.video}
+    streams = {stream.id: stream for stream in container.streams.video if stream.codec_context}
     with suppress(LookupError, OverflowError, struct.error), _open_file(source, container) as file:
         items = HeifItems(file)
         if items.primary in streams:
