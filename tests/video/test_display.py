@@ -17,15 +17,15 @@ LIMITED, FULL = [0, 128, 255], [16, 126, 235]  # what is shown
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt", "color_range", "expected"),
     [
-        ("a.mkv", "libx265", "gray", ColorRange.MPEG, LIMITED),
-        ("a.mp4", "libx265", "gray10le", ColorRange.MPEG, LIMITED),
-        ("a.mkv", "libx265", "gray12le", ColorRange.MPEG, LIMITED),
+        ("a.hevc", "libx265", "gray", ColorRange.MPEG, LIMITED),
+        ("a.hevc", "libx265", "gray10le", ColorRange.MPEG, LIMITED),
+        ("a.hevc", "libx265", "gray12le", ColorRange.MPEG, LIMITED),
         ("a.mkv", "ffv1", "gray", ColorRange.MPEG, LIMITED),
         ("a.mkv", "ffv1", "gray16le", ColorRange.MPEG, LIMITED),
-        ("a.mkv", "libx265", "gray10le", ColorRange.JPEG, FULL),
+        ("a.hevc", "libx265", "gray10le", ColorRange.JPEG, FULL),
         ("a.mkv", "ffv1", "gray12le", ColorRange.JPEG, FULL),
         # Without a tag, HEVC is of limited range, and the formats of images are of full range.
-        ("a.mkv", "libx265", "gray", None, LIMITED),
+        ("a.hevc", "libx265", "gray", None, LIMITED),
         ("a.mkv", "ffv1", "gray", None, FULL),
         ("a.avi", "rawvideo", "gray", None, FULL),
         ("a.png", "png", "gray", None, FULL),
