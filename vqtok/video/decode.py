@@ -16,16 +16,10 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
+from vqtok.video.images import is_still_image, refuse_animated_webp
 from vqtok.video.orientation import expose_orientation
-from vqtok.video.source import (
-    PathOrFile,
-    display_name,
-    is_animated_webp,
-    is_seekable,
-    is_truncated,
-    open_container,
-)
-from vqtok.video.tiles import is_heif_picture, read_tile_grid
+from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncated, open_container
+from vqtok.video.tiles import read_tile_grid
 
 # Kinds of damage, worded for the user.
 SKIPPED = "{n} damaged frame{s} skipped"
@@ -65,8 +59,7 @@ class Decoder:
             self.stream = self._grid.tiles[0]
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self.stores_pts = self._format not in ("avi", "asf")
-        self.is_image = self._format == "image2" or self._format.endswith("_pipe")
-        self.is_image |= is_heif_picture(container)
+        self.is_image = is_still_image(container)
         self.end: int | None = None
         self.backend = "in software"
         self.damage: Counter[str] = Counter()
@@ -219,9 +212,8 @@ class Decoder:
             frames = None
             with suppress(av.FFmpegError):
                 frames = self.stream.decode(packet)
-            if frames is None and packet and is_animated_webp(packet):
-                reason = "is an animated WebP, which this version of FFmpeg cannot decode"
-                raise VqtokError(f"{self._name} {reason}; convert it to MP4 or GIF first")
+            if frames is None and packet is not None:
+                refuse_animated_webp(packet, self._name)
             yield number, packet, frames
 
     def _packets(self) -> Iterator[Packet | None]:

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, cast
 import av
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
@@ -95,12 +94,6 @@ def is_truncated(path: str | os.PathLike[str], format_name: str) -> bool:
     unknown = (1 << 7 * width) - 1
     length = int.from_bytes(head[length_offset : length_offset + width], "big") & unknown
     return length != unknown and length_offset + width + length > size
-
-
-def is_animated_webp(packet: Packet) -> bool:
-    """Return True for a packet that holds a WebP file with several frames."""
-    head = bytes(packet)[:21]
-    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def _open_input(source: PathOrFile, stack: ExitStack) -> Any:

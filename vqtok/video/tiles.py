@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
 from vqtok.video.heif import HeifItems
+from vqtok.video.images import is_heif_picture
 from vqtok.video.source import PathOrFile, display_name
 
 _ROTATIONS: list[list[str]] = [[], ["transpose=cclock"], ["hflip", "vflip"], ["transpose=clock"]]
@@ -66,12 +67,6 @@ class TileGrid(NamedTuple):
         picture.colorspace, picture.color_range = first.colorspace, first.color_range
         picture.color_trc = first.color_trc
         return picture
-
-
-def is_heif_picture(container: InputContainer) -> bool:
-    """Return True for HEIF files, including AVIF files, unless they are image sequences."""
-    is_sequence = any(stream.frames > 1 for stream in container.streams.video)
-    return "mif1" in container.metadata.get("compatible_brands", "") and not is_sequence
 
 
 def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | None:
