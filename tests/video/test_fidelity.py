@@ -230,6 +230,12 @@ def test_an_unsupported_color_matrix_is_refused_in_one_sentence(tmp_path, matrix
         read_clip(tmp_path / "odd.mp4")
 
 
+def test_interlaced_video_is_read_with_a_note(folder):
+    source = write_with_ffmpeg(folder / "interlaced.mp4", FFMPEG_CLIPS["interlaced.mp4"])
+    note = "interlaced video is not deinterlaced: moving edges may be combed"
+    assert read_clip(source)[2].notes == [note]
+
+
 def test_frames_of_another_size_are_scaled_to_the_first(tmp_path):
     large = write_with_ffmpeg(tmp_path / "large.ts", f"{X264} -pix_fmt yuv420p")
     small = write_with_ffmpeg(tmp_path / "small.ts", f"-vf scale=48:32 {X264} -pix_fmt yuv420p")

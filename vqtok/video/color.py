@@ -8,11 +8,13 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
+from vqtok.video.cropping import Cropping
 from vqtok.video.orientation import read_orientation
 
 # Kinds of changes that conversion to RGB makes, worded for the user.
 ALPHA_DROPPED = "alpha channel dropped"
 _RESIZED = "{n} frame{s} of another size scaled to the size of the first"
+_INTERLACED = "interlaced video is not deinterlaced: moving edges may be combed"
 _NOT_TONE_MAPPED = "HDR ({transfer}) is not tone-mapped: colors look washed out"
 
 _HDR_TRANSFERS: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
@@ -27,14 +29,17 @@ class RGBConverter:
     first: the first frame, which determines size and orientation.
     size: the short side of the images in pixels; None keeps the size of the first frame. The long
         side keeps the aspect ratio, rounded to the nearest pixel.
+    cropping: what to cut off every frame first.
 
     height, width: of the images.
     transposed: True if height and width are swapped to make the first frame upright.
     notes: how often each lossy change was made.
     """
 
-    def __init__(self, first: VideoFrame, size: int | None) -> None:
+    def __init__(self, first: VideoFrame, size: int | None, cropping: Cropping) -> None:
         self.notes: Counter[str] = Counter()
+        self._cropping = cropping
+        first = cropping.apply(first)
         # swscale's tables are kept between frames. It gets one thread: the model needs the others.
         self._resizer, self._to_rgb = VideoReformatter(), VideoReformatter()
         self._input_size = first.height, first.width
@@ -45,20 +50,31 @@ class RGBConverter:
 
     def convert(self, frame: VideoFrame) -> np.ndarray:
         """Return uint8 (h w 3) RGB; raise OSError if FFmpeg cannot convert the color matrix."""
+        frame = self._cropping.apply(frame)
         if (frame.height, frame.width) != self._input_size:
             self.notes[_RESIZED] += 1
         if frame.color_trc in _HDR_TRANSFERS:
             self.notes[_NOT_TONE_MAPPED.format(transfer=_HDR_TRANSFERS[frame.color_trc])] += 1
-        same = frame.rotation == self._rotation
-        orientation = self._orientation if same else read_orientation(frame)
+        self.notes[_INTERLACED] += frame.interlaced_frame
+        # A stream may state its orientation with the keyframes only.
+        if frame.rotation not in (0, self._rotation):
+            self._rotation, self._orientation = frame.rotation, read_orientation(frame)
         height, width = self.height, self.width
-        if orientation.transpose:
+        if self._orientation.transpose:
             height, width = width, height
         alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+        if _is_limited_gray(frame):
+            return self._orientation.apply(self._expand_gray(frame, height, width))
         image = self._reformat(frame, height, width, "rgba" if alpha else "rgb24")
         if alpha and image[..., 3].min() < 255:
             self.notes[ALPHA_DROPPED] += 1
-        return orientation.apply(image[..., :3])
+        return self._orientation.apply(image[..., :3])
+
+    def _expand_gray(self, frame: VideoFrame, height: int, width: int) -> np.ndarray:
+        """Return the RGB image of a gray frame of limited range, which swscale takes as full."""
+        levels = self._reformat(frame, height, width, "rgb48le")[..., :1] / 256
+        gray = np.rint((levels - 16) * (255 / 219)).clip(0, 255).astype(np.uint8)
+        return gray.repeat(3, axis=2)
 
     def _reformat(self, frame: VideoFrame, height: int, width: int, format: str) -> np.ndarray:
         same_size = (height, width) == (frame.height, frame.width)
@@ -84,6 +100,10 @@ def _scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, 
 
 def _is_yuv(frame: VideoFrame) -> bool:
     return len(frame.format.components) == 3 and not frame.format.is_rgb
+
+
+def _is_limited_gray(frame: VideoFrame) -> bool:
+    return frame.format.name.startswith("gray") and frame.color_range == ColorRange.MPEG
 
 
 def encoder_input(

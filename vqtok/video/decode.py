@@ -16,7 +16,10 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
+from vqtok.video.images import is_still_image, refuse_animated_webp
+from vqtok.video.orientation import expose_orientation
 from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncated, open_container
+from vqtok.video.tiles import read_tile_grid
 
 # Kinds of damage, worded for the user.
 SKIPPED = "{n} damaged frame{s} skipped"
@@ -51,9 +54,12 @@ class Decoder:
         self._container, self._format = container, container.format.name
         self._name = display_name(source)
         self.stream = _best_video_stream(container, self._name)
+        self._grid = read_tile_grid(source, container)
+        if self._grid:
+            self.stream = self._grid.tiles[0]
         self.time_base = self.stream.time_base or Fraction(1, av.time_base)
         self.stores_pts = self._format not in ("avi", "asf")
-        self.is_image = self._format == "image2" or self._format.endswith("_pipe")
+        self.is_image = is_still_image(container)
         self.end: int | None = None
         self.backend = "in software"
         self.damage: Counter[str] = Counter()
@@ -125,6 +131,9 @@ class Decoder:
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded, from the position of the last seek on."""
+        if self._grid:
+            yield from self._grid.frames(self._container)
+            return
         history = _History()
         for number, packet, frames in self._decode_packets():
             if packet is not None:
@@ -203,6 +212,8 @@ class Decoder:
             frames = None
             with suppress(av.FFmpegError):
                 frames = self.stream.decode(packet)
+            if frames is None and packet is not None:
+                refuse_animated_webp(packet, self._name)
             yield number, packet, frames
 
     def _packets(self) -> Iterator[Packet | None]:
@@ -220,6 +231,7 @@ class Decoder:
         try:
             for packet in self._container.demux(self.stream):
                 if packet.size:  # an empty packet repeats the frame before it
+                    expose_orientation(packet)
                     yield packet
         except av.FFmpegError:
             self.damage[TRUNCATED] = 1

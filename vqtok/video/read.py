@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.video.color import ALPHA_DROPPED, RGBConverter
+from vqtok.video.cropping import read_cropping
 from vqtok.video.decode import UNDECODABLE_START, Decoder
 from vqtok.video.source import PathOrFile, display_name, open_container, start_seconds
 
@@ -105,7 +106,7 @@ class Clip:
         is_complete = not start and not self._decoder.damage[UNDECODABLE_START]
         if playback_start is not None and is_complete:
             self.origin = min(playback_start, first[1])
-        self._converter = RGBConverter(first[0], size)
+        self._converter = RGBConverter(first[0], size, read_cropping(container, stream))
         self.height, self.width = self._converter.height, self._converter.width
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         self.pixel_aspect = 1 / aspect if self._converter.transposed else aspect
