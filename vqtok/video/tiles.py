@@ -4,7 +4,6 @@ FFmpeg makes a stream of every tile. How they make up the picture is not exposed
 so it is read from the file.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,7 +78,7 @@ def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | 
     if not is_heif_picture(container):
         return None
     streams = {stream.id: stream for stream in container.streams.video if stream.codec_context}
-    with suppress(LookupError, OverflowError, struct.error), _open_file(source, container) as file:
+    with suppress(LookupError, OverflowError, struct.error), _open_file(container) as file:
         items = HeifItems(file)
         if items.primary in streams:
             return None
@@ -116,11 +115,10 @@ def _filters(kind: bytes, content: bytes) -> list[str]:
 
 
 @contextmanager
-def _open_file(source: PathOrFile, container: InputContainer) -> Iterator[BinaryIO]:
-    """Open the file that a container reads, or lend the one that PyAV reads."""
+def _open_file(container: InputContainer) -> Iterator[BinaryIO]:
+    """Open the file that a container reads, or lend the file object that PyAV reads."""
     if container.file is None:
-        assert isinstance(source, str | os.PathLike)
-        with Path(source).open("rb") as file:
+        with Path(container.name.removeprefix("file:")).open("rb") as file:
             yield file
     else:
         file = container.file.file
