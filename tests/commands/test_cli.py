@@ -66,6 +66,8 @@ def test_shell_completion_is_available():
         ("dtype float16: must be float32 or", ["encode", "CLIP", "--dtype", "float16"]),
         ("device tpu: must be", ["encode", "CLIP", "--device", "tpu"]),
         ("device cuda:99: this machine has", ["encode", "CLIP", "--device", "cuda:99"]),
+        ("frames of 30000x45000 are too large", ["encode", "CLIP", "--size", "30000"]),
+        ("are too large: choose", ["encode", "CLIP", "--size", "2000000000"]),
         ("no such folder", ["encode", "CLIP", "-o", "none/t.safetensors"]),
         ("must end in one of .mp4", ["decode", "TOKENS", "-o", "clip.txt"]),
         ("no codec 'h266'", ["decode", "TOKENS", "-o", "clip.mp4", "--codec", "h266"]),
@@ -130,9 +132,12 @@ def test_stdin_and_stdout_may_be_closed_if_they_are_not_needed(clip, tiny, tmp_p
         works("encode", clip, "-o", target, "--force", *tiny, **options)
 
 
-def test_out_of_memory_is_reported_in_one_sentence(clip, monkeypatch):
+@pytest.mark.parametrize(
+    "reason", ["DefaultCPUAllocator: can't allocate memory", "could not create a primitive"]
+)
+def test_out_of_memory_is_reported_in_one_sentence(clip, monkeypatch, reason):
     def allocate(*args, **kwargs):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(reason)
 
     monkeypatch.setattr("vqtok.commands.encode.encode_clip", allocate)
     fails(1, "out of memory: try a smaller --size", "encode", clip)
