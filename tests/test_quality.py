@@ -35,7 +35,7 @@ def test_ssim_equals_the_published_formula():
         assert value.item() == pytest.approx(np.mean(channels), abs=1e-5)
     assert torch.allclose(ssim(x, x), torch.ones(1, 2))
     assert ssim(x[..., :5, :7], y[..., :5, :7]).shape == (1, 2)
-    with torch.autocast("cpu", torch.bfloat16):  # as when training validates
+    with torch.autocast("cpu", torch.bfloat16):
         reduced = ssim(x, y)
     assert torch.equal(reduced, ssim(x, y))
 

@@ -3,6 +3,7 @@
 stdout carries data only; messages go to stderr.
 """
 
+import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -96,6 +97,7 @@ def encode(
     """Encode videos to tokens: vqtok encode clip.mp4 > tokens.safetensors"""
     frame_rate = None if fps is None else parse_frame_rate(fps)
     options.check_verbosity(quiet, verbose)
+    options.check_stdin(clips)
     folder = options.output_folder(clips, output)
     if folder is None:
         options.check_output(output, force, "redirect it (> tokens.safetensors) or use -o FILE")
@@ -130,6 +132,7 @@ def decode(
 ) -> None:
     """Decode tokens to videos: vqtok decode tokens.safetensors -o clip.mp4"""
     options.check_verbosity(quiet, verbose)
+    options.check_stdin(tokens)
     folder = options.output_folder(tokens, output)
     if folder is None:
         options.check_output(output, force, "redirect it or use -o FILE")
@@ -224,6 +227,7 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure PSNR, SSIM and codebook usage against block averages: vqtok eval clips/"""
+    options.check_stdout()
     if save is not None:
         options.check_folder(str(save))
 
@@ -260,6 +264,8 @@ def stats(
     quiet: options.Quiet = False,
 ) -> None:
     """Report how a codebook is used: vqtok stats tokens.safetensors"""
+    options.check_stdin(files or [])
+    options.check_stdout()
     counting_options = as_csv or plot or each or device != "auto"
     if watch is not None and (files or tokenizer or as_json or counting_options):
         raise UsageError("--watch follows the log of a run: it takes no other options")
@@ -286,4 +292,6 @@ def stats(
 
 def main() -> None:
     """Run the `vqtok` command."""
+    if sys.stderr is None:  # closed: messages would go to stdout, or to the file opened next
+        sys.stderr = Path(os.devnull).open("w", errors="replace")  # noqa: SIM115
     app(prog_name="vqtok")  # the name in help and completion, also under `python -m vqtok`

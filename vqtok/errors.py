@@ -22,9 +22,13 @@ def os_message(error: OSError) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error is a lack of memory, which PyTorch reports as a RuntimeError."""
+    """Return whether an error is a lack of memory, which PyTorch reports as a RuntimeError.
+
+    oneDNN reports a tensor that is too large for it as "could not create a primitive".
+    """
     if isinstance(error, RuntimeError):
-        return "out of memory" in str(error) or "allocate" in str(error)
+        reasons = ("out of memory", "allocate", "could not create a primitive")
+        return any(reason in str(error) for reason in reasons)
     return isinstance(error, MemoryError)
 
 

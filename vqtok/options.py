@@ -71,6 +71,18 @@ def check_verbosity(quiet: bool, verbose: bool) -> None:
         raise UsageError("--quiet and --verbose exclude each other")
 
 
+def check_stdin(sources: Sequence[str]) -> None:
+    """Raise UsageError if a source is stdin (-) and that is closed."""
+    if "-" in sources and sys.stdin is None:
+        raise UsageError("stdin is closed: redirect it (< FILE) or name a file instead of -")
+
+
+def check_stdout() -> None:
+    """Raise UsageError if stdout is closed: what is printed there would vanish."""
+    if sys.stdout is None:
+        raise UsageError("stdout is closed: redirect it (> FILE)")
+
+
 def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     """Return the output folder of a batch, or None for a single source and output file.
 
@@ -97,6 +109,7 @@ def check_output(output: str | None, force: bool, hint: str) -> None:
     hint: what to do instead of writing to a terminal.
     """
     if output is None or output == "-":
+        check_stdout()
         if sys.stdout.isatty():
             raise UsageError(f"refusing to write binary data to the terminal: {hint}")
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,26 +19,50 @@ def set_global_flags() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+class _FullFloat32:
+    """Counts the open blocks of `full_float32`, since torch's flags are those of all threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._blocks = Lock(), 0
+        self._reduced: list[tuple[Any, str]] = []  # backends, and the precision to restore
+
+    def enter(self) -> None:
+        with self._lock:
+            self._blocks += 1
+            if self._blocks > 1:
+                return
+            cpu: Any = torch.backends.mkldnn
+            cudnn: Any = torch.backends.cudnn
+            for backend in (torch.backends.cuda.matmul, cudnn.conv, cpu.matmul, cpu.conv):
+                if backend.fp32_precision not in ("none", "ieee"):
+                    self._reduced.append((backend, backend.fp32_precision))
+                    backend.fp32_precision = "ieee"
+
+    def exit(self) -> None:
+        with self._lock:
+            self._blocks -= 1
+            while self._reduced and not self._blocks:
+                backend, precision = self._reduced.pop()
+                backend.fp32_precision = "none"  # inherit; enough if the parent has this precision
+                if backend.fp32_precision != precision:
+                    backend.fp32_precision = precision
+
+
+_full_float32 = _FullFloat32()
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 matrix products and convolutions in float32, not TensorFloat32 or bfloat16.
 
     Overrides inside the block what `torch.set_float32_matmul_precision` or the backends' flags
-    allow, and restores them afterwards.
+    allow, and restores them once no thread is in such a block.
     """
-    cpu: Any = torch.backends.mkldnn
-    cudnn: Any = torch.backends.cudnn
-    backends = (torch.backends.cuda.matmul, cudnn.conv, cpu.matmul, cpu.conv)
-    reduced = [(b, b.fp32_precision) for b in backends if b.fp32_precision not in ("none", "ieee")]
+    _full_float32.enter()
     try:
-        for backend, _ in reduced:
-            backend.fp32_precision = "ieee"
         yield
     finally:
-        for backend, precision in reduced:
-            backend.fp32_precision = "none"  # inherit; enough if the parent has this precision
-            if backend.fp32_precision != precision:
-                backend.fp32_precision = precision
+        _full_float32.exit()
 
 
 @contextmanager

@@ -7,10 +7,8 @@ import pytest
 
 from helpers.clips import pattern, write_clip
 from helpers.command import fails, in_process, start, wait_until, works
-from vqtok import DEFAULT
 from vqtok.commands.batch import plan_jobs
 from vqtok.commands.decode import video_name
-from vqtok.commands.run_options import RunOptions
 from vqtok.errors import UsageError
 from vqtok.files import OUTPUT_SUFFIXES, list_files
 from vqtok.tokens import read_metadata
@@ -99,15 +97,6 @@ def test_a_folder_never_mixes_tokenizers_sizes_or_frame_rates(tree, tmp_path, ti
     in_process("encode", tree, "-o", out, "--force", *tiny)
     models = {read_metadata(path)["model"] for path in out.rglob("*.safetensors")}
     assert len(models) == 1
-
-
-def test_workers_share_weights_and_nothing_else():
-    run = RunOptions(DEFAULT, "cpu", None, force=False, quiet=True)
-    one, two = run.load_tokenizers(2)
-    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
-    assert all(a.data_ptr() == b.data_ptr() for a, b in pairs)
-    assert not set(one.modules()) & set(two.modules())
-    assert two.fingerprint == one.fingerprint
 
 
 def test_a_killed_batch_resumes(tree, tmp_path):

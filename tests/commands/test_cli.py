@@ -66,6 +66,8 @@ def test_shell_completion_is_available():
         ("dtype float16: must be float32 or", ["encode", "CLIP", "--dtype", "float16"]),
         ("device tpu: must be", ["encode", "CLIP", "--device", "tpu"]),
         ("device cuda:99: this machine has", ["encode", "CLIP", "--device", "cuda:99"]),
+        ("frames of 30000x45000 are too large", ["encode", "CLIP", "--size", "30000"]),
+        ("are too large: choose", ["encode", "CLIP", "--size", "2000000000"]),
         ("no such folder", ["encode", "CLIP", "-o", "none/t.safetensors"]),
         ("must end in one of .mp4", ["decode", "TOKENS", "-o", "clip.txt"]),
         ("no codec 'h266'", ["decode", "TOKENS", "-o", "clip.mp4", "--codec", "h266"]),
@@ -99,9 +101,43 @@ def token_file(tmp_path_factory):
     return folder / "tokens.safetensors"
 
 
-def test_out_of_memory_is_reported_in_one_sentence(clip, monkeypatch):
+def test_messages_do_not_go_to_stdout_if_stderr_is_closed(clip, tiny):
+    args = "encode", clip, *tiny
+    expected = works(*args, run=in_subprocess).stdout
+    assert works(*args, run=in_subprocess, preexec_fn=lambda: os.close(2)).stdout == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "args", "descriptor"),
+    [
+        ("stdin is closed", ["encode", "-"], 0),
+        ("stdin is closed", ["decode", "-", "-o", "clip.mkv"], 0),
+        ("stdin is closed", ["stats", "-"], 0),
+        ("stdout is closed", ["encode", "CLIP"], 1),
+        ("stdout is closed", ["decode", "TOKENS", "-o", "-"], 1),
+        ("stdout is closed", ["stats", "TOKENS", "--json"], 1),
+        ("stdout is closed", ["eval", "CLIP"], 1),
+    ],
+)
+def test_closed_stdin_and_stdout_are_wrong_usage(message, args, descriptor, clip, token_file):
+    names = {"CLIP": clip, "TOKENS": token_file}
+    command = [names.get(a, a) for a in args]
+    fails(2, message, *command, run=in_subprocess, preexec_fn=lambda: os.close(descriptor))
+
+
+def test_stdin_and_stdout_may_be_closed_if_they_are_not_needed(clip, tiny, tmp_path):
+    target = tmp_path / "tokens.safetensors"
+    for descriptor in (0, 1):
+        options = {"run": in_subprocess, "preexec_fn": lambda d=descriptor: os.close(d)}
+        works("encode", clip, "-o", target, "--force", *tiny, **options)
+
+
+@pytest.mark.parametrize(
+    "reason", ["DefaultCPUAllocator: can't allocate memory", "could not create a primitive"]
+)
+def test_out_of_memory_is_reported_in_one_sentence(clip, monkeypatch, reason):
     def allocate(*args, **kwargs):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(reason)
 
     monkeypatch.setattr("vqtok.commands.encode.encode_clip", allocate)
     fails(1, "out of memory: try a smaller --size", "encode", clip)

@@ -3,7 +3,7 @@
 import json
 import signal
 
-from helpers.command import TINY, file_names, start, wait_until, works
+from helpers.command import TINY, fails, file_names, start, wait_until, works
 
 
 def test_a_trained_tokenizer_can_be_used(clip, tmp_path):
@@ -27,6 +27,13 @@ def test_files_after_data_are_training_data(make_clip, tmp_path):
     clips = [make_clip(f"{i}.mp4", frames=8, height=40, width=48) for i in range(3)]
     works("train", "--data", *clips, *TINY, "--out", tmp_path / "run", "--steps", 2, "--quiet")
     assert len(json.loads((tmp_path / "run" / "data.json").read_text())["sources"]) == 3
+
+
+def test_a_run_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails(2, "does not split evenly", "train", *TINY, "--set", "train.batch_size=3")
+    fails(2, "does not split evenly", "train", *TINY, "--set", "train.batch_size=3", "--out", "a")
+    assert file_names(tmp_path) == []
 
 
 def test_ctrl_c_saves_the_run(tmp_path):

@@ -1,5 +1,8 @@
 """The tokenizer: shapes, exact streaming, causality, input checks, initialization from data."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,7 +13,7 @@ from helpers.quantizers import Operators
 from helpers.tokenizers import random_video, small_tokenizer
 from vqtok import config
 from vqtok.errors import UsageError, VqtokError
-from vqtok.model.layers import CausalConv3d, streaming
+from vqtok.model.layers import CausalConv3d
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.video import read_window
 
@@ -70,8 +73,7 @@ def run_in_chunks(model, chunks):
     """Return the output of a model for a clip in chunks (b c t h w)."""
     state, parts = {}, []
     for chunk in chunks:
-        with streaming(model, state):
-            parts.append(model(chunk))
+        parts.append(model(chunk, state))
     return torch.cat(parts, dim=2)
 
 
@@ -107,17 +109,51 @@ def test_interleaved_streams_do_not_disturb_each_other(predictor):
         assert torch.equal(torch.cat(parts, dim=1), tokenizer.encode(clip))
 
 
+@with_and_without_predictor
+def test_threads_that_share_a_tokenizer_do_not_disturb_each_other(predictor):
+    tokenizer = small_tokenizer("fsq", predictor)
+    clips = [random_video(33, seed=seed) for seed in range(2)]
+    tokens = [tokenizer.encode(clip) for clip in clips]
+    videos = [tokenizer.decode(indices) for indices in tokens]
+    barrier = Barrier(2, timeout=10)
+
+    def meet(*_):
+        barrier.wait()
+
+    for network in (tokenizer.encoder, tokenizer.decoder):  # both threads are in it together
+        network[0].register_forward_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(map(torch.equal, pool.map(tokenizer.encode, clips), tokens))
+        assert all(map(torch.equal, pool.map(tokenizer.decode, tokens), videos))
+
+
+@with_and_without_predictor
+def test_the_precision_that_the_caller_allows_does_not_change_the_result(predictor):
+    tokenizer = small_tokenizer("fsq", predictor)
+    clip = random_video(17, 64, 64)
+    tokens = tokenizer.encode(clip)
+    video = tokenizer.decode(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer.encode(clip), tokens)
+        assert torch.equal(tokenizer.decode(tokens), video)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(tokenizer.encode(clip), tokens)
+        assert torch.equal(tokenizer.decode(tokens), video)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_the_state_of_a_stream_does_not_grow():
     tokenizer = small_tokenizer("fsq", "model.predictor_blocks=1")
     sizes, state = [], {}
     for _ in range(4):
         clip = random_video(4 * CHUNK) if state else random_video(1 + 4 * (CHUNK - 1))
-        with streaming(tokenizer.encoder, state), torch.no_grad():
-            tokenizer.coder.encode(tokenizer.encoder(clip), state)
+        with torch.no_grad():
+            tokenizer.coder.encode(tokenizer.encoder(clip, state), state)
         tensors = [s[0] if isinstance(s, tuple) else s for s in state.values()]
         sizes.append(sum(t.untyped_storage().nbytes() for t in tensors))
     assert len(set(sizes)) == 1
-    assert not any(m.state for m in tokenizer.modules() if isinstance(m, CausalConv3d))
 
 
 def test_uint8_and_float_video_give_the_same_tokens():

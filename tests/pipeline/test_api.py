@@ -177,9 +177,15 @@ def test_a_tokenizer_in_memory_decodes_its_own_tokens_but_names_no_file(clip, tm
         vqtok.write_tokens(tmp_path / "a.safetensors", tokens)
 
 
+TIMES_OUT_OF_RANGE = (-1, 1e18, float("nan"), float("inf"))
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"fps": 0}, {"dtype": "float16"}, {"device": "tpu"}, {"size": 0}, {"start": -1}],
+    [
+        *({"fps": 0}, {"dtype": "float16"}, {"device": "tpu"}, {"size": 0}, {"size": 2**40}),
+        *({name: value} for name in ("start", "duration") for value in TIMES_OUT_OF_RANGE),
+    ],
     ids=str,
 )
 def test_wrong_options_are_refused(clip, tokenizer, options):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import subprocess
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 
 from helpers.tokens import SAMPLE, VARYING, join_file, split_file
 from vqtok.errors import VqtokError
-from vqtok.tokens import Tokens, read_tokens, tokens_to_bytes, write_tokens
+from vqtok.tokens import IndexBuffer, Tokens, read_tokens, tokens_to_bytes, write_tokens
 
 
 def sample_file(**changes):
@@ -202,6 +203,33 @@ def test_inconsistent_tokens_are_not_written(tmp_path, changes, message):
     with pytest.raises(VqtokError, match=message):
         write_tokens(tmp_path / "a.safetensors", replace(SAMPLE, **changes))
     assert list(tmp_path.iterdir()) == []
+
+
+def buffered(indices):
+    """Return indices that went through a buffer, a latent frame at a time."""
+    buffer = IndexBuffer(SAMPLE.codebook_size)
+    for frame in indices:
+        buffer.append(frame[None])
+    return buffer.finish()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+def test_small_indices_keep_no_file_open(tmp_path):
+    write_tokens(tmp_path / "a.safetensors", SAMPLE)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    kept = [read_tokens(tmp_path / "a.safetensors").indices, buffered(SAMPLE.indices)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert all(np.array_equal(indices, SAMPLE.indices) for indices in kept)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_large_indices_stay_on_disk(tmp_path, monkeypatch, excess):
+    monkeypatch.setattr("vqtok.tokens.io.MAX_IN_MEMORY", SAMPLE.indices.size - excess)  # uint8
+    write_tokens(tmp_path / "a.safetensors", SAMPLE)
+    for indices in (read_tokens(tmp_path / "a.safetensors").indices, buffered(SAMPLE.indices)):
+        assert isinstance(indices, np.memmap) == bool(excess)
+        assert not indices.flags.writeable
+        np.testing.assert_array_equal(indices, SAMPLE.indices)
 
 
 def test_an_invalid_timestamps_tensor_is_refused():

@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import pytest
 
-from helpers.command import works
+from helpers.command import file_names, works
 from helpers.training import TINY, make_run, read_metrics, train_run
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_DATA, RUN_SAMPLES
@@ -18,16 +18,34 @@ NO_DATA = DataPaths()
 def test_new_runs_go_to_the_next_free_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = create(None, "lfq", None, TINY, NO_DATA)
-    assert not first.folder.exists()
+    second = create(None, "lfq", None, TINY, NO_DATA)  # started before the first has saved
     first.save()
-    second = create(None, "lfq", None, TINY, NO_DATA)
-    assert (str(first.folder), str(second.folder)) == ("runs/lfq", "runs/lfq-2")
-    with pytest.raises(UsageError, match="holds a run already"):
-        create(first.folder, "lfq", None, TINY, NO_DATA)
+    third = create(None, "lfq", None, TINY, NO_DATA)
+    names = [str(run.folder) for run in (first, second, third)]
+    assert names == ["runs/lfq", "runs/lfq-2", "runs/lfq-3"]
+    for run in (first, second):
+        with pytest.raises(UsageError, match="holds a run already"):
+            create(run.folder, "lfq", None, TINY, NO_DATA)
+
+
+def test_a_run_that_was_not_saved_gives_its_folder_up(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (None, tmp_path / "mine"):
+        run = create(folder, "lfq", None, TINY, NO_DATA)
+        run.release()
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    run = create(tmp_path / "mine", "lfq", None, TINY, NO_DATA)
+    run.release()
+    assert file_names(run.folder) == ["notes.txt"]
+    run.save()
+    run.release()
+    assert file_names(run.folder) == ["config.json", "data.json", "notes.txt"]
 
 
 def test_reopened_run_is_the_same_run(tmp_path):
-    data = DataPaths([tmp_path / "data"], [tmp_path / "held_out"], tmp_path / "cache")
+    data = DataPaths([tmp_path / "data"], [tmp_path / "validation"], tmp_path / "cache")
     run = create(tmp_path / "run", "vq2", None, TINY, data)
     run.save()
     assert reopen(run.folder, NO_DATA) == run
@@ -87,6 +105,46 @@ def test_held_out_files_are_not_trained_on(tmp_path, make_clip):
     assert trained(link / "1.mp4") == [0, 2, 3, 4, 5, 6, 7]
     with pytest.raises(UsageError, match="nothing is left to train on"):
         trained(folder)
+
+
+def test_held_out_files_stay_held_out_when_files_are_added(tmp_path, make_clip):
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    data.mkdir()
+    for i in range(8):
+        make_clip(data / f"{i}.mp4", frames=2, height=40, width=48)
+    run = make_run(tmp_path / "run", "fsq", "train.validation_share=0.25", sources=[data])
+    run.save()
+
+    def names(run):
+        clips = run.open_clips()
+        return [[path.stem for path in paths] for paths in (clips.paths, clips.validation_paths)]
+
+    assert names(run) == [["0", "1", "2", "4", "5", "6"], ["3", "7"]]
+    make_clip(data / "00.mp4", frames=2, height=40, width=48)
+    (data / "7.mp4").rename(tmp_path / "7.mp4")
+    resumed = reopen(run.folder, NO_DATA)
+    assert names(resumed) == [["0", "00", "1", "2", "4", "5", "6"], ["3"]]
+    resumed.save()
+    (tmp_path / "7.mp4").rename(data / "7.mp4")
+    assert names(reopen(run.folder, NO_DATA))[1] == ["3", "7"]
+
+    data.rename(moved)  # none of the files that are held out is left
+    assert names(reopen(run.folder, DataPaths([moved])))[1] == ["2", "6"]
+    moved.rename(data)
+    paths = json.loads((run.folder / RUN_DATA).read_text())
+    del paths["held_out"]  # as in runs of 0.2.0
+    (run.folder / RUN_DATA).write_text(json.dumps(paths))
+    assert names(reopen(run.folder, NO_DATA))[1] == ["2", "6"]
+
+
+def test_training_files_stay_training_files_when_files_are_added(tmp_path, make_clip):
+    make_clip(tmp_path / "a.mp4", frames=2, height=40, width=48)
+    run = make_run(tmp_path / "run", "fsq", "train.validation_share=0.5", sources=[tmp_path])
+    run.save()
+    make_clip(tmp_path / "b.mp4", frames=2, height=40, width=48)
+    clips = reopen(run.folder, NO_DATA).open_clips()
+    assert [path.stem for path in clips.paths] == ["a", "b"]
+    assert clips.validation_paths == []
 
 
 def test_validation_measures_held_out_files_and_writes_an_image(tmp_path, make_clip):

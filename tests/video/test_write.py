@@ -149,6 +149,28 @@ def test_gif(tmp_path):
     assert mean_difference(read_frames, frames) < 3
 
 
+@pytest.mark.parametrize(
+    ("suffixes", "rate", "ticks", "shown", "note"),
+    [
+        ((".mkv", ".webm"), 20000, [0, 1, 2, 3, 4], [0], "frame lasts 0.001 s or more"),
+        ((".mkv", ".webm"), 10000, [0, 4, 5, 14, 16, 24, 30], [0, 1, 2, 3], "0.001 s or more"),
+        ((".mkv", ".webm"), 2000, [1, 3, 5, 7, 9], [1, 2, 3, 4, 5], None),
+        ((".gif",), 100, [0, 1, 2, 3, 4], [0, 20, 40], "a gif frame lasts 0.02 s or more"),
+        ((".mp4", ".mov"), 20000, [0, 20, 21], [0, 1, 1.05], None),
+    ],
+)
+def test_frames_that_come_too_soon_are_dropped(tmp_path, suffixes, rate, ticks, shown, note):
+    """shown: in milliseconds, as rounded by the container."""
+    for suffix in suffixes:
+        path, frames = tmp_path / f"out{suffix}", pattern(len(ticks))
+        options = {"height": frames.shape[1], "width": frames.shape[2], "fps": rate}
+        with VideoWriter(path, time_base=Fraction(1, rate), **options) as writer:
+            writer.write(frames, ticks)
+        assert [float(1000 * second) for second in probe(path).seconds] == shown
+        dropped = f"{len(ticks) - len(shown)} frames dropped: "
+        assert [n.startswith(dropped) and note in n for n in writer.notes] == [True] * bool(note)
+
+
 @pytest.mark.parametrize("size", [(64, 96), (51, 77)], ids=["even", "odd"])
 def test_ffv1_is_lossless(tmp_path, size):
     frames = noise(6, *size)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Lock
 
 from vqtok.commands.progress import ProgressBars, ProgressTask
@@ -78,7 +77,7 @@ class FailureLog:
 
 
 def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
-    """Run the jobs, `run.jobs` at a time, each with its own tokenizer.
+    """Run the jobs, `run.jobs` at a time, with one tokenizer.
 
     A job that fails, for whatever reason, does not stop the others: `folder`/failures.jsonl lists
     it with the reason.
@@ -87,13 +86,13 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
     Raises VqtokError at the end if any job failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizers: SimpleQueue[Tokenizer] = SimpleQueue()
-    for tokenizer in run.load_tokenizers(run.jobs) if jobs else ():
-        tokenizers.put(tokenizer)
     failures = FailureLog(folder / FAILURES)
+    if not jobs:
+        run.say("nothing to do: all files exist")
+        return
+    tokenizer = run.load_tokenizer()
 
     def run_job(job: Job) -> None:
-        tokenizer = tokenizers.get()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
@@ -103,8 +102,6 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
             bars.say(*(f"{job.source}: {note}" for note in notes))
         except Exception as error:
             failures.add(job, error)
-        finally:
-            tokenizers.put(tokenizer)
         batch.advance()
 
     with (
@@ -121,5 +118,4 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
             raise
     if failures.count:
         raise VqtokError(f"{failures.count} of {len(jobs)} files failed; see {folder / FAILURES}")
-    written = f"{len(jobs)} file{'s' * (len(jobs) != 1)} written"
-    run.say(f"{folder}: {written}" if jobs else "nothing to do: all files exist")
+    run.say(f"{folder}: {len(jobs)} file{'s' * (len(jobs) != 1)} written")

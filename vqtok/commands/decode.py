@@ -45,7 +45,7 @@ def decode(
 
 def _decode_one(source: str, output: str, options: DecodeOptions, run: RunOptions) -> None:
     tokens = read_tokens(sys.stdin.buffer if source == "-" else source)
-    [tokenizer] = run.load_tokenizers()
+    tokenizer = run.load_tokenizer()
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output == "-" else Path(output)
     with ProgressBars(run.quiet) as bars, bars.task("decoding") as task:

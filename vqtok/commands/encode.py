@@ -57,7 +57,7 @@ def encode(
 
 
 def _encode_one(source: str, output: str | None, options: EncodeOptions, run: RunOptions) -> None:
-    [tokenizer] = run.load_tokenizers()
+    tokenizer = run.load_tokenizer()
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output is None or output == "-" else output
     with (

@@ -53,7 +53,7 @@ def evaluate(
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
     clips = plan_clips(found, save, run.force)
-    [tokenizer] = run.load_tokenizers()
+    tokenizer = run.load_tokenizer()
     results: Results = []
     failures: list[str] = []
     with ProgressBars(run.quiet) as bars, bars.task("measuring", len(clips)) as task:

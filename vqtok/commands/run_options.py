@@ -1,6 +1,5 @@
 """Options of every command that runs a tokenizer."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 
 from vqtok.commands.progress import say
@@ -29,17 +28,15 @@ class RunOptions:
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
 
-    def load_tokenizers(self, count: int = 1) -> list[Tokenizer]:
-        """Load `count` tokenizers that share their weights; each processes one clip at a time."""
+    def load_tokenizer(self) -> Tokenizer:
+        """Load the tokenizer, and print which one it is if --verbose is given."""
         tokenizer = load_for_inference(self.tokenizer, self.device, self.dtype)
-        weights = {id(w): w for w in (*tokenizer.parameters(), *tokenizer.buffers())}
-        copies = [deepcopy(tokenizer, memo=dict(weights)) for _ in range(count - 1)]
         dtype = str(tokenizer.dtype).removeprefix("torch.")
         self.say_verbose(
             f"{self.tokenizer}: {tokenizer.kind}, weights {tokenizer.fingerprint[:12]}, {dtype} "
             f"on {describe_device(tokenizer.device)}"
         )
-        return [tokenizer, *copies]
+        return tokenizer
 
     def say(self, *lines: str) -> None:
         """Print lines on stderr, unless --quiet is given."""

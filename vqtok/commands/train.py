@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vqtok import distributed
 from vqtok.commands.progress import console, say
 from vqtok.device import find_device
@@ -40,6 +42,13 @@ def run_training(options: TrainOptions) -> None:
     """Train a new or a resumed run, with a live view and messages on stderr."""
     device = distributed.local_device(find_device(options.device))
     run = _open_run(options)
+    try:
+        _train(run, device, options)
+    finally:
+        run.release()
+
+
+def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
     settings = run.settings.train
     quiet = options.quiet or distributed.rank() > 0
     if not run.data.sources:

@@ -1,7 +1,5 @@
 """Causal building blocks whose output on a clip in chunks equals that on the whole clip."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -10,14 +8,16 @@ from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 Size3d = tuple[int, int, int]
-StreamState = dict[nn.Module, Any]  # what each module remembers of a clip between two chunks
+# What each module remembers of a clip between two chunks; empty at its start. It belongs to the
+# caller, so that clips can take turns on one model, and several threads can share one.
+StreamState = dict[nn.Module, Any]
 
 
 class CausalConv3d(nn.Conv3d):
     """A 3-D convolution that never looks ahead in time: (b c t h w) -> (b c' t' h' w').
 
     The first frame is repeated in front, so that 1 + s*n frames become 1 + n at a stride of s.
-    Inside `streaming`, the last kernel - stride frames of the previous chunk are there instead.
+    With a `state`, the last kernel - stride frames of the previous chunk are there instead.
     Height and width are padded with zeros to keep their size if the stride is 1.
     """
 
@@ -29,10 +29,9 @@ class CausalConv3d(nn.Conv3d):
         nn.init.orthogonal_(self.weight)  # keeps the signal's variance through linear layers
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        self.state: StreamState | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self._with_past(x) if self.kernel_size[0] > 1 else x)
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        return super().forward(self._with_past(x, state) if self.kernel_size[0] > 1 else x)
 
     def patches(self, x: Tensor) -> Tensor:
         """Return the inputs (n k) of each output position, if the stride equals the kernel."""
@@ -40,16 +39,16 @@ class CausalConv3d(nn.Conv3d):
         pattern = "b c (t p) (h q) (w r) -> (b t h w) (c p q r)"
         return rearrange(self._with_past(x), pattern, p=p, q=q, r=r)
 
-    def _with_past(self, x: Tensor) -> Tensor:
+    def _with_past(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         x = x.movedim(1, -1)  # (b t h w c), the memory layout: concatenating in time is one copy
-        past = None if self.state is None else self.state.get(self)
+        past = None if state is None else state.get(self)
         if past is None:
             past = x[:, :1].expand(-1, self.kernel_size[0] - 1, -1, -1, -1)
         x = torch.cat([past, x], dim=1)
-        if self.state is not None:
+        if state is not None:
             keep = self.kernel_size[0] - self.stride[0]
             # A copy: a view would keep the whole chunk in memory.
-            self.state[self] = x[:, x.shape[1] - keep :].clone()
+            state[self] = x[:, x.shape[1] - keep :].clone()
         return x.movedim(-1, 1)
 
 
@@ -58,20 +57,13 @@ def channels_last(module: M) -> M:
     return module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-@contextmanager
-def streaming(model: nn.Module, state: StreamState) -> Iterator[None]:
-    """Make `model` continue a clip from `state`, which is empty at the start of the clip.
+class CausalSequential(nn.Sequential):
+    """Layers in a row; with a `state`, they continue a clip from it, and update it."""
 
-    The caller owns the state, so that several clips can take turns on one model.
-    """
-    convolutions = [m for m in model.modules() if isinstance(m, CausalConv3d)]
-    for m in convolutions:
-        m.state = state
-    try:
-        yield
-    finally:
-        for m in convolutions:
-            m.state = None
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x, state)
+        return x
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -92,8 +84,8 @@ class ResidualBlock(nn.Module):
         self.time = CausalConv3d(width, width, (3, 1, 1))
         nn.init.zeros_(self.time.weight)  # the block is the identity at first
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.time(self.act(self.space(self.norm(x))))
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        return x + self.time(self.act(self.space(self.norm(x))), state)
 
 
 class DepthToSpace(nn.Module):
@@ -108,9 +100,9 @@ class DepthToSpace(nn.Module):
         self.conv = CausalConv3d(c_in, c_out * p * q * r, (1, kernel, kernel))
         self.factors = {"p": p, "q": q, "r": r}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         pattern = "b (c p q r) t h w -> b (t p) (h q) (w r) c"
-        return rearrange(self.conv(x), pattern, **self.factors).movedim(-1, 1)
+        return rearrange(self.conv(x, state), pattern, **self.factors).movedim(-1, 1)
 
     @torch.no_grad()
     def init_as_inverse(self, basis: Tensor) -> None:

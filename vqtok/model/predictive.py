@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from vqtok.distributed import all_reduce_mean, broadcast
 from vqtok.model.layers import (
     CausalConv3d,
+    CausalSequential,
     ResidualBlock,
     StreamState,
     channels_last,
-    streaming,
 )
 from vqtok.precision import at_least_float32, fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, require_search
@@ -27,7 +27,7 @@ class Predictor(nn.Module):
 
     def __init__(self, dim: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(
+        self.net = CausalSequential(
             CausalConv3d(dim, width, (1, 3, 3)),
             *(ResidualBlock(width) for _ in range(blocks)),
             CausalConv3d(width, dim, (1, 1, 1)),
@@ -35,11 +35,11 @@ class Predictor(nn.Module):
         nn.init.zeros_(self._last.weight)  # it predicts zero at first
         channels_last(self)
 
-    def forward(self, z_q: Tensor) -> Tensor:
+    def forward(self, z_q: Tensor, state: StreamState | None = None) -> Tensor:
         """Return, at each frame of z_q, the prediction of the next frame."""
         x = z_q.to(self._first.weight.dtype, memory_format=torch.channels_last_3d)
         with fixed_precision(z_q.device.type):
-            return self.net(x).to(z_q.dtype)
+            return self.net(x, state).to(z_q.dtype)
 
     @torch.no_grad()
     def init_from_data(self, z: Tensor) -> None:
@@ -240,8 +240,7 @@ class PredictiveCoder(nn.Module):
         """Update the state with the next decoded frame (b c 1 h w)."""
         predictor = cast(Predictor, self.predictor)
         frames = state.get(self, (None, 0))[1] + 1  # since the last key frame
-        with streaming(predictor, state):
-            state[self] = predictor(z_q), frames
+        state[self] = predictor(z_q, state), frames
         if frames == self.keyframe_interval:
             for module in self.modules():
                 state.pop(module, None)

@@ -13,25 +13,26 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.model.inputs import check_indices, check_video, of_one_clip
 from vqtok.model.layers import (
     CausalConv3d,
+    CausalSequential,
     DepthToSpace,
     ResidualBlock,
     StreamState,
     channels_last,
     principal_components,
-    streaming,
 )
 from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, build
 
 CHUNK = 2  # latent frames per chunk
 LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory
 
 
-def build_encoder(settings: ModelSettings, dim: int) -> nn.Sequential:
+def build_encoder(settings: ModelSettings, dim: int) -> CausalSequential:
     """Return the encoder: (b 3 1+s*n h w) in -1..1 -> latents (b dim 1+n h' w')."""
     (t, h, w), (shallow, deep) = settings.strides, settings.widths
     patch = (t, h // 2, w // 2)
-    return nn.Sequential(
+    return CausalSequential(
         CausalConv3d(3, shallow, patch, stride=patch),
         *(ResidualBlock(shallow) for _ in range(settings.encoder_blocks[0])),
         CausalConv3d(shallow, deep, (1, 2, 2), stride=(1, 2, 2)),
@@ -40,10 +41,10 @@ def build_encoder(settings: ModelSettings, dim: int) -> nn.Sequential:
     )
 
 
-def build_decoder(settings: ModelSettings, dim: int) -> nn.Sequential:
+def build_decoder(settings: ModelSettings, dim: int) -> CausalSequential:
     """Return the decoder: latents (b dim n h' w') -> (b 3 s*n h w), about -1..1."""
     (t, h, w), (shallow, deep) = settings.strides, settings.widths
-    return nn.Sequential(
+    return CausalSequential(
         DepthToSpace(dim, deep, (1, 1, 1), kernel=3),
         *(ResidualBlock(deep) for _ in range(settings.decoder_blocks[1])),
         DepthToSpace(deep, shallow, (1, 2, 2)),
@@ -112,7 +113,10 @@ class Tokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that encoder and decoder compute in; the coder always uses float32."""
+        """The dtype that `encode` and `decode` compute in, under any autocast.
+
+        The coder always uses float32.
+        """
         return next(self.encoder.parameters()).dtype
 
     def cast(self, dtype: torch.dtype) -> Self:
@@ -170,11 +174,7 @@ class Tokenizer(nn.Module):
         """
         state: StreamState = {}
         for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
-            with streaming(self.encoder, state):
-                z = self.encoder(self._pad(video, first=i == 0)).float()
-            if not z.isfinite().all():
-                raise VqtokError("the tokenizer's weights hold NaN or infinity")
-            yield self.coder.encode(z, state)
+            yield self._encode_part(video, state, first=i == 0)
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -227,10 +227,17 @@ class Tokenizer(nn.Module):
         for inverse, basis in zip(inverses, reversed(bases), strict=True):
             inverse.init_as_inverse(basis)
 
+    def _encode_part(self, video: Tensor, state: StreamState, first: bool) -> Tensor:
+        with fixed_precision(self.device.type):
+            z = self.encoder(self._pad(video, first), state).float()
+            if not z.isfinite().all():
+                raise VqtokError("the tokenizer's weights hold NaN or infinity")
+            return self.coder.encode(z, state)
+
     def _decode_part(self, indices: Tensor, state: StreamState) -> Tensor:
-        z_q = self.coder.decode(indices.to(self.device), state).to(self.dtype)
-        with streaming(self.decoder, state):
-            video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d))
+        with fixed_precision(self.device.type):
+            z_q = self.coder.decode(indices.to(self.device), state).to(self.dtype)
+            video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d), state)
         return video.float().add_(1).div_(2).clamp_(0, 1)
 
     def _rechunk(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -34,8 +34,8 @@ def encode_video(
 ) -> Tokens:
     """Encode a video or an image to the tokens that `vqtok encode` writes.
 
-    Memory does not grow with the length of the video: frames are read in chunks, and the indices
-    stay in a temporary file.
+    Memory does not grow with the length of the video: frames are read in chunks, and indices of
+    more than 16 MiB stay in a temporary file.
 
     path: a file, or a binary file object such as a pipe.
     tokenizer: a bundled name, a file written by `vqtok train`, or a loaded tokenizer.

@@ -1,6 +1,7 @@
 """Token files: reading, writing, and a disk buffer for the indices of a clip being encoded."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from vqtok.errors import VqtokError, os_reason
 from vqtok.files import atomic_write
 from vqtok.tokens.format import Tokens, index_dtype, pack, unpack, validate
 
+# Bytes of indices that are read into memory: 12 minutes of 256x456 at 25 frames/s. A larger array
+# is mapped, which keeps a file open, and often a process may have only 1,024 open files.
+MAX_IN_MEMORY = 2**24
 _ROWS_PER_WRITE = 64  # latent frames, or timestamps, converted at a time
 _INTEGERS = [np.dtype(f"<{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
 _DTYPES = {f"{dtype.kind.upper()}{8 * dtype.itemsize}": dtype for dtype in _INTEGERS}
@@ -37,11 +41,10 @@ class IndexBuffer:
         self.latent_frames += len(indices)
 
     def finish(self) -> np.ndarray:
-        """Close the buffer and return everything appended as a memory-mapped array."""
+        """Close the buffer and return everything appended; as a memory map if it is large."""
         with self._file as file:
             file.flush()
-            shape = (self.latent_frames, *self._shape)
-            return np.memmap(file, self._dtype, "r", shape=shape)
+            return _open_array(file, self._dtype, 0, (self.latent_frames, *self._shape))
 
 
 def tokens_to_bytes(tokens: Tokens) -> bytes:
@@ -92,10 +95,10 @@ def _serialize(tokens: Tokens) -> Iterator[bytes]:
 
 
 def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
-    """Read a token file from a path or a binary file such as a pipe; the indices stay on disk.
+    """Read a token file from a path or a binary file such as a pipe.
 
-    The indices may have any integer dtype. Raises VqtokError, naming the file, if it is not a
-    complete and consistent token file.
+    The indices may have any integer dtype; they stay on disk if they take more than 16 MiB. Raises
+    VqtokError, naming the file, if it is not a complete and consistent token file.
     """
     if not isinstance(source, str | os.PathLike):
         return _read_stream(source, "the input stream")
@@ -138,18 +141,26 @@ def _read_file(path: str | os.PathLike[str], name: str) -> Tokens:
         message = f"{name} is truncated or not a token file; encode the video again"
         raise VqtokError(message) from error
     if "indices" in keys:
-        tensors["indices"] = _map_indices(path, name)
+        tensors["indices"] = _open_indices(path, name)
     return unpack(metadata, tensors, name)
 
 
-def _map_indices(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """Memory-map the indices of the file `name` at `path`, which safetensors has checked."""
+def _open_indices(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """Return the indices of the file `name` at `path`, which safetensors has checked."""
     with Path(path).open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(size))["indices"]
-    if entry["dtype"] not in _DTYPES:
-        raise VqtokError(f"{name}: the indices are {entry['dtype']}, not integers; save integers")
-    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-    if 0 in shape:  # cannot be mapped
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", 8 + size + entry["data_offsets"][0], shape)
+        if entry["dtype"] not in _DTYPES:
+            reason = f"the indices are {entry['dtype']}, not integers; save integers"
+            raise VqtokError(f"{name}: {reason}")
+        offset = 8 + size + entry["data_offsets"][0]
+        return _open_array(file, _DTYPES[entry["dtype"]], offset, tuple(entry["shape"]))
+
+
+def _open_array(file: BinaryIO, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the read-only array at an offset of a file: in memory if it is small, else mapped."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_IN_MEMORY:
+        return np.memmap(file, dtype, "r", offset, shape)
+    file.seek(offset)
+    return np.frombuffer(file.read(size), dtype).reshape(shape)

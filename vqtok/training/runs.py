@@ -3,17 +3,21 @@
 import glob
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Self
 
-from vqtok import config
+from vqtok import config, distributed
 from vqtok.config import Config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_CONFIG, RUN_DATA, atomic_write, is_pattern
 from vqtok.training.data import TrainingClips, VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips
+
+RUNS = Path("runs")  # where new runs go by default
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,13 @@ class DataPaths:
     sources: files, folders and glob patterns to train on; empty: synthetic clips.
     validation: the same, to validate on; empty: a share of the files in `sources`.
     cache: folder for decoded clips; None: memory.
+    held_out: files in `sources` that the run has validated on so far; None: it is new.
     """
 
     sources: Sequence[Path] = ()
     validation: Sequence[Path] = ()
     cache: Path | None = None
+    held_out: Sequence[Path] | None = None
 
     def absolute(self) -> Self:
         """Return the same paths, independent of the working directory."""
@@ -35,6 +41,7 @@ class DataPaths:
             sources=[_absolute(path) for path in self.sources],
             validation=[_absolute(path) for path in self.validation],
             cache=self.cache and self.cache.resolve(),
+            held_out=self.held_out,
         )
 
     def to_json(self) -> str:
@@ -43,6 +50,7 @@ class DataPaths:
             "sources": [str(path) for path in self.sources],
             "validation": [str(path) for path in self.validation],
             "cache": self.cache and str(self.cache),
+            "held_out": None if self.held_out is None else list(map(str, self.held_out)),
         }
         return json.dumps(paths)
 
@@ -51,7 +59,13 @@ class DataPaths:
         """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for other text."""
         paths = json.loads(text)
         sources, validation = ([Path(p) for p in paths[k]] for k in ("sources", "validation"))
-        return cls(sources, validation, paths["cache"] and Path(paths["cache"]))
+        held_out = paths.get("held_out")  # missing in older runs
+        return cls(
+            sources,
+            validation,
+            cache=paths["cache"] and Path(paths["cache"]),
+            held_out=None if held_out is None else list(map(Path, held_out)),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,26 +84,43 @@ class Run:
         settings = self.settings.train
         if not self.data.sources:
             return SyntheticClips(settings)
+        training, held_out = self._files
+        return VideoClips(training, settings, held_out, self.data.cache)
+
+    @cached_property
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """The files to train on, and those to validate on."""
         files = find_media(self.data.sources)
-        held_out: list[Path] = []
         if self.data.validation:
             held_out = find_media(self.data.validation)
-        elif settings.validation_share:
-            n = round(1 / settings.validation_share)
-            held_out = files[n - 1 :: n]
+        else:
+            share = self.settings.train.validation_share
+            held_out = _hold_out(files, self.data.held_out, share)
         resolved = {path.resolve() for path in held_out}
         training = [path for path in files if path.resolve() not in resolved]
         if not training:
             raise UsageError("--validation takes all files of --data: nothing is left to train on")
-        return VideoClips(training, settings, held_out, self.data.cache)
+        return training, held_out
 
     def save(self) -> None:
         """Create the folder, with the settings and data paths that `reopen` reads."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = {RUN_DATA: self.data.to_json(), RUN_CONFIG: self.settings.to_json()}
+        data = self.data
+        if data.sources and not data.validation:
+            data = replace(data, held_out=sorted({*(data.held_out or ()), *self._files[1]}))
+        files = {RUN_DATA: data.to_json(), RUN_CONFIG: self.settings.to_json()}
         for name, text in files.items():
             with atomic_write(self.folder / name) as temporary:
                 temporary.write_text(text + "\n")
+
+    def release(self) -> None:
+        """Give up the folder that `create` claimed, if the run has ended before it was saved."""
+        claim = self.folder / RUN_CONFIG
+        if distributed.rank() == 0 and claim.stat().st_size == 0:
+            claim.unlink()
+            with suppress(OSError):  # there are other files
+                self.folder.rmdir()
+                RUNS.rmdir()
 
 
 def create(
@@ -99,7 +130,7 @@ def create(
     overrides: Sequence[str],
     data: DataPaths,
 ) -> Run:
-    """Return a new run; nothing is written yet.
+    """Return a new run, in a folder that no other run can take until `Run.release`.
 
     folder: by default the next free one in `runs/`.
     quantizer: chooses the config file if none is given; fsq by default.
@@ -114,10 +145,7 @@ def create(
     kind = settings.quantizer.kind
     if quantizer not in (None, kind):
         raise UsageError(f"{config_file} is for the quantizer {kind}, not {quantizer}")
-    folder = folder or _next_free_folder(Path("runs"), kind)
-    if (folder / RUN_CONFIG).exists():
-        raise UsageError(f"{folder} holds a run already: --resume it or choose another --out")
-    return Run(folder, settings, data.absolute())
+    return Run(_claim(folder, kind), settings, data.absolute())
 
 
 def reopen(folder: Path, data: DataPaths) -> Run:
@@ -140,6 +168,7 @@ def reopen(folder: Path, data: DataPaths) -> Run:
         data.sources or saved.sources,
         data.validation or saved.validation,
         data.cache or saved.cache,
+        saved.held_out,
     )
     return Run(folder, settings, data.absolute())
 
@@ -150,6 +179,35 @@ def _absolute(source: Path) -> Path:
     return source.resolve()
 
 
-def _next_free_folder(parent: Path, kind: str) -> Path:
-    names = (parent / (kind if i == 1 else f"{kind}-{i}") for i in count(1))
-    return next(folder for folder in names if not folder.exists())
+def _hold_out(files: list[Path], known: Sequence[Path] | None, share: float) -> list[Path]:
+    """Return the files to validate on: those that the run has held out, else every n-th.
+
+    known: the files that it has held out; None for a new run. If none of them is left, the data is
+        another, and files are held out anew.
+    """
+    resolved = {path.resolve() for path in known or ()}
+    kept = [path for path in files if path.resolve() in resolved]
+    is_new = known is None or (known and not kept)
+    if is_new and share:
+        n = round(1 / share)
+        return files[n - 1 :: n]
+    return kept
+
+
+def _claim(folder: Path | None, kind: str) -> Path:
+    """Return the folder of a new run, by default the next free one, with an empty config file.
+
+    Of several processes, only one can create that file. Under `torchrun`, rank 0 does. Raises
+    UsageError if it exists.
+    """
+    names = [folder] if folder else (RUNS / (kind if i == 1 else f"{kind}-{i}") for i in count(1))
+    if distributed.rank() > 0:
+        return next(name for name in names if folder or not name.exists())
+    for name in names:
+        with suppress(FileExistsError):
+            name.mkdir(parents=True, exist_ok=name == folder)
+            (name / RUN_CONFIG).touch(exist_ok=False)
+            return name
+    raise UsageError(
+        f"{folder} is a file or holds a run already: --resume the run or choose another --out"
+    )

@@ -1,13 +1,14 @@
 """Validation of the averaged weights on clips that are not trained on."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import TrainSettings
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.precision import training_autocast
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
 from vqtok.training.data import TrainingClips
 
@@ -29,9 +30,10 @@ def validate(
         if len(results) < IMAGE_CLIPS:
             samples[len(results)] = pair
 
-    with training_autocast(tokenizer.device, settings.dtype):
-        for video in clips.validation_clips(FRAMES):
-            results.append(evaluate_clip(video, tokenizer, keep_sample))
+    if settings.dtype == "bfloat16":
+        tokenizer = deepcopy(tokenizer).cast(torch.bfloat16)
+    for video in clips.validation_clips(FRAMES):
+        results.append(evaluate_clip(video, tokenizer, keep_sample))
     if not results:
         return {}
     image_path.parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
+from vqtok.errors import UsageError
 from vqtok.video.cropping import Cropping
 from vqtok.video.orientation import read_orientation
 
@@ -95,6 +96,8 @@ def _scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, 
         short = min(height, width)
         height = (2 * height * short_side + short) // (2 * short)
         width = (2 * width * short_side + short) // (2 * short)
+    if (height + 128) * (width + 128) >= 2**28:  # FFmpeg allocates no larger frame
+        raise UsageError(f"frames of {height}x{width} are too large: choose a smaller size")
     return max(height, 1), max(width, 1)
 
 

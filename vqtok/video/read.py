@@ -45,8 +45,8 @@ def open_video(
     Raises UsageError for a size, start or duration out of range; VqtokError, naming the file and
     the reason, if there is no such frame.
     """
-    if (size is not None and size < 1) or start < 0 or (duration is not None and duration < 0):
-        raise UsageError("size must be 1 or more, start and duration 0 or more")
+    if (size is not None and size < 1) or not all(0 <= s <= 1e9 for s in (start, duration or 0)):
+        raise UsageError("size must be 1 or more, start and duration 0 to 1e9 seconds")
     with open_container(source, hardware) as container:
         clip = Clip(source, container, size, fps, start, duration)
         try:

@@ -29,7 +29,10 @@ from vqtok.video.source import PathOrFile, display_name, open_container
 
 _MAX_SIDE = 65535  # pixels, for any codec
 _MAX_SECONDS = 2**32  # 136 years; in ticks of 1 ns, they fit in 64 bits
-_MIN_GIF_DELAY, _MAX_GIF_DELAY = 2, 65535  # centiseconds
+# What a container rounds times to, in ticks per second, and the ticks that a frame lasts at least.
+# Players replace shorter delays in a gif by longer ones.
+_ROUNDED_TIMES = {"gif": (100, 2), "matroska": (1000, 1), "webm": (1000, 1)}
+_MAX_GIF_DELAY = 65535  # centiseconds
 
 
 class VideoWriter:
@@ -42,9 +45,9 @@ class VideoWriter:
     fps: frames per second, the average for a variable frame rate.
     time_base: seconds per tick of the timestamps. mp4 and mov store every timestamp exactly, except
         that they round to 1 ns, and to a billionth of the longest time between two frames if that
-        is 2^31 ticks or more. mkv and webm store them to half a millisecond. gif stores them to
-        half a centisecond, starting from zero, and drops frames beyond 50 per second. An image
-        stores none.
+        is 2^31 ticks or more. mkv and webm store them to half a millisecond, and gif to half a
+        centisecond, starting from zero. Frames beyond 1000 per second, or 50 in a gif, are dropped,
+        and `notes` says so. An image stores no time.
     max_gap: the longest time from one frame to the next, in ticks; needed only if that is 2^31 or
         more.
     origin: the timestamp that becomes time zero.
@@ -90,8 +93,8 @@ class VideoWriter:
         self._audio: AudioCopier | None = None
         self._frame_count = 0
         self._stretch_note: str | None = None
-        self._last_gif_time: int | None = None  # centiseconds
-        self._dropped_gif_frames = 0
+        self._last_rounded: int | None = None  # time of the last frame; see _ROUNDED_TIMES
+        self._dropped_frames = 0
         if self._codec != "h264" and not self._is_image:
             self._make_pixels_square()
 
@@ -133,10 +136,12 @@ class VideoWriter:
             )
         for rgb, timestamp in zip(frames, timestamps, strict=True):
             time = (int(timestamp) - self._origin) * self._time_base
-            if self._codec == "gif" and self._drop_from_gif(time):
+            pts = self._next_pts(time)
+            if self._is_too_soon(pts):
+                self._dropped_frames += 1
                 continue
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
-            frame.pts, frame.time_base = self._next_pts(time), Fraction(1, self._timescale)
+            frame.pts, frame.time_base = pts, Fraction(1, self._timescale)
             self._container.mux(self._encode(frame))
             if self._audio:
                 self._audio.copy_during(int(timestamp) * self._time_base)
@@ -145,10 +150,10 @@ class VideoWriter:
     def notes(self) -> list[str]:
         """What was changed on the way, for the user; complete after writing."""
         notes = [self._stretch_note] if self._stretch_note else []
-        if count := self._dropped_gif_frames:
-            notes.append(
-                f"{count} frame{'s' * (count > 1)} dropped: a gif frame lasts 0.02 s or more"
-            )
+        if count := self._dropped_frames:
+            rate, shortest = _ROUNDED_TIMES[self._format]
+            dropped = f"{count} frame{'s' * (count > 1)} dropped"
+            notes.append(f"{dropped}: a {self._format} frame lasts {shortest / rate} s or more")
         return notes
 
     def _next_pts(self, time: Fraction) -> int:
@@ -167,18 +172,18 @@ class VideoWriter:
         self._last_pts = pts
         return pts
 
-    def _drop_from_gif(self, time: Fraction) -> bool:
-        """Return True if a frame at `time` seconds comes too soon after the last one for a GIF.
-
-        Players replace delays below 0.02 s by longer ones.
-        """
-        now, last = round(100 * time), self._last_gif_time
-        if last is not None and now > last + _MAX_GIF_DELAY:
+    def _is_too_soon(self, pts: int) -> bool:
+        """Return True if the container would not show the last frame before this one."""
+        if self._format not in _ROUNDED_TIMES:
+            return False
+        rate, shortest = _ROUNDED_TIMES[self._format]
+        # As FFmpeg rounds: to the nearest, halves up.
+        now, last = (2 * pts * rate + self._timescale) // (2 * self._timescale), self._last_rounded
+        if last is not None and self._format == "gif" and now > last + _MAX_GIF_DELAY:
             raise VqtokError("gif cannot show a frame for more than 655 s; write to .mp4")
-        if last is not None and now < last + _MIN_GIF_DELAY:
-            self._dropped_gif_frames += 1
+        if last is not None and now < last + shortest:
             return True
-        self._last_gif_time = now
+        self._last_rounded = now
         return False
 
     def _make_pixels_square(self) -> None:
