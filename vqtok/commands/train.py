@@ -10,9 +10,11 @@ from vqtok import distributed
 from vqtok.commands.progress import console, say
 from vqtok.device import find_device
 from vqtok.files import MEDIA_SUFFIXES, RUN_TOKENIZER, list_files
+from vqtok.model import checkpoint
 from vqtok.report import TrainingView
 from vqtok.training import train
 from vqtok.training.runs import DataPaths, Run, create, reopen
+from vqtok.training.validation import compare_with_blocks
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
             train(run, clips, device, view.show, options.last_step)
     finally:
         say(quiet, *(f"skipped: {reason}" for reason in clips.unreadable.values()))
-    say(quiet, f"{run.folder / RUN_TOKENIZER} is ready: use it with --tokenizer")
+    path = run.folder / RUN_TOKENIZER
+    say(quiet, f"{path} is ready: use it with --tokenizer")
+    if not quiet and (warning := compare_with_blocks(checkpoint.load(path).to(device), clips)):
+        say(quiet, f"{path}: {warning}")
 
 
 def _open_run(options: TrainOptions) -> Run:

@@ -105,14 +105,30 @@ class DepthToSpace(nn.Module):
         return rearrange(self.conv(x, state), pattern, **self.factors).movedim(-1, 1)
 
     @torch.no_grad()
-    def init_as_inverse(self, basis: Tensor) -> None:
-        """Initialize as the inverse of a strided convolution whose weight is this basis (m k)."""
+    def init_as_inverse(self, basis: Tensor, mean: Tensor) -> None:
+        """Initialize as the inverse of a strided convolution: x -> basis (m k) @ (x - mean (k))."""
         center = self.conv.kernel_size[1] // 2
         self.conv.weight.zero_()
         self.conv.weight[:, : len(basis), 0, center, center] = basis.T
+        assert self.conv.bias is not None
+        self.conv.bias.copy_(mean)
 
 
-def principal_components(samples: Tensor) -> Tensor:
-    """Return the principal components (k k) of samples (n k), orthonormal rows, largest first."""
-    _, vectors = torch.linalg.eigh(samples.T @ samples / len(samples))  # in ascending order
-    return vectors.T.flip(0)
+def principal_components(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the principal components (k k) of samples (n k) and the mean (k) they are about.
+
+    The components are orthonormal rows, that of the largest variance first.
+    """
+    mean = samples.mean(0)
+    centered = samples - mean
+    _, vectors = torch.linalg.eigh(centered.T @ centered / len(samples))  # in ascending order
+    return vectors.T.flip(0), mean
+
+
+def tail_std(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the standard deviation of the normal distribution with the same E[x^4] / E[x^2].
+
+    It is larger than that of x if most values are zero and a few are large. x has zero mean.
+    """
+    second, fourth = (x.pow(n).mean(dims, keepdim=True) for n in (2, 4))
+    return (fourth / (3 * second).clamp(min=1e-6)).sqrt()

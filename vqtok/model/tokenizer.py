@@ -19,11 +19,13 @@ from vqtok.model.layers import (
     StreamState,
     channels_last,
     principal_components,
+    tail_std,
 )
 from vqtok.model.predictive import PredictiveCoder, Predictor
 from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, build
 
+MIN_STD = 0.1  # of a latent channel before scaling; less is noise, as in a video of one color
 CHUNK = 2  # latent frames per chunk
 LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory
 
@@ -202,30 +204,46 @@ class Tokenizer(nn.Module):
         """Initialize as the best linear codec for clips (b 3 t h w): principal components.
 
         Residual blocks start as identities, so only the convolutions between them are set. The
-        latents are then uncorrelated, with unit variance in each channel if the quantizer rounds
-        channels on their own, otherwise on average over the channels, so that distances between
-        latents are proportional to those between pixels.
+        latents are then uncorrelated. If the quantizer rounds channels on their own, each is scaled
+        so that it reaches the outer levels. Otherwise they have unit variance on average over the
+        channels, so that distances between latents are proportional to those between pixels.
         """
-        x, bases = self._pad(video, first=True), []
+        x, stages = self._pad(video, first=True), []
         convolutions = [m for m in self.encoder if isinstance(m, CausalConv3d)]
         for conv in convolutions:
-            basis = principal_components(conv.patches(x))[: conv.out_channels]  # (m k)
+            components, mean = principal_components(conv.patches(x))
+            basis = components[: conv.out_channels]  # (m k)
             conv.weight[: len(basis)] = basis.view(-1, *conv.weight.shape[1:])
-            bases.append(basis)
+            assert conv.bias is not None
+            conv.bias[: len(basis)] = -basis @ mean
+            stages.append((basis, mean))
             x = conv(x)
         over = (0, 2, 3, 4)
-        std = x.std(over, keepdim=True).clamp(min=1e-3)
-        if not self.coder.quantizer.per_channel:
-            std = std.square().mean().sqrt().expand_as(std)
+        if self.coder.quantizer.per_channel:
+            std = tail_std(x, over).clamp(min=MIN_STD)
+        else:
+            std = (
+                x.var(over, keepdim=True)
+                .mean()
+                .sqrt()
+                .clamp(min=MIN_STD)
+                .expand(1, x.shape[1], 1, 1, 1)
+            )
         convolutions[-1].weight.div_(std.view(-1, 1, 1, 1, 1))
+        assert convolutions[-1].bias is not None
+        convolutions[-1].bias.div_(std.flatten())
         z = x / std
         z_q = self.coder.init_from_data(z)
-        gain = (z * z_q).sum(over) / z_q.square().sum(over).clamp(min=1e-6)  # least squares
-        rank = len(bases[-1])  # fewer than channels, if the latents are wider than the network
-        bases[-1] = bases[-1] * (gain * std.flatten())[:rank, None]
+        # Least squares: z is about gain * z_q + offset.
+        center = z_q.mean(over, keepdim=True)
+        deviation = z_q - center
+        gain = (z * deviation).sum(over) / deviation.square().sum(over).clamp(min=1e-6)
+        rank = len(basis)  # fewer than channels, if the latents are wider than the network
+        scale, shift = ((v * std.flatten())[:rank] for v in (gain, -gain * center.flatten()))
+        stages[-1] = scale[:, None] * basis, mean + shift @ basis
         inverses = [m for m in self.decoder if isinstance(m, DepthToSpace)]
-        for inverse, basis in zip(inverses, reversed(bases), strict=True):
-            inverse.init_as_inverse(basis)
+        for inverse, (basis, mean) in zip(inverses, reversed(stages), strict=True):
+            inverse.init_as_inverse(basis, mean)
 
     def _encode_part(self, video: Tensor, state: StreamState, first: bool) -> Tensor:
         with fixed_precision(self.device.type):

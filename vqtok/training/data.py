@@ -18,6 +18,7 @@ from vqtok.training.cache import CachedClip, ClipCache
 from vqtok.training.synthetic import SyntheticClips
 from vqtok.video import Clip, open_video, read_window
 
+SAMPLE_CLIPS = 4
 MAX_PAN_SPEED = 3  # pixels per frame of a pan over an image, before scaling
 
 
@@ -89,7 +90,14 @@ class VideoClips:
 
     def validation_clips(self, frames: int) -> Iterator[Tensor]:
         """Yield the first frames of each held-out file, uint8 (1 3 t h w), not cropped."""
-        for path in self.validation_paths:
+        yield from self._first_frames(self.validation_paths, frames)
+
+    def sample_clips(self, frames: int) -> Iterator[Tensor]:
+        """Yield the first frames of a few files: held-out ones, else training files."""
+        yield from self._first_frames((self.validation_paths or self.paths)[:SAMPLE_CLIPS], frames)
+
+    def _first_frames(self, paths: Sequence[Path], frames: int) -> Iterator[Tensor]:
+        for path in paths:
             try:
                 if path not in self.unreadable:
                     with open_video(path) as clip:

@@ -33,6 +33,10 @@ class SyntheticClips:
         for i in range(VALIDATION_CLIPS):
             yield self._clip((self.settings.seed, i), frames)
 
+    def sample_clips(self, frames: int) -> Iterator[Tensor]:
+        """Yield the clips of `validation_clips`."""
+        yield from self.validation_clips(frames)
+
     def _clip(self, seed: tuple[int, ...], frames: int | None = None) -> Tensor:
         rng = np.random.default_rng(seed)
         clip = moving_waves(rng, frames or self.settings.frames, self.settings.crop)

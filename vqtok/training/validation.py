@@ -14,6 +14,7 @@ from vqtok.training.data import TrainingClips
 
 FRAMES = 33  # of each clip, from its start
 IMAGE_CLIPS = 4  # clips in the sample image
+MAX_PSNR = 45.0  # dB; differences beyond are not seen
 
 
 def validate(
@@ -45,3 +46,18 @@ def validate(
         "ssim": float(np.mean([f.ssim for f in fidelity])),
     }
     return {f"val_{name}": value for name, value in (metrics | usage.summary()).items()}
+
+
+def compare_with_blocks(tokenizer: Tokenizer, clips: TrainingClips) -> str | None:
+    """Return a warning if reconstructions of a few clips are worse than block averages."""
+    results = [evaluate_clip(video, tokenizer) for video in clips.sample_clips(FRAMES)]
+    if not results:
+        return None
+    pairs = [(result.reconstruction.psnr, result.baseline.psnr) for result in results]
+    psnr, blocks = np.minimum(pairs, MAX_PSNR).mean(0)
+    if psnr >= blocks:
+        return None
+    return (
+        f"reconstructions are worse than block averages ({psnr:.2f} dB against {blocks:.2f} dB): "
+        "train for more steps, on more clips, or with another quantizer"
+    )
