@@ -25,7 +25,7 @@ from vqtok.model.predictive import PredictiveCoder, Predictor
 from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, build
 
-MIN_STD = 0.1  # of a latent channel before scaling; less is noise, as in a video of one color
+MIN_STD = 0.1  # of a channel that is scaled alone; less is noise, as in a video of one color
 CHUNK = 2  # latent frames per chunk
 LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory
 
