@@ -19,8 +19,8 @@ class FSQ(ScalarQuantizer):
         2^31. The first channel is the least significant digit of an index.
     dim: channels of z; by default len(levels) * num_codebooks.
     scale: accepted for compatibility, without effect.
-    whitening_weight: weight of a loss that keeps the channels at unit variance and uncorrelated.
-        Without it, all channels tend to encode brightness and saturate the tanh.
+    whitening_weight: weight of a loss that keeps the channels uncorrelated and in the range of the
+        levels. Without it, all channels tend to encode brightness and saturate the tanh.
     Raises UsageError for invalid levels.
     """
 
