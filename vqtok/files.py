@@ -173,7 +173,11 @@ def _mode(path: Path) -> int:
 
 def printable(text: object) -> str:
     r"""Return text for people and JSON: bytes of file names that are not UTF-8 become \xe9."""
-    return str(text).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    try:
+        data = str(text).encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        data = str(text).encode(errors="backslashreplace")
+    return data.decode(errors="backslashreplace")
 
 
 def check_overwrite(path: Path, force: bool) -> None:
@@ -190,7 +194,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     link stays a link. Raises UsageError if `path` exists and is not a regular file, or if its
     folder does not exist.
     """
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
     if path.exists() and not path.is_file():

@@ -307,10 +307,11 @@ def test_what_follows_the_picture_of_a_jpeg_is_no_frame(tmp_path, mark):
         run_ffmpeg("-f", "lavfi", "-i", f"testsrc2=size={size}", "-frames:v", "1", path)
         pictures.append(path.read_bytes())
     segment = b"\xff\xe2" + (len(mark) + 2).to_bytes(2) + mark
-    photo = tmp_path / "photo.jpg"
+    photo, odd = tmp_path / "photo.jpg", tmp_path / "photo.jfif"
     photo.write_bytes(pictures[0][:2] + segment + pictures[0][2:] + pictures[1])
+    odd.write_bytes(photo.read_bytes())
     expected = read_clip(tmp_path / "64x48.jpg")[0]
-    for source in photo, io.BytesIO(photo.read_bytes()), OnlyRead(photo.read_bytes()):
+    for source in photo, odd, io.BytesIO(photo.read_bytes()), OnlyRead(photo.read_bytes()):
         np.testing.assert_array_equal(read_clip(source)[0], expected)
 
 

@@ -71,9 +71,10 @@ class FailureLog:
         """Add the failure of a job. Thread-safe."""
         failure = {"source": job.source, "reason": describe_failure(error, job.source)}
         line = json.dumps({key: printable(value) for key, value in failure.items()})
-        with self._lock, self._path.open("a") as file:
+        with self._lock, suppress(OSError):  # such as a full disk, which is why jobs fail
             self.count += 1
-            file.write(line + "\n")
+            with self._path.open("a") as file:
+                file.write(line + "\n")
 
 
 def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
@@ -85,12 +86,12 @@ def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, wo
     label: text of the progress bar.
     Raises VqtokError at the end if any job failed.
     """
+    tokenizer = run.load_tokenizer() if jobs else None
     folder.mkdir(parents=True, exist_ok=True)
     failures = FailureLog(folder / FAILURES)
-    if not jobs:
+    if tokenizer is None:
         run.say("nothing to do: all files exist")
         return
-    tokenizer = run.load_tokenizer()
 
     def run_job(job: Job) -> None:
         try:

@@ -223,7 +223,7 @@ class Tokenizer(nn.Module):
             std = tail_std(x, over).clamp(min=MIN_STD)
         else:
             std = (
-                x.var(over, keepdim=True)
+                x.var(over, correction=0, keepdim=True)
                 .mean()
                 .sqrt()
                 .clamp(min=MIN_STD)

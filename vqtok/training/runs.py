@@ -116,11 +116,12 @@ class Run:
     def release(self) -> None:
         """Give up the folder that `create` claimed, if the run has ended before it was saved."""
         claim = self.folder / RUN_CONFIG
-        if distributed.rank() == 0 and claim.stat().st_size == 0:
-            claim.unlink()
-            with suppress(OSError):  # there are other files
+        with suppress(OSError):  # there are other files, or the folder is gone
+            if distributed.rank() == 0 and claim.stat().st_size == 0:
+                claim.unlink()
                 self.folder.rmdir()
-                RUNS.rmdir()
+                if self.folder.parent == RUNS:
+                    RUNS.rmdir()
 
 
 def create(
@@ -145,7 +146,8 @@ def create(
     kind = settings.quantizer.kind
     if quantizer not in (None, kind):
         raise UsageError(f"{config_file} is for the quantizer {kind}, not {quantizer}")
-    return Run(_claim(folder, kind), settings, data.absolute())
+    data = data.absolute()
+    return Run(_claim(folder, kind), settings, data)
 
 
 def reopen(folder: Path, data: DataPaths) -> Run:
@@ -203,9 +205,10 @@ def _claim(folder: Path | None, kind: str) -> Path:
     names = [folder] if folder else (RUNS / (kind if i == 1 else f"{kind}-{i}") for i in count(1))
     if distributed.rank() > 0:
         return next(name for name in names if folder or not name.exists())
+    (folder or RUNS).mkdir(parents=True, exist_ok=True)  # raises for a link that leads nowhere
     for name in names:
         with suppress(FileExistsError):
-            name.mkdir(parents=True, exist_ok=name == folder)
+            name.mkdir(exist_ok=name == folder)
             (name / RUN_CONFIG).touch(exist_ok=False)
             return name
     raise UsageError(

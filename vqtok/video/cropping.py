@@ -25,8 +25,9 @@ class Cropping(NamedTuple):
     right: int = 0
 
     def apply(self, frame: VideoFrame) -> VideoFrame:
-        """Return the part of a frame that is left, or the same frame if that is all."""
-        if not any(self):
+        """Return the part of a frame that is left, or the same frame if that is all or nothing."""
+        leaves_some = self.left + self.right < frame.width and self.top + self.bottom < frame.height
+        if not any(self) or not leaves_some:
             return frame
         graph = Graph()
         source = graph.add_buffer(

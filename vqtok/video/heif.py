@@ -72,8 +72,9 @@ class HeifItems:
                 fields.read(index_size if version else 0)
                 offset, length = fields.uint(offset_size), fields.uint(length_size)
                 if found:
+                    end = file.seek(0, io.SEEK_END)
                     file.seek(base + offset)
-                    content += file.read(length)
+                    content += file.read(max(0, min(length, end - base - offset)))
             if found:
                 return content
         raise LookupError(item)
@@ -107,12 +108,17 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _read_meta(file: BinaryIO) -> bytes:
     """Return the boxes in the meta box of a file."""
+    end = file.seek(0, io.SEEK_END)
     file.seek(0)
     while header := file.read(8):
         size, kind = struct.unpack(">I4s", header)
         if size == 1:
             size = int.from_bytes(file.read(8)) - 8
+        rest = end - file.tell()
+        content = min(size - 8, rest) if size else rest  # a size of 0 means up to the end
+        if content < 0:
+            break
         if kind == b"meta":
-            return file.read(size - 8)[4:]  # without version and flags
-        file.seek(max(size - 8, 0), io.SEEK_CUR)
+            return file.read(content)[4:]  # without version and flags
+        file.seek(content, io.SEEK_CUR)
     raise LookupError("meta")

@@ -24,6 +24,6 @@ def refuse_animated_webp(packet: Packet, name: str) -> None:
     name: of the file, for the message.
     """
     head = bytes(packet)[:21]
-    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20] & 2:
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:] and head[20] & 2:
         reason = "is an animated WebP, which this version of FFmpeg cannot decode"
         raise VqtokError(f"{name} {reason}; convert it to MP4 or GIF first")

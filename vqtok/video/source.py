@@ -18,6 +18,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from vqtok.errors import UsageError, VqtokError, os_reason
+from vqtok.video.images import is_heif_picture
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
@@ -62,6 +63,8 @@ def _reopen_with_hwaccel(container: InputContainer, hardware: str) -> InputConta
     """Return the same file opened for hardware decoding, or `container` if that is impossible."""
     device_type, _, index = hardware.partition(":")
     stream = container.streams.best("video")
+    if is_heif_picture(container):  # each tile would have a decoder of its own
+        return container
     if device_type not in hwdevices_available() or not isinstance(stream, VideoStream):
         return container
     context = stream.codec_context
@@ -110,7 +113,7 @@ def _open_input(source: PathOrFile, stack: ExitStack) -> Any:
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source)
-        if not (path.is_fifo() or path.is_char_device()):
+        if not (path.is_fifo() or path.is_char_device() or _needs_jpeg_suffix(path)):
             return f"file:{path}"  # without "file:", a colon would look like a protocol
         source = stack.enter_context(path.open("rb"))
     if isinstance(source, io.TextIOBase) or not hasattr(source, "read"):
@@ -134,6 +137,13 @@ def _open_input(source: PathOrFile, stack: ExitStack) -> Any:
     shutil.copyfileobj(source, copy)
     copy.flush()
     return f"file:{copy.name}"
+
+
+def _needs_jpeg_suffix(path: Path) -> bool:
+    if path.suffix.lower() in (".jpg", ".jpeg", ".mpo") or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _is_jpeg_with_attachments(file.read(_HEAD))
 
 
 def _is_jpeg_with_attachments(head: bytes) -> bool:

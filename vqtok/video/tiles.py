@@ -109,7 +109,8 @@ def _filters(kind: bytes, content: bytes) -> list[str]:
     if kind == b"imir":
         return ["hflip" if content[0] % 2 else "vflip"]
     if kind == b"clap":  # fractions: the size, and how far its center is off
-        width, height, x, y = (f"{n}/{d}" for n, d in struct.iter_unpack(">iI", content))
+        values = struct.unpack_from(">iIiIiIiI", content)
+        width, height, x, y = (f"{values[i]}/{values[i + 1]}" for i in (0, 2, 4, 6))
         return [f"crop={width}:{height}:(iw-ow)/2+{x}:(ih-oh)/2+{y}:exact=1"]
     return []
 
