@@ -31,6 +31,7 @@ class SearchSettings:
     beta: Weight = 0.25  # weight of the codebook loss (vq2) or of the commitment loss (ema)
     init_from_data: bool = True  # k-means of the first latents
     revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
+    stages: Annotated[int, Field(ge=0, le=4)] = 0  # residual stages, each with a zero code
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,16 @@ def check_video(video: Tensor) -> Tensor:
     return video
 
 
-def check_indices(indices: Tensor) -> Tensor:
+def check_indices(indices: Tensor, stages: int) -> Tensor:
     """Return a chunk of indices in int64; raise if its shape or dtype is wrong."""
     if not isinstance(indices, Tensor):
         raise UsageError(f"indices must be a torch.Tensor, not {type(indices).__name__}")
     dtype, shape = indices.dtype, tuple(indices.shape)
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
         raise UsageError(f"indices must be integers, not {dtype}")
-    if len(shape) != 4 or 0 in shape:
-        raise UsageError(f"indices must have the shape (b t h w), not {shape}")
+    if len(shape) != (4 if stages == 1 else 5) or 0 in shape or shape[4:] not in ((), (stages,)):
+        expected = "(b t h w)" if stages == 1 else f"(b t h w {stages})"
+        raise UsageError(f"indices must have the shape {expected}, not {shape}")
     return indices.to(torch.int64)
 
 

@@ -15,7 +15,17 @@ from vqtok.model.layers import (
     channels_last,
 )
 from vqtok.precision import at_least_float32, fixed_precision
-from vqtok.quantizers import Quantized, Quantizer, require_search
+from vqtok.quantizers import (
+    CodebookQuantizer,
+    NearestCode,
+    Quantized,
+    Quantizer,
+    require_search,
+)
+
+Price = Tensor | float
+LOG_PRICES = -2.5, 1.5  # range of the logarithm of a clip's price in training, over `price`
+PRICE_RATE = 0.1  # change of the logarithm of `price` in a step, per share of tokens in excess
 
 
 class Predictor(nn.Module):
@@ -72,15 +82,23 @@ class PredictiveCoder(nn.Module):
     they bound how long a rounding difference between two machines can grow. Without a predictor,
     all latents go to the quantizer as they are.
 
+    With a quantizer that has a zero code, a token is only spent where it pays: the encoder
+    minimizes the squared error of the latents plus a price for each token. In training, each clip
+    has another price, so that one tokenizer serves all rates.
+
     quantizer: sees plain tensors and knows nothing of prediction.
     predictor: None for no prediction.
     keyframe_interval: latent frames from one key frame to the next; the first frame is one.
-    intra_share: share of the codes, the first ones, that are latents themselves (intra codes)
-        and not residuals. At each position, whichever kind is nearer is chosen: where something
-        new enters the picture, that is an intra code. Ignored without a predictor.
+    intra_share: share of the codes that are latents themselves (intra codes) and not residuals.
+        They are the last ones, or the first ones if there is no zero code. At each position,
+        whichever kind is cheaper is chosen: where something new enters the picture, that is an
+        intra code. Ignored without a predictor.
+    price: (buffer) the price per token at which half of the tokens were spent in training.
 
     Raises UsageError if intra_share is given and the quantizer does not search a codebook.
     """
+
+    price: Tensor | None
 
     def __init__(
         self,
@@ -95,18 +113,24 @@ class PredictiveCoder(nn.Module):
         self.quantizer, self.predictor = quantizer, predictor
         self.keyframe_interval = keyframe_interval
         self.intra_codes = int(intra_share * quantizer.codebook_size)
+        self.register_buffer("price", torch.tensor(1.0) if quantizer.zero_code else None)
 
-    def encode(self, z: Tensor, state: StreamState) -> Tensor:
-        """Return the indices (b t h w) of the next latents (b c t h w) of a clip.
+    def encode(self, z: Tensor, state: StreamState, price: Price = 0.0) -> Tensor:
+        """Return the indices (b t h w), or (b t h w stages), of the next latents (b c t h w).
 
         state: empty at the start of the clip, and updated.
+        price: squared error of the latents that a token has to save, for quantizers with a zero
+            code; a tensor broadcasts to (b t h w).
         """
         if self.predictor is None:
-            return self.quantizer.encode(z)
-        return self._encode_frames(z, state)[0]
+            return self._search(z, price)
+        return self._encode_frames(z, state, price)[0]
 
     def decode(self, indices: Tensor, state: StreamState) -> Tensor:
-        """Return the latents (b c t h w), float32, of the next indices (b t h w) of a clip."""
+        """Return the latents (b c t h w), float32, of the next indices of a clip.
+
+        indices: as `encode` returns them.
+        """
         if self.predictor is None:
             return at_least_float32(self.quantizer.decode(indices))
         latents = []
@@ -122,14 +146,19 @@ class PredictiveCoder(nn.Module):
         learns from: no gradient passes through its input, nor through its output to anything
         else. In training, a clip starts at a random distance from the last key frame.
         """
+        self._init_codebook(z)
+        price = self._draw_price(z)
         if self.predictor is None:
-            return self.quantizer.quantize(z)
+            if not self.quantizer.zero_code:
+                return self.quantizer.quantize(z)
+            return self._adapt_price(self._quantize(z, None, self._search(z, price)))
         phase = 0
         if self.training:
             phase = int(broadcast(torch.randint(self.keyframe_interval, (1,))))
-        decoded = self._encode_decode(z, phase)
+        with torch.no_grad():
+            indices, decoded = self._encode_frames(z, {self: (None, phase)}, price)
         prediction = self._predictions(decoded, phase)
-        out = self._quantize(z, prediction.detach())
+        out = self._adapt_price(self._quantize(z, prediction.detach(), indices))
         if not self.training:
             return out
         error = (prediction - z.detach())[:, :, 1:]
@@ -140,34 +169,37 @@ class PredictiveCoder(nn.Module):
     @torch.no_grad()
     def init_from_data(self, z: Tensor) -> Tensor:
         """Initialize predictor and codebook from latents (b c t h w); return them decoded."""
+        if self.predictor is not None:
+            self.predictor.init_from_data(z)
+        self._init_codebook(z)
         if self.predictor is None:
-            return self.quantizer.quantize(z).z_q
-        self.predictor.init_from_data(z)
-        self._quantize(z, self._predictions(z))
-        return self._encode_decode(z)
+            return self.quantizer.decode(self.quantizer.encode(z)).to(z.dtype)
+        return self._encode_frames(z, {})[1]
 
-    @torch.no_grad()
-    def _encode_decode(self, z: Tensor, phase: int = 0) -> Tensor:
-        """Return the latents (b c t h w) of whole clips as they will be decoded."""
-        return self._encode_frames(z, {self: (None, phase)})[1]
-
-    def _encode_frames(self, z: Tensor, state: StreamState) -> tuple[Tensor, Tensor]:
+    def _encode_frames(
+        self, z: Tensor, state: StreamState, price: Price = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Return the indices of latents, and the latents that they decode to."""
         indices, latents = [], []
         for frame in z.split(1, dim=2):
             prediction = self._prediction(state)
-            indices.append(self._encode_frame(frame, prediction))
+            indices.append(self._encode_frame(frame, prediction, price))
             latents.append(self._decode_frame(indices[-1], prediction).to(z.dtype))
             self._advance(latents[-1], state)
         return torch.cat(indices, dim=1), torch.cat(latents, dim=2)
 
-    def _encode_frame(self, z: Tensor, prediction: Tensor | None) -> Tensor:
+    def _encode_frame(self, z: Tensor, prediction: Tensor | None, price: Price) -> Tensor:
         if prediction is None:
-            return self.quantizer.encode(z)
+            return self._search(z, price)
         z = at_least_float32(z).contiguous()
-        if self.intra_codes:
-            return self._choose(z, z - prediction)
-        return self.quantizer.encode(z - prediction)
+        if not self.intra_codes:
+            return self._search(z - prediction, price)
+        quantizer = require_search(self.quantizer)
+        intra_part, residual_part = self._parts()
+        residual, cost = quantizer.search(z - prediction, price, residual_part)
+        intra, intra_cost = quantizer.search(z, price, intra_part, limit=cost)
+        cheaper = intra_cost < cost
+        return torch.where(cheaper[(...,) + (None,) * (intra.ndim - 4)], intra, residual)
 
     def _decode_frame(self, indices: Tensor, prediction: Tensor | None) -> Tensor:
         codes = at_least_float32(self.quantizer.decode(indices))
@@ -175,50 +207,90 @@ class PredictiveCoder(nn.Module):
             return codes
         return self._without_intra(prediction, indices) + codes
 
-    def _choose(self, z: Tensor, residual: Tensor) -> Tensor:
-        """Return the indices of the nearer of the best intra code and the best residual code."""
-        quantizer = require_search(self.quantizer)
-        intra_part, residual_part = self._parts()
-        intra = quantizer.encode(z, intra_part)
-        inter = quantizer.encode(residual, residual_part)
-        nearer = quantizer.distance(z, intra) <= quantizer.distance(residual, inter)
-        return torch.where(nearer, intra, inter)
+    def _search(self, z: Tensor, price: Price) -> Tensor:
+        if not self.quantizer.zero_code:
+            return self.quantizer.encode(z)
+        return require_search(self.quantizer).search(z, price)[0]
 
-    def _quantize(self, z: Tensor, prediction: Tensor) -> Quantized:
-        """Quantize latents for training, given their predictions (0 in key frames)."""
-        residual = at_least_float32(z) - prediction
-        if self.intra_codes:
-            out = self._quantize_with_intra(at_least_float32(z), residual)
-        else:
+    def _quantize(self, z: Tensor, prediction: Tensor | None, indices: Tensor) -> Quantized:
+        """Quantize latents for training, given their predictions (0 in key frames).
+
+        indices: used by quantizers that search a codebook; others round again, with a gradient.
+        """
+        z = at_least_float32(z)
+        residual = z if prediction is None else z - prediction
+        if not isinstance(self.quantizer, NearestCode):
             out = self.quantizer.quantize(residual)
+        else:
+            out = self._quantize_to(self.quantizer, z, residual, indices)
+        if prediction is None:
+            return out
         z_q = self._without_intra(prediction, out.indices) + out.z_q
         return replace(out, z_q=z_q.to(z.dtype))
 
-    def _quantize_with_intra(self, z: Tensor, residual: Tensor) -> Quantized:
-        """Quantize each position of z or of the residual, whichever has the nearer code."""
-        quantizer = require_search(self.quantizer)
-        parts = list(zip((z.detach(), residual.detach()), self._parts(), strict=True))
-        if quantizer.needs_init:
-            for latents, part in parts:
-                quantizer.init_from_data(latents, part)
-        indices = self._choose(z, residual)
-        target = torch.where((indices < self.intra_codes).unsqueeze(1), z, residual)
+    def _quantize_to(
+        self, quantizer: NearestCode, z: Tensor, residual: Tensor, indices: Tensor
+    ) -> Quantized:
+        """Quantize each position of z or of the residual, whichever its index codes."""
+        target = torch.where(self._is_intra(indices).unsqueeze(1), z, residual)
         out = quantizer.quantize_to(target, indices)
-        if quantizer.learns:
+        if quantizer.learns and quantizer.revive_after:
             distance = quantizer.distance(target, indices)
-            for latents, part in parts:
-                quantizer.revive_dead_codes(latents, distance, part)
+            for latents, part in zip((z, residual), self._parts(), strict=True):
+                quantizer.revive_dead_codes(latents.detach(), distance, part)
+        return out
+
+    @torch.no_grad()
+    def _init_codebook(self, z: Tensor) -> None:
+        """Initialize the codebook if it is due, from latents (b c t h w) and true residuals."""
+        quantizer = self.quantizer
+        if not (isinstance(quantizer, CodebookQuantizer) and quantizer.needs_init):
+            return
+        residual = z if self.predictor is None else z - self._predictions(z)
+        if not isinstance(quantizer, NearestCode):
+            quantizer.init_from_data(residual)
+            return
+        for latents, part in zip((z, residual), self._parts(), strict=True):
+            if part.stop > part.start:
+                quantizer.init_from_data(latents, part)
+        if self.price is not None:
+            costs = quantizer.search(residual)[1]
+            self.price.copy_((residual.square().sum(1) - costs).mean() / quantizer.stages)
+
+    def _draw_price(self, z: Tensor) -> Price:
+        """Return a random price for each clip (b 1 1 1); outside of training 0."""
+        if not self.training or self.price is None:
+            return 0.0
+        exponents = torch.empty(len(z), 1, 1, 1, device=z.device).uniform_(*LOG_PRICES)
+        return self.price * exponents.exp()
+
+    def _adapt_price(self, out: Quantized) -> Quantized:
+        """Move the price so that half of the tokens are spent; return the result as it is."""
+        if self.training and self.price is not None:
+            stages = self.quantizer.stages
+            excess = out.terms["tokens_per_position"] / stages - 0.5
+            self.price.mul_(torch.exp(PRICE_RATE * excess))
+            out.terms["price"] = self.price.clone()
         return out
 
     def _parts(self) -> tuple[slice, slice]:
         """Return the ranges of the intra codes and of the residual codes."""
-        return slice(0, self.intra_codes), slice(self.intra_codes, self.quantizer.codebook_size)
+        count, size = self.intra_codes if self.predictor else 0, self.quantizer.codebook_size
+        if self.quantizer.zero_code:
+            return slice(size - count, size), slice(0, size - count)
+        return slice(0, count), slice(count, size)
+
+    def _is_intra(self, indices: Tensor) -> Tensor:
+        """Return a mask (b t h w) of the positions whose index is that of an intra code."""
+        part = self._parts()[0]
+        first = indices[..., 0] if self.quantizer.stages > 1 else indices
+        return (first >= part.start) & (first < part.stop)
 
     def _without_intra(self, prediction: Tensor, indices: Tensor) -> Tensor:
         """Return the prediction, set to 0 where the index is that of an intra code."""
         if not self.intra_codes:
             return prediction
-        return prediction.masked_fill((indices < self.intra_codes).unsqueeze(1), 0)
+        return prediction.masked_fill(self._is_intra(indices).unsqueeze(1), 0)
 
     def _predictions(self, z_q: Tensor, phase: int = 0) -> Tensor:
         """Return the prediction of each frame (b c t h w) of a clip from those before it.

@@ -104,6 +104,11 @@ class Tokenizer(nn.Module):
         return self.coder.quantizer.codebook_size
 
     @property
+    def stages(self) -> int:
+        """Number of indices at each position."""
+        return self.coder.quantizer.stages
+
+    @property
     def levels(self) -> tuple[int, ...] | None:
         """Number of values of each channel of a code (FSQ), else None."""
         return self.coder.quantizer.levels
@@ -138,14 +143,14 @@ class Tokenizer(nn.Module):
         video = self.decoder(quantized.z_q.to(self.dtype))[:, :, self.stride[0] - 1 :]
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
 
-    def encode(self, video: Tensor) -> Tensor:
+    def encode(self, video: Tensor, price: float = 0.0) -> Tensor:
         """Return the indices (b t' h' w'), int64, of a video.
 
         video: (b 3 t h w), uint8, or float in 0..1 to within 0.01.
         Raises UsageError for a video of another shape, dtype or range, VqtokError if the video or
         the weights contain NaN or infinity.
         """
-        parts = list(self.encode_stream([video]))
+        parts = list(self.encode_stream([video], price))
         if not parts:
             raise UsageError(f"the video has no frames: its shape is {tuple(video.shape)}")
         return torch.cat(parts, dim=1)
@@ -167,7 +172,7 @@ class Tokenizer(nn.Module):
         return video[:, :, :frames, :height, :width]
 
     @torch.no_grad()
-    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def encode_stream(self, chunks: Iterable[Tensor], price: float = 0.0) -> Iterator[Tensor]:
         """Yield the indices of a clip that comes in chunks, a few latent frames at a time.
 
         chunks: (b 3 t h w) with any t. How the clip is cut does not change the indices. Memory
@@ -176,7 +181,7 @@ class Tokenizer(nn.Module):
         """
         state: StreamState = {}
         for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
-            yield self._encode_part(video, state, first=i == 0)
+            yield self._encode_part(video, state, price, first=i == 0)
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -187,8 +192,8 @@ class Tokenizer(nn.Module):
         """
         state: StreamState = {}
         parts = chain.from_iterable(
-            chunk.split(chunk_length(*chunk.shape[2:]), dim=1)
-            for chunk in of_one_clip(map(check_indices, chunks), time=1)
+            chunk.split(chunk_length(*chunk.shape[2:4]), dim=1)
+            for chunk in of_one_clip((check_indices(c, self.stages) for c in chunks), time=1)
         )
         for i, indices in enumerate(parts):
             low, high = (int(bound) for bound in indices.aminmax())
@@ -245,12 +250,14 @@ class Tokenizer(nn.Module):
         for inverse, (basis, mean) in zip(inverses, reversed(stages), strict=True):
             inverse.init_as_inverse(basis, mean)
 
-    def _encode_part(self, video: Tensor, state: StreamState, first: bool) -> Tensor:
+    def _encode_part(
+        self, video: Tensor, state: StreamState, price: float, first: bool
+    ) -> Tensor:
         with fixed_precision(self.device.type):
             z = self.encoder(self._pad(video, first), state).float()
             if not z.isfinite().all():
                 raise VqtokError("the tokenizer's weights hold NaN or infinity")
-            return self.coder.encode(z, state)
+            return self.coder.encode(z, state, price)
 
     def _decode_part(self, indices: Tensor, state: StreamState) -> Tensor:
         with fixed_precision(self.device.type):

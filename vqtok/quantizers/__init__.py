@@ -9,16 +9,19 @@ from vqtok.config import (
     VQ2Settings,
 )
 from vqtok.quantizers.base import Quantized, Quantizer
-from vqtok.quantizers.codebook import EMAQuantizer, NearestCode, VectorQuantizer, require_search
+from vqtok.quantizers.codebook import CodebookQuantizer
 from vqtok.quantizers.compat import EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
-from vqtok.quantizers.ema import EmbeddingEMA
+from vqtok.quantizers.ema import EMAQuantizer, EmbeddingEMA
 from vqtok.quantizers.fsq import FSQ
 from vqtok.quantizers.gumbel import GumbelQuantizer
 from vqtok.quantizers.lfq import LFQ
+from vqtok.quantizers.nearest import NearestCode, require_search
+from vqtok.quantizers.vector import VectorQuantizer
 
 __all__ = [
     "FSQ",
     "LFQ",
+    "CodebookQuantizer",
     "EMAQuantizer",
     "EMAVectorQuantizer",
     "EmbeddingEMA",
@@ -42,12 +45,14 @@ def build(settings: QuantizerSettings) -> Quantizer:
                 *(s.codebook_size, s.dim, s.beta),
                 init_from_data=s.init_from_data,
                 revive_after=s.revive_after,
+                stages=s.stages,
             )
         case EMASettings() as s:
             return EMAQuantizer(
                 *(s.codebook_size, s.dim, s.beta, s.decay),
                 init_from_data=s.init_from_data,
                 revive_after=s.revive_after,
+                stages=s.stages,
             )
         case GumbelSettings() as s:
             return GumbelQuantizer(

@@ -41,6 +41,8 @@ class Quantizer(nn.Module, ABC):
     per_channel: True if each channel is rounded on its own, so that latents should have unit
         variance in each; False if whole latents are compared by distance.
     revive_after: training steps after which an unused code is replaced; 0: never.
+    stages: number of indices of each position (of vq2 and ema).
+    zero_code: True if code 0 of each stage is the zero vector, for which no token is spent.
     recomputed_keys: state dict keys that `load_state_dict` computes from the others if absent.
     fp16_keys: state dict keys that can be stored in float16 without noticeable loss.
     """
@@ -50,6 +52,8 @@ class Quantizer(nn.Module, ABC):
     levels: tuple[int, ...] | None = None
     per_channel = False
     revive_after = 0
+    stages = 1
+    zero_code = False
     recomputed_keys: tuple[str, ...] = ()
     fp16_keys: tuple[str, ...] = ()
 

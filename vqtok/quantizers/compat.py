@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vqtok.errors import UsageError
-from vqtok.quantizers.codebook import CodebookQuantizer, EMAQuantizer, VectorQuantizer
+from vqtok.quantizers.codebook import CodebookQuantizer
+from vqtok.quantizers.ema import EMAQuantizer
 from vqtok.quantizers.gumbel import GumbelQuantizer
+from vqtok.quantizers.vector import VectorQuantizer
 
 
 class Remapped(CodebookQuantizer):

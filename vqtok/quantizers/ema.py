@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqtok.precision import at_least_float32
+from vqtok.quantizers.kmeans import sums_per_code
+from vqtok.quantizers.nearest import NearestCode
 
 
 class EmbeddingEMA(nn.Module):
@@ -77,3 +79,57 @@ class EmbeddingEMA(nn.Module):
             if after.dtype != at_least_float32(after).dtype:
                 setattr(self, name, before.to(after.device))
         return self
+
+
+class EMAQuantizer(NearestCode):
+    """The codebook `.embedding` is learned by moving averages (appendix A.1), not by gradient.
+
+    It moves in training while `embedding.update` is True. Counts and sums are of all ranks.
+    """
+
+    recomputed_keys = ("embedding.embed_avg",)
+
+    def __init__(
+        self,
+        codebook_size: int,
+        dim: int,
+        beta: float,
+        decay: float = 0.99,
+        eps: float = 1e-5,
+        *,
+        init_from_data: bool = False,
+        revive_after: int = 0,
+        stages: int = 0,
+    ) -> None:
+        super().__init__(codebook_size, dim, init_from_data, revive_after, stages)
+        self.beta = beta
+        self.embedding = EmbeddingEMA(self.rows, dim, decay, eps)
+
+    @property
+    def codebook(self) -> Tensor:
+        """The codes (k d)."""
+        return self.embedding.weight
+
+    @property
+    def learns(self) -> bool:
+        """True in training while `embedding.update` is True."""
+        return self.training and self.embedding.update
+
+    def codebook_state(self) -> dict[str, Tensor]:
+        """Return codes, steps_unused and ema_counts; see `Quantizer.codebook_state`."""
+        return super().codebook_state() | {"ema_counts": self.embedding.cluster_size}
+
+    def _loss(
+        self, z: Tensor, z_q: Tensor, codes: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        commitment = F.mse_loss(z, z_q.detach())
+        return self.beta * commitment, commitment
+
+    @torch.no_grad()
+    def _update(self, latents: Tensor, rows: Tensor, counts: Tensor) -> None:
+        self.embedding.cluster_size_ema_update(counts)
+        self.embedding.embed_avg_ema_update(sums_per_code(latents, rows, self.rows))
+        self.embedding.weight_update(self.rows)
+
+    def _set_codes(self, rows: Tensor, codes: Tensor) -> None:
+        self.embedding.reset(rows, codes)

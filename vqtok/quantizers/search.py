@@ -28,6 +28,8 @@ def neighbors(codebook: Tensor) -> Tensor:
 def _search(z: Tensor, codebook: Tensor, allow_self: bool) -> Tensor:
     """Search as `nearest` does; without allow_self, row i of z may not choose code i."""
     z = at_least_float32(z)
+    if not len(z):
+        return torch.zeros(0, dtype=torch.int64, device=z.device)
     codebook = codebook.to(z.dtype)
     # Far from the origin |e|^2 - 2 z.e cancels catastrophically; a shift keeps all distances.
     center = codebook.mean(0)

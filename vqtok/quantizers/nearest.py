@@ -1,0 +1,275 @@
+"""Vector quantization by nearest codes, in one stage or several, with a price for each token."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from vqtok.distributed import all_reduce_sum, broadcast
+from vqtok.errors import UsageError
+from vqtok.precision import at_least_float32, fixed_precision
+from vqtok.quantizers.base import Quantized, Quantizer, straight_through
+from vqtok.quantizers.codebook import CodebookQuantizer
+from vqtok.quantizers.kmeans import kmeans, sample
+from vqtok.quantizers.search import nearest
+
+ALL, INF = slice(None), float("inf")
+
+
+class NearestCode(CodebookQuantizer):
+    """Replace each latent by the nearest code of a learned codebook, or by a sum of codes.
+
+    With several stages (residual vector quantization, SoundStream, arXiv:2107.03312), each stage
+    codes what those before it left. Code 0 of each stage is the zero vector: it means "nothing
+    new" and costs no token. `search` spends tokens where they pay.
+
+    Besides `encode`, `decode` and `quantize` there are their parts, for a caller that uses ranges
+    of the first stage differently: `search` and `init_from_data` with a range of codes,
+    `quantize_to`, `distance` and `revive_dead_codes`.
+
+    codebook_size: number of codes in each stage.
+    revive_after: training steps after which a code that no latent chose is replaced by a latent
+        of the batch; 0: never.
+    stages: number of stages; 0: one stage without a zero code.
+    Raises UsageError if there are stages of a single code.
+    """
+
+    age: Tensor | None  # (stages * k) training steps since a code was last chosen
+    fp16_keys = ("embedding.weight",)
+
+    def __init__(
+        self, codebook_size: int, dim: int, init_from_data: bool, revive_after: int, stages: int
+    ) -> None:
+        super().__init__(codebook_size, dim, init_from_data)
+        if stages and codebook_size < 2:
+            raise UsageError("quantizer.codebook_size must be 2 or more: code 0 of a stage is zero")
+        self.stages, self.zero_code = max(1, stages), stages > 0
+        self.revive_after = revive_after
+        age = torch.zeros(self.rows, dtype=torch.int64) if revive_after else None
+        self.register_buffer("age", age)
+
+    @property
+    def rows(self) -> int:
+        """Number of codes in all stages. Stage s has rows s * codebook_size on of `codebook`."""
+        return self.stages * self.codebook_size
+
+    @torch.no_grad()
+    def search(
+        self,
+        z: Tensor,
+        price: Tensor | float = 0.0,
+        codes: slice = ALL,
+        limit: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the cheapest indices (b *grid), or (b *grid stages), of z (b d *grid).
+
+        Also return their costs (b *grid): the squared distance from z, plus `price` for each
+        index that is not 0. Each stage is searched for the code nearest to what is left, and the
+        cheapest number of stages is kept.
+
+        price: a number, or a tensor that broadcasts to (b *grid).
+        codes: range of codes of the first stage to choose from.
+        limit: (b *grid) costs to stay below; where that is impossible, they are returned, with
+            indices of 0. None: the cost of the zero code, if there is one.
+        """
+        with fixed_precision(z.device.type):
+            grid, latents = (len(z), *z.shape[2:]), _flat(z)
+            prices = torch.as_tensor(price, dtype=latents.dtype, device=z.device).expand(grid)
+            if limit is None:
+                limit = latents.square().sum(-1) if self.zero_code else prices.new_full(grid, INF)
+            # A GPU would have to wait for the number of positions that are worth a search.
+            select = not z.is_cuda and (isinstance(price, Tensor) or price > 0)
+            args = latents, prices.flatten(), codes, limit.flatten(), select
+            indices, costs = self._search(*args)
+        indices = indices.view(*grid, self.stages)
+        return indices.squeeze(-1) if self.stages == 1 else indices, costs.view(grid)
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Return the sums of codes (b d *grid) of indices (b *grid) or (b *grid stages)."""
+        if not self.zero_code:
+            return super().decode(indices)
+        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1).contiguous()
+
+    def quantize_to(self, z: Tensor, indices: Tensor) -> Quantized:
+        """Train as `quantize` does, with indices that the caller chose for z.
+
+        Initializing the codebook and reviving dead codes of the first stage is left to the caller.
+        """
+        return self._average_terms(self._quantize_local(z, lambda z: self._train_step(z, indices)))
+
+    @torch.no_grad()
+    def distance(self, z: Tensor, indices: Tensor) -> Tensor:
+        """Return the squared distance (b *grid) of each latent of z from its code."""
+        difference = at_least_float32(z) - self.decode(indices)
+        return difference.square().sum(1)
+
+    @torch.no_grad()
+    def init_from_data(self, z: Tensor, codes: slice = ALL) -> None:
+        """Initialize the codebook by k-means of latents z (b d *grid).
+
+        codes: range of codes of the first stage to initialize. With the range that starts at 0,
+            the other stages are initialized too, from what the first one leaves.
+        """
+        rest, start = _flat(z), codes.indices(self.codebook_size)[0]
+        for stage in range(self.stages if start == 0 else 1):
+            part = self._range(stage, codes)
+            rows = torch.arange(self.rows, device=rest.device)[part]
+            self._set_codes(rows, kmeans(rest, len(rows)))
+            rest = rest - self.codebook[part][nearest(rest, self.codebook[part])]
+            codes = ALL
+        if self.zero_code:
+            zeros = torch.arange(0, self.rows, self.codebook_size, device=rest.device)
+            self._set_codes(zeros, rest.new_zeros(self.stages, self.dim))
+        if self.initialized is not None:
+            self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def revive_dead_codes(
+        self, z: Tensor, weights: Tensor, codes: slice = ALL, stage: int = 0
+    ) -> None:
+        """Replace codes that were not chosen for `revive_after` steps by latents z (b d *grid).
+
+        weights: (b *grid) relative chance of each latent to be drawn. Latents are rank 0's.
+        codes: range of codes of the stage to look at.
+        """
+        if self.age is None:
+            return
+        part = self._range(stage, codes)
+        rows = (self.age[part] >= self.revive_after).nonzero().squeeze(-1) + part.start
+        if len(rows):
+            self._set_codes(rows, broadcast(sample(_flat(z), len(rows), weights.flatten())))
+            self.age[rows] = 0
+
+    def codebook_state(self) -> dict[str, Tensor]:
+        """Return codes and steps_unused; see `Quantizer.codebook_state`."""
+        return super().codebook_state() | ({} if self.age is None else {"steps_unused": self.age})
+
+    def _encode(self, z: Tensor) -> Tensor:
+        return self.search(z)[0]
+
+    def _search(
+        self, latents: Tensor, price: Tensor, codes: slice, costs: Tensor, select: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Search as `search` does: latents (n d), price (n) -> indices (n stages), costs (n).
+
+        costs: (n) to stay below.
+        select: search only where a token can pay.
+        """
+        codebook, rest = self.codebook.detach(), latents
+        active = torch.arange(len(latents), device=latents.device)
+        kept = torch.zeros_like(active)  # number of stages that cost least so far
+        indices = active.new_zeros(len(latents), self.stages)
+        for stage in range(self.stages):
+            least = (stage + 1) * price[active]
+            if select:
+                worthwhile = costs[active] > least
+                active, rest, least = active[worthwhile], rest[worthwhile], least[worthwhile]
+            part = self._range(stage, codes)
+            found = nearest(rest, codebook[part]) + part.start
+            rest = rest - codebook[found]
+            indices[active, stage] = found - stage * self.codebook_size
+            cost = rest.square().sum(-1) + least
+            better = cost < costs[active]
+            kept[active] = torch.where(better, stage + 1, kept[active])
+            costs = costs.index_copy(0, active, torch.where(better, cost, costs[active]))
+            codes = ALL
+        return indices * (torch.arange(self.stages, device=kept.device) < kept[:, None]), costs
+
+    def _quantize(self, z: Tensor) -> Quantized:
+        if self.needs_init:
+            self.init_from_data(z)
+        indices = self._encode(z)
+        out = self._train_step(z, indices)
+        if self.learns and self.age is not None:
+            self.revive_dead_codes(z, self.distance(z, indices))
+        return out
+
+    def _train_step(self, z: Tensor, indices: Tensor) -> Quantized:
+        z_q = self.decode(indices)
+        split = self._split(indices)
+        codes = self._codes(split)  # (b *grid stages d)
+        # What each stage had to code: z less the codes of the stages before it.
+        before = codes.detach().cumsum(-2) - codes.detach()
+        targets = z.detach().movedim(1, -1).unsqueeze(-2) - before
+        coded = torch.ones_like(split) if not self.zero_code else (split != 0).to(split.dtype)
+        loss, commitment = self._loss(z, z_q, codes, targets * coded.unsqueeze(-1))
+        rows = split + self._offsets
+        counts = torch.bincount(rows.flatten(), minlength=self.rows)
+        counts = all_reduce_sum(counts) if self.training else counts
+        if self.learns:
+            masked = targets * coded.unsqueeze(-1)
+            self._update(masked.flatten(0, -2), rows.flatten(), counts)
+            if self.age is not None:
+                self.age.add_(1).masked_fill_(counts > 0, 0)
+                distance = self.distance(z, indices)
+                for stage in range(1, self.stages):
+                    rest = targets[..., stage, :].movedim(-1, 1)
+                    self.revive_dead_codes(rest, distance, stage=stage)
+        perplexity = _perplexity(counts.view(self.stages, -1)).mean()
+        terms = {"commitment": commitment, "perplexity": perplexity}
+        if self.zero_code:
+            terms["tokens_per_position"] = coded.sum(-1).to(z.dtype).mean()
+        return Quantized(straight_through(z, z_q), indices, loss, terms)
+
+    @abstractmethod
+    def _loss(
+        self, z: Tensor, z_q: Tensor, codes: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weighted loss and the unweighted commitment loss.
+
+        codes, targets: (b *grid stages d) code of each stage, and what it had to code; both are 0
+            for a zero code.
+        """
+
+    @abstractmethod
+    def _set_codes(self, rows: Tensor, codes: Tensor) -> None:
+        """Overwrite rows (m) of the codebook with codes (m d) and reset their state."""
+
+    def _update(self, latents: Tensor, rows: Tensor, counts: Tensor) -> None:
+        """Learn without gradient from latents (n d), their rows (n) and counts of all ranks."""
+
+    @property
+    def _offsets(self) -> Tensor:
+        """The first row of each stage (stages)."""
+        return torch.arange(0, self.rows, self.codebook_size, device=self.codebook.device)
+
+    def _range(self, stage: int, codes: slice) -> slice:
+        """Return the rows of a range of codes of a stage, without the zero code."""
+        start, stop, _ = codes.indices(self.codebook_size)
+        start = max(start, int(self.zero_code))
+        return slice(stage * self.codebook_size + start, stage * self.codebook_size + stop)
+
+    def _split(self, indices: Tensor) -> Tensor:
+        """Return indices (b *grid) or (b *grid stages) as (b *grid stages)."""
+        return indices.unsqueeze(-1) if self.stages == 1 else indices
+
+    def _codes(self, indices: Tensor) -> Tensor:
+        """Return the codes (... stages d) of indices (... stages)."""
+        codes = F.embedding(indices + self._offsets, self.codebook)
+        return codes * (indices != 0).unsqueeze(-1) if self.zero_code else codes
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        if self.age is not None and any(key.startswith(prefix) for key in state):
+            state.setdefault(f"{prefix}age", torch.zeros_like(self.age))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+def require_search(quantizer: Quantizer) -> NearestCode:
+    """Return the quantizer; raise UsageError if it does not search a codebook."""
+    if not isinstance(quantizer, NearestCode):
+        raise UsageError("model.intra_share needs quantizer.kind vq2 or ema")
+    return quantizer
+
+
+def _flat(z: Tensor) -> Tensor:
+    """Return the latents (n d) of z (b d *grid), in float32 or wider, without gradient."""
+    return rearrange(at_least_float32(z.detach()).contiguous(), "b d ... -> (b ...) d")
+
+
+def _perplexity(counts: Tensor) -> Tensor:
+    """Return exp of the entropy of each row of counts (m k)."""
+    p = counts / counts.sum(-1, keepdim=True)
+    return torch.exp(-(p * torch.log(p + 1e-10)).sum(-1))
