@@ -13,6 +13,7 @@ from helpers.quantizers import Operators
 from helpers.tokenizers import random_video, small_tokenizer
 from vqtok import config
 from vqtok.errors import UsageError, VqtokError
+from vqtok.model.initialization import init_from_data
 from vqtok.model.layers import CausalConv3d, tail_std
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.video import read_window
@@ -305,9 +306,9 @@ def initialized_from_data(kind, *overrides):
     settings = config.load(config.folder() / f"{kind}.toml", [*blocks, *overrides])
     tokenizer = Tokenizer(settings.model, settings.quantizer)
     clips = torch.cat([smooth_video(seed) for seed in range(4)])
-    tokenizer.init_from_data(clips)
+    init_from_data(tokenizer, clips)
     with torch.no_grad():
-        z = tokenizer.encoder(tokenizer._pad(clips, first=True)).movedim(1, 0).flatten(1)
+        z = tokenizer.encoder(tokenizer.pad(clips, first=True)).movedim(1, 0).flatten(1)
         reconstruction, _ = tokenizer(clips)
     return tokenizer, z, (reconstruction - clips).square().mean() / clips.var()
 

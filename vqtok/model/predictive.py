@@ -25,7 +25,7 @@ from vqtok.quantizers import (
 
 Price = Tensor | float
 LOG_PRICES = -2.5, 1.5  # range of the logarithm of a clip's price in training, over `price`
-PRICE_RATE = 0.1  # change of the logarithm of `price` in a step, per share of tokens in excess
+PRICE_RATE = 0.3  # change of the logarithm of `price` in a step, per share of tokens in excess
 
 
 class Predictor(nn.Module):

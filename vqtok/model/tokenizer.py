@@ -18,14 +18,12 @@ from vqtok.model.layers import (
     ResidualBlock,
     StreamState,
     channels_last,
-    principal_components,
-    tail_std,
 )
 from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.model.rate import ALL_TOKENS, Rate, RateControl
 from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, build
 
-MIN_STD = 0.1  # of a channel that is scaled alone; less is noise, as in a video of one color
 CHUNK = 2  # latent frames per chunk
 LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory
 
@@ -138,19 +136,20 @@ class Tokenizer(nn.Module):
         video: (b 3 t h w), uint8 or float 0..1.
         """
         frames, height, width = video.shape[2:]
-        z = self.encoder(self._pad(video, first=True)).float()
+        z = self.encoder(self.pad(video, first=True)).float()
         quantized = self.coder.quantize(z)
         video = self.decoder(quantized.z_q.to(self.dtype))[:, :, self.stride[0] - 1 :]
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
 
-    def encode(self, video: Tensor, price: float = 0.0) -> Tensor:
-        """Return the indices (b t' h' w'), int64, of a video.
+    def encode(self, video: Tensor, rate: Rate = ALL_TOKENS) -> Tensor:
+        """Return the indices (b t' h' w'), int64, of a video; (b t' h' w' stages) with stages.
 
         video: (b 3 t h w), uint8, or float in 0..1 to within 0.01.
+        rate: how many tokens to spend, for a tokenizer with `quantizer.stages`.
         Raises UsageError for a video of another shape, dtype or range, VqtokError if the video or
         the weights contain NaN or infinity.
         """
-        parts = list(self.encode_stream([video], price))
+        parts = list(self.encode_stream([video], rate))
         if not parts:
             raise UsageError(f"the video has no frames: its shape is {tuple(video.shape)}")
         return torch.cat(parts, dim=1)
@@ -172,7 +171,7 @@ class Tokenizer(nn.Module):
         return video[:, :, :frames, :height, :width]
 
     @torch.no_grad()
-    def encode_stream(self, chunks: Iterable[Tensor], price: float = 0.0) -> Iterator[Tensor]:
+    def encode_stream(self, chunks: Iterable[Tensor], rate: Rate = ALL_TOKENS) -> Iterator[Tensor]:
         """Yield the indices of a clip that comes in chunks, a few latent frames at a time.
 
         chunks: (b 3 t h w) with any t. How the clip is cut does not change the indices. Memory
@@ -180,8 +179,12 @@ class Tokenizer(nn.Module):
         checked, which waits for a GPU.
         """
         state: StreamState = {}
+        control = RateControl(self, rate)
         for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
-            yield self._encode_part(video, state, price, first=i == 0)
+            with fixed_precision(self.device.type):
+                yield from control.push(self._latents(video, state, first=i == 0), video)
+        with fixed_precision(self.device.type):
+            yield from control.flush()
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -205,59 +208,32 @@ class Tokenizer(nn.Module):
             yield self._decode_part(indices, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
 
     @torch.no_grad()
-    def init_from_data(self, video: Tensor) -> None:
-        """Initialize as the best linear codec for clips (b 3 t h w): principal components.
+    def squared_error(
+        self, indices: Tensor, video: Tensor, state: StreamState, first: bool
+    ) -> float:
+        """Return the mean squared error, in 0..1, of the next indices of a clip.
 
-        Residual blocks start as identities, so only the convolutions between them are set. The
-        latents are then uncorrelated. If the quantizer rounds channels on their own, each is scaled
-        so that it reaches the outer levels. Otherwise they have unit variance on average over the
-        channels, so that distances between latents are proportional to those between pixels.
+        video: (b 3 t h w), the frames that they stand for, uint8 or float 0..1.
+        state: empty at the start of the clip, and updated.
         """
-        x, stages = self._pad(video, first=True), []
-        convolutions = [m for m in self.encoder if isinstance(m, CausalConv3d)]
-        for conv in convolutions:
-            components, mean = principal_components(conv.patches(x))
-            basis = components[: conv.out_channels]  # (m k)
-            conv.weight[: len(basis)] = basis.view(-1, *conv.weight.shape[1:])
-            assert conv.bias is not None
-            conv.bias[: len(basis)] = -basis @ mean
-            stages.append((basis, mean))
-            x = conv(x)
-        over = (0, 2, 3, 4)
-        if self.coder.quantizer.per_channel:
-            std = tail_std(x, over).clamp(min=MIN_STD)
-        else:
-            std = (
-                x.var(over, correction=0, keepdim=True)
-                .mean()
-                .sqrt()
-                .clamp(min=MIN_STD)
-                .expand(1, x.shape[1], 1, 1, 1)
-            )
-        convolutions[-1].weight.div_(std.view(-1, 1, 1, 1, 1))
-        assert convolutions[-1].bias is not None
-        convolutions[-1].bias.div_(std.flatten())
-        z = x / std
-        z_q = self.coder.init_from_data(z)
-        # Least squares: z is about gain * z_q + offset.
-        center = z_q.mean(over, keepdim=True)
-        deviation = z_q - center
-        gain = (z * deviation).sum(over) / deviation.square().sum(over).clamp(min=1e-6)
-        rank = len(basis)  # fewer than channels, if the latents are wider than the network
-        scale, shift = ((v * std.flatten())[:rank] for v in (gain, -gain * center.flatten()))
-        stages[-1] = scale[:, None] * basis, mean + shift @ basis
-        inverses = [m for m in self.decoder if isinstance(m, DepthToSpace)]
-        for inverse, (basis, mean) in zip(inverses, reversed(stages), strict=True):
-            inverse.init_as_inverse(basis, mean)
+        error, start = 0.0, 0
+        for part in indices.split(chunk_length(*indices.shape[2:4]), dim=1):
+            skip = self.stride[0] - 1 if first and start == 0 else 0
+            decoded = self._decode_part(part, state)[:, :, skip:]
+            original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
+            start += original.shape[2]
+            frames, height, width = original.shape[2:]
+            scale = 255.0 if original.dtype == torch.uint8 else 1.0
+            difference = decoded[:, :, :frames, :height, :width] - original.float() / scale
+            error += float(difference.square().sum())
+        return error / video.numel()
 
-    def _encode_part(
-        self, video: Tensor, state: StreamState, price: float, first: bool
-    ) -> Tensor:
-        with fixed_precision(self.device.type):
-            z = self.encoder(self._pad(video, first), state).float()
-            if not z.isfinite().all():
-                raise VqtokError("the tokenizer's weights hold NaN or infinity")
-            return self.coder.encode(z, state, price)
+    def _latents(self, video: Tensor, state: StreamState, first: bool) -> Tensor:
+        """Return the latents (b c t h w), float32, of the next chunk of a clip."""
+        z = self.encoder(self.pad(video, first), state).float()
+        if not z.isfinite().all():
+            raise VqtokError("the tokenizer's weights hold NaN or infinity")
+        return z
 
     def _decode_part(self, indices: Tensor, state: StreamState) -> Tensor:
         with fixed_precision(self.device.type):
@@ -282,7 +258,7 @@ class Tokenizer(nn.Module):
         if any(part.shape[2] for part in waiting):
             yield torch.cat(waiting, dim=2)
 
-    def _pad(self, video: Tensor, first: bool) -> Tensor:
+    def pad(self, video: Tensor, first: bool) -> Tensor:
         """Return the video (b 3 t h w) in -1..1, padded to whole latents by repeating edges.
 
         first: whether it starts the clip, so that its first frame is a latent frame of its own.

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from vqtok.config import Config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_TOKENIZER, atomic_write
+from vqtok.model.initialization import init_from_data
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.training.discriminator import Discriminator
 from vqtok.training.optimizer import make_optimizers
@@ -59,8 +60,8 @@ class TrainState:
         return discriminator if discriminator and self.step >= discriminator.first_step else None
 
     def init_from_data(self, video: Tensor) -> None:
-        """Compute the initial weights from clips (b 3 t h w); see `Tokenizer.init_from_data`."""
-        self.tokenizer.init_from_data(video.to(self.tokenizer.device))
+        """Compute the initial weights from clips (b 3 t h w); see `initialization.init_from_data`."""
+        init_from_data(self.tokenizer, video.to(self.tokenizer.device))
         self.update_ema(decay=0)
 
     def init_from(self, source: Tokenizer) -> None:

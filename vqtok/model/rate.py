@@ -1,0 +1,180 @@
+"""Rate control: how many tokens the encoder spends, by price, by number or by quality."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vqtok.errors import UsageError
+from vqtok.model.layers import StreamState
+
+if TYPE_CHECKING:
+    from vqtok.model.tokenizer import Tokenizer
+
+WINDOW = 2**18  # positions in a window at most, to bound memory
+TRIALS = 6  # of the price of a window
+TOLERANCE = 0.01  # of the number of tokens, or of the squared error
+PRICES = 2.0**-10, 2.0**6  # range of prices to search, relative to the tokenizer's own
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many tokens to spend on a clip: at most one of these. None: all that help.
+
+    price: squared error of the latents that a token has to save, relative to that at which half
+        of the tokens were spent in training. Higher is fewer tokens. One pass, no delay.
+    tokens: tokens per position, averaged over the clip. The price is searched in windows of at
+        most a key-frame interval, so that each ends at the average.
+    psnr: dB, of each window; the fewest tokens that reach it.
+
+    Raises UsageError for more than one, or one out of range.
+    """
+
+    price: float | None = None
+    tokens: float | None = None
+    psnr: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("price", "tokens", "psnr") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"choose one of {' and '.join(given)}, not both")
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise UsageError(f"the price of a token must be 0 or more, not {self.price}")
+        if self.tokens is not None and not 0 < self.tokens < math.inf:
+            raise UsageError(f"tokens per position must be above 0, not {self.tokens}")
+        if self.psnr is not None and not 0 < self.psnr <= 100:
+            raise UsageError(f"the PSNR must be above 0 and at most 100 dB, not {self.psnr}")
+
+    def __str__(self) -> str:
+        """Return the setting as text, such as `tokens=0.6`; empty if there is none."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return "".join(f"{name}={value:g}" for name, value in values.items() if value is not None)
+
+
+ALL_TOKENS = Rate()
+
+
+class _Window(NamedTuple):
+    """A window coded at some price.
+
+    measured: tokens per position, or the mean squared error of pixels in 0..1.
+    """
+
+    indices: Tensor
+    coder_state: StreamState
+    decoder_state: StreamState
+    measured: float
+
+
+class RateControl:
+    """Codes the latents of a clip at a rate, a window at a time.
+
+    Without a number of tokens or a quality to reach, a window is whatever comes.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", rate: Rate) -> None:
+        if rate != ALL_TOKENS and not tokenizer.coder.quantizer.zero_code:
+            raise UsageError(
+                "this tokenizer spends a token at every position: a rate needs one that was "
+                "trained with quantizer.stages"
+            )
+        self._tokenizer, self._rate = tokenizer, rate
+        self._unit = 1.0 if tokenizer.coder.price is None else float(tokenizer.coder.price)
+        self._searches = rate.tokens is not None or rate.psnr is not None
+        self._coder_state: StreamState = {}
+        self._decoder_state: StreamState = {}
+        self._latents: list[Tensor] = []
+        self._video: list[Tensor] = []
+        self._price = 1.0  # of the last window
+        self._spent = self._positions = 0.0
+
+    def push(self, z: Tensor, video: Tensor) -> Iterator[Tensor]:
+        """Add the next latents (b c t h w) and their video; yield indices that are decided.
+
+        video: (b 3 t h w), uint8 or float, not padded.
+        """
+        if not self._searches:
+            price = self._unit * (self._rate.price or 0.0)
+            yield self._tokenizer.coder.encode(z, self._coder_state, price)
+            return
+        self._latents.append(z)
+        if self._rate.psnr is not None:
+            self._video.append(video)
+        frames = sum(part.shape[2] for part in self._latents)
+        limit = WINDOW // (z.shape[3] * z.shape[4])
+        if frames >= max(1, min(self._tokenizer.coder.keyframe_interval, limit)):
+            yield from self.flush()
+
+    def flush(self) -> Iterator[Tensor]:
+        """Yield the indices of all latents so far."""
+        if not self._latents:
+            return
+        z = torch.cat(self._latents, dim=2)
+        window = self._search(z)
+        self._coder_state, self._decoder_state = window.coder_state, window.decoder_state
+        self._positions += z[:, 0].numel()
+        self._spent += float((window.indices != 0).sum())
+        self._latents, self._video = [], []
+        yield window.indices
+
+    def _search(self, z: Tensor) -> _Window:
+        """Return the window coded at the price that meets the target best."""
+        if self._rate.tokens is not None:
+            positions = z[:, 0].numel()
+            due = self._rate.tokens * (self._positions + positions) - self._spent
+            target = max(due / positions, 1e-3)
+        else:
+            assert self._rate.psnr is not None
+            target = 10 ** (-self._rate.psnr / 10)
+        rising = self._rate.psnr is not None
+        window, self._price = find_price(
+            lambda price: self._code(z, price), target, self._price, rising
+        )
+        return window
+
+    def _code(self, z: Tensor, price: float) -> _Window:
+        coder_state = dict(self._coder_state)
+        indices = self._tokenizer.coder.encode(z, coder_state, self._unit * price)
+        if self._rate.tokens is not None:
+            measured = float((indices != 0).sum()) / z[:, 0].numel()
+            return _Window(indices, coder_state, {}, measured)
+        decoder_state = dict(self._decoder_state)
+        video, first = torch.cat(self._video, dim=2), not self._decoder_state
+        error = self._tokenizer.squared_error(indices, video, decoder_state, first)
+        return _Window(indices, coder_state, decoder_state, error)
+
+
+def find_price(
+    code: Callable[[float], _Window], target: float, start: float, rising: bool
+) -> tuple[_Window, float]:
+    """Return the window whose measure is nearest to the target, and its price.
+
+    code: codes the window at a price. rising: whether the measure rises with the price.
+    start: the first price to try.
+    """
+    low, high = (math.log(price) for price in PRICES)  # the answer lies between them
+    at, best, price = math.log(start), None, start
+    below: tuple[float, float] | None = None  # log price and log measure, too few tokens
+    above: tuple[float, float] | None = None
+    for _ in range(TRIALS):
+        window = code(math.exp(at))
+        off = math.log(max(window.measured, 1e-6) / target)
+        if best is None or abs(off) < abs(math.log(max(best.measured, 1e-6) / target)):
+            best, price = window, math.exp(at)
+        if abs(off) < TOLERANCE or high - low < 1e-3:
+            break
+        if (off > 0) == rising:  # the price is too high
+            high, above = at, (at, off)
+        else:
+            low, below = at, (at, off)
+        if below and above:
+            # Regula falsi, kept away from the ends of the bracket.
+            share = below[1] / (below[1] - above[1])
+            at = below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0])
+        else:
+            at = min(max(at + (off if not rising else -2 * off), low), high)
+    assert best is not None
+    return best, price
