@@ -60,7 +60,7 @@ class TrainState:
         return discriminator if discriminator and self.step >= discriminator.first_step else None
 
     def init_from_data(self, video: Tensor) -> None:
-        """Compute the initial weights from clips (b 3 t h w); see `initialization.init_from_data`."""
+        """Compute the initial weights from clips (b 3 t h w), as the best linear codec."""
         init_from_data(self.tokenizer, video.to(self.tokenizer.device))
         self.update_ema(decay=0)
 
