@@ -25,6 +25,7 @@ from vqtok.quantizers import (
 
 Price = Tensor | float
 LOG_PRICES = -2.5, 1.5  # range of the logarithm of a clip's price in training, over `price`
+KEYFRAME_PRICE = 0.5  # of a token in a key frame, whose tokens help all frames up to the next one
 PRICE_RATE = 0.3  # change of the logarithm of `price` in a step, per share of tokens in excess
 
 
@@ -190,7 +191,7 @@ class PredictiveCoder(nn.Module):
 
     def _encode_frame(self, z: Tensor, prediction: Tensor | None, price: Price) -> Tensor:
         if prediction is None:
-            return self._search(z, price)
+            return self._search(z, KEYFRAME_PRICE * price)
         z = at_least_float32(z).contiguous()
         if not self.intra_codes:
             return self._search(z - prediction, price)
