@@ -54,8 +54,7 @@ class CodeCounts:
         self.pixels += tokens.frames * tokens.height * tokens.width
         self.seconds += float(tokens.frames / tokens.fps)
         t, h, w = tokens.indices.shape[:3]
-        rows, columns = np.arange(h) * GRID_ROWS // h, np.arange(w) * GRID_COLUMNS // w
-        cells = (rows[:, None] * GRID_COLUMNS + columns).ravel()  # (p), p positions
+        cells = _grid_cells(h, w)  # (p), p positions
         time_bins = np.arange(t) * TIME_BINS // t
         positions = GRID_ROWS * GRID_COLUMNS * time_bins[:, None] + cells  # (t p)
         np.add.at(self.time_positions, time_bins, h * w)
@@ -69,11 +68,12 @@ class CodeCounts:
             np.add.at(self.latent_frames, time_bins[part], 1)
             np.add.at(self.distinct_ids, time_bins[part], self._count_codes(ids))
             located = ids + self.ids * positions[part, :, None]
-            self._position_sample.add(self._tokens(located, ids))
             if self.zero_code:
                 spent = self._is_token(ids)
+                located = located[spent]
                 np.add.at(self.time_tokens, time_bins[part], spent.sum(1))
                 np.add.at(self.cell_tokens, cells, spent.sum(0))
+            self._position_sample.add(located)
             self._add_transitions(np.concatenate([previous, ids]))
             previous = ids[-1:]
 
@@ -89,10 +89,6 @@ class CodeCounts:
     def _is_token(self, ids: np.ndarray) -> np.ndarray:
         return ids % self.codebook_size != 0
 
-    def _tokens(self, values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Return the values that belong to tokens, given the ids, of the same shape."""
-        return values[self._is_token(ids)] if self.zero_code else values
-
     def _count_codes(self, ids: np.ndarray) -> np.ndarray:
         """Return the number of distinct codes in each latent frame of ids (t p m)."""
         distinct = _count_distinct(ids.reshape(len(ids), -1))
@@ -101,11 +97,14 @@ class CodeCounts:
     def _add_transitions(self, ids: np.ndarray) -> None:
         """Count the transitions between successive latent frames of ids (t p m)."""
         before, after = ids[:-1], ids[1:]
-        spent = self._is_token(after) if self.zero_code else np.ones_like(after, bool)
-        self.transitions += spent.sum((0, 1))
-        np.add.at(self.changes, after[(before != after) & spent], 1)
-        pairs = before * self.codebook_size + after % self.codebook_size
-        self.transition_sample.add(self._tokens(pairs, after))
+        if self.zero_code:
+            spent = self._is_token(after)
+            self.transitions += spent.sum((0, 1))
+            before, after = before[spent], after[spent]
+        else:
+            self.transitions += after.size // self.codebooks
+        np.add.at(self.changes, after[before != after], 1)
+        self.transition_sample.add(before * self.codebook_size + after % self.codebook_size)
 
 
 class RandomSample:
@@ -135,6 +134,12 @@ class RandomSample:
         if probability == 1:
             return values
         return values[self._random.random(len(values), np.float32) < probability]
+
+
+def _grid_cells(h: int, w: int) -> np.ndarray:
+    """Return the row-major grid cell of each position of a latent frame (h w) -> (p)."""
+    rows, columns = np.arange(h) * GRID_ROWS // h, np.arange(w) * GRID_COLUMNS // w
+    return (rows[:, None] * GRID_COLUMNS + columns).ravel()
 
 
 def _count_distinct(ids: np.ndarray) -> np.ndarray:
