@@ -1,5 +1,6 @@
 """Every figure of the codebook report against a direct computation on small random tokens."""
 
+import json
 import math
 from collections import Counter, defaultdict
 from itertools import combinations, pairwise
@@ -148,6 +149,119 @@ def test_histogram(case):
     assert sum(codes for *_, codes in report.histogram) == len(occurrences)
 
 
+SPARSE = [(seed, stages, size) for seed in range(2) for stages in (1, 3) for size in (16, 2)]
+
+
+@pytest.fixture(params=SPARSE, ids=str)
+def sparse(request):
+    """Clips (t p m) with a zero code, their grids, and their report.
+
+    Part of the picture has no tokens, and so has part of one clip; most others are in stage 0.
+    """
+    seed, stages, size = request.param
+    rng, clips = np.random.default_rng(seed + 9), random_clips(seed, stages, size)
+    for clip in clips:
+        stage_shares = 0.5 ** np.arange(stages) if stages > 1 else 0.5
+        clip *= rng.random(clip.shape) < stage_shares
+        clip[:, :1] = 0
+    clips[2][20:] = 0
+    report = codebook_report(count_codes(clips, codebook_size=size, zero_code=True), "x")
+    grids = [clip.shape[1:3] for clip in clips]
+    return [clip.reshape(len(clip), -1, stages) for clip in clips], grids, size, report
+
+
+def test_the_zero_code_is_no_code_and_no_token(sparse):
+    clips, _, size, report = sparse
+    indices, use = tokens_by_codebook(clips), report.use
+    spent = [[i for i in codebook if i] for codebook in indices]
+    assert report.positions == len(indices[0])
+    assert use.tokens == sum(map(len, spent))
+    assert report.tokens_per_position == pytest.approx(use.tokens / report.positions)
+    assert report.kept == pytest.approx([len(s) / report.positions for s in spent])
+    assert use.codebook_size == size - 1
+    assert use.dead == sum(size - 1 - len(set(s)) for s in spent)
+    assert use.usage == pytest.approx(mean(len(set(s)) / (size - 1) for s in spent))
+    bits = sum(len(s) * entropy(s) for s in spent) / use.tokens
+    assert use.entropy_bits == pytest.approx(bits) and use.perplexity == pytest.approx(2**bits)
+    for one, tokens in zip(report.each, spent, strict=True):
+        ranked = sorted(Counter(tokens).items(), key=lambda pair: (-pair[1], pair[0]))
+        assert one.top == ranked[:10]
+    assert sum(codes for *_, codes in report.histogram) == len(spent) * (size - 1)
+
+
+def test_bit_rates_with_a_zero_code(sparse):
+    clips, _, size, report = sparse
+    indices, tokens = tokens_by_codebook(clips), report.use.tokens
+    pixels = sum(64 * clip.shape[1] * (1 + 4 * (len(clip) - 1)) for clip in clips)
+    fixed = math.log2(size) * sum(map(len, indices))
+    ideal = sum(len(codebook) * entropy(codebook) for codebook in indices)
+    assert report.bits_per_pixel == pytest.approx(fixed / pixels)
+    assert report.bits_per_pixel_ideal == pytest.approx(ideal / pixels)
+    assert report.bits_per_pixel_tokens == pytest.approx(tokens * math.log2(size - 1) / pixels)
+    for name, bits in (("", fixed), ("_ideal", ideal), ("_tokens", tokens * math.log2(size - 1))):
+        rate = getattr(report, f"kilobits_per_second{name}")
+        assert rate == pytest.approx(bits / report.seconds / 1000)
+
+
+def test_where_tokens_are_spent(sparse):
+    clips, grids, _, report = sparse
+    kept, distinct, spent = defaultdict(list), defaultdict(list), defaultdict(list)
+    for clip, (h, w) in zip(clips, grids, strict=True):
+        for t, frame in enumerate(clip.tolist()):
+            codes = {(m, i) for row in frame for m, i in enumerate(row) if i}
+            distinct[t * 20 // len(clip)].append(len(codes))
+            for p, row in enumerate(frame):
+                kept[t * 20 // len(clip)].append([i != 0 for i in row])
+                spent[p // w * 8 // h, p % w * 12 // w].append(sum(i != 0 for i in row))
+    assert len(report.time_profile) == len(kept)
+    for time_bin, i in zip(report.time_profile, sorted(kept), strict=True):
+        assert time_bin.kept == pytest.approx(np.mean(kept[i], 0).tolist())
+        assert time_bin.codes == pytest.approx(mean(distinct[i]))
+        assert (time_bin.bits is None) == (not np.any(kept[i]))
+    for y, row in enumerate(report.tokens_map):
+        for x, tokens in enumerate(row):
+            assert tokens == (pytest.approx(mean(spent[y, x])) if spent[y, x] else None)
+            assert [bits is None for bits in report.entropy_map[y]] == [not t for t in row]
+
+
+def test_redundancy_of_tokens_with_a_zero_code(sparse):
+    clips, _, _, report = sparse
+    pairs = [
+        (m, *pair)
+        for clip in clips
+        for before, after in pairwise(clip)
+        for m in range(clip.shape[2])
+        for pair in zip(before[:, m].tolist(), after[:, m].tolist(), strict=True)
+        if pair[1]
+    ]
+    redundancy = report.redundancy
+    assert redundancy.pairs == len(pairs)
+    assert redundancy.repeats == pytest.approx(mean(a == b for _, a, b in pairs))
+    conditional = entropy(pairs) - entropy([(m, a) for m, a, _ in pairs])
+    assert redundancy.conditional_bits == pytest.approx(conditional)
+
+
+def test_a_clip_without_tokens_has_a_report():
+    clip = np.zeros((5, 3, 4, 2), np.uint8)
+    report = codebook_report(count_codes([clip], zero_code=True), "x")
+    figures = report.to_dict()
+    assert figures["tokens"] == figures["used"] == 0 and figures["positions"] == 60
+    assert figures["kept"] == [0, 0] and figures["repeats"] is None
+    assert figures["bits_per_pixel_ideal"] == figures["bits_per_pixel_tokens"] == 0
+    assert figures["verdict"] == "too few tokens"
+    json.dumps(figures, allow_nan=False)
+
+
+def test_a_stage_of_few_tokens_does_not_look_collapsed():
+    clip = np.zeros((9, 40, 40, 4), np.int64)
+    clip[..., 0] = np.random.default_rng(0).integers(1, 512, clip.shape[:3])
+    report = codebook_report(count_codes([clip], codebook_size=512, zero_code=True), "x")
+    assert report.health.status == "healthy", report.health.reason
+    clip[..., 0] = 1 + clip[..., 0] % 4
+    report = codebook_report(count_codes([clip], codebook_size=512, zero_code=True), "x")
+    assert report.health.status == "collapsed", report.health.reason
+
+
 @pytest.mark.parametrize("highest", [1, 2, 255, 256, 10**9])
 def test_histogram_bins_are_contiguous_and_reach_the_highest_count(highest):
     bins = structure.occurrence_histogram(np.array([0, 1, highest, highest]))
@@ -195,6 +309,13 @@ def test_tokens_at_a_time_do_not_change_the_report(monkeypatch):
     expected = codebook_report(count_codes(clips), "x").to_dict()
     monkeypatch.setattr(counts, "TOKENS_AT_A_TIME", 10)
     assert codebook_report(count_codes(clips), "x").to_dict() == expected
+
+
+def test_tokens_at_a_time_do_not_change_the_report_of_a_zero_code(monkeypatch):
+    clips = random_clips(0, codebooks=3)
+    expected = codebook_report(count_codes(clips, zero_code=True), "x").to_dict()
+    monkeypatch.setattr(counts, "TOKENS_AT_A_TIME", 10)
+    assert codebook_report(count_codes(clips, zero_code=True), "x").to_dict() == expected
 
 
 def test_sample_is_bounded_uniform_and_deterministic(monkeypatch):

@@ -32,7 +32,8 @@ CASES = [
 @pytest.mark.parametrize("status, counts, repeated, files", CASES)
 @pytest.mark.parametrize("quantizer", [*config.QUANTIZERS, "unknown"])
 def test_status_and_reason(status, counts, repeated, files, quantizer):
-    health = codebook_health(codebook_use(counts), 1, repeated, files, quantizer)
+    fresh = [int(counts.sum()) - repeated]
+    health = codebook_health(codebook_use(counts), fresh, files, quantizer)
     assert health.status == status, health.reason
     assert f"{np.count_nonzero(counts) / len(counts):.1%} of the codebook" in health.reason or (
         "too few to judge" in health.reason

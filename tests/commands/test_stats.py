@@ -22,10 +22,10 @@ from vqtok.model.checkpoint import BUNDLED
 from vqtok.tokens import write_tokens
 
 
-def save(path, seed=0, model="a" * 64, size=16, quantizer="lfq", shape=(9, 8, 8)):
+def save(path, seed=0, model="a" * 64, size=16, quantizer="lfq", shape=(9, 8, 8), zero_code=False):
     """Write a token file of random indices and return its path."""
     indices = np.random.default_rng(seed).integers(0, size, shape).astype(np.int32)
-    write_tokens(path, make_tokens(indices, size, quantizer, model))
+    write_tokens(path, make_tokens(indices, size, quantizer, model, zero_code))
     return path
 
 
@@ -74,6 +74,19 @@ def test_each_gives_every_argument_a_column(corpus):
     assert (one["name"], two["name"]) == ("a", "sub")
     shown = works("stats", corpus / "a.safetensors", corpus / "sub", "--each").stdout.decode()
     assert "usage / chance" in shown and "sub" in shown
+
+
+def test_tokens_with_a_zero_code_are_those_that_are_not_zero(tmp_path):
+    path = save(tmp_path / "a.safetensors", shape=(9, 8, 8, 2), quantizer="ema", zero_code=True)
+    tokens, report = vqtok.read_tokens(path), numbers(path)
+    assert report["zero_code"] and report["tokens"] == np.count_nonzero(tokens.indices)
+    assert report["tokens_per_position"] == pytest.approx(tokens.tokens_per_position)
+    assert report["tokens_per_position"] == pytest.approx(sum(report["kept"]))
+    assert "kept over time" in works("stats", path).stdout.decode()
+    dense = save(tmp_path / "b.safetensors", shape=(9, 8, 8, 2), quantizer="ema")
+    assert numbers(dense)["kept"] is None and numbers(dense)["tokens_per_position"] == 2
+    assert len(numbers(path, dense)) == 2
+    assert "per position" in works("stats", path, dense).stdout.decode()
 
 
 def test_a_file_named_twice_is_counted_once(corpus):

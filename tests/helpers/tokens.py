@@ -41,7 +41,7 @@ def join_file(header, body):
     return len(text).to_bytes(8, "little") + text + body
 
 
-def make_tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
+def make_tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64, zero_code=False):
     """Return Tokens with these indices (t h w) or (t h w codebooks), at 25 fps."""
     t, h, w = indices.shape[:3]
     frames = 1 + 4 * (t - 1)
@@ -58,6 +58,7 @@ def make_tokens(indices, codebook_size=16, quantizer="lfq", model="a" * 64):
         quantizer=quantizer,
         stride=(4, 8, 8),
         model=model,
+        zero_code=zero_code,
     )
 
 

@@ -52,6 +52,27 @@ def huge_report():
     return codebook_report(counts, "corpus", (16, 16, 16))
 
 
+def sparse_report(stages, name="walk"):
+    """Return a report with a zero code: much is new in key frames, then most of it in the middle.
+
+    Each later stage has a token at half of the positions of the one before it.
+    """
+    indices = 1 + random_clip(1023, stages).reshape(40, 18, 32, stages)
+    shares = np.where(np.arange(40) % 16 == 0, 0.8, 0.1)[:, None, None]
+    shares = shares * np.exp(-(((np.arange(32) - 16) / 8) ** 2))
+    drawn = np.random.default_rng(1).random((40, 18, 32, 1))
+    indices *= drawn < shares[..., None] / 2 ** np.arange(stages)
+    clip = indices[..., 0] if stages == 1 else indices
+    counts = count_codes([clip], codebook_size=1024, quantizer="ema", zero_code=True)
+    return codebook_report(counts, name)
+
+
+def still_report():
+    """Return a report without a single token."""
+    clip = np.zeros((9, 6, 8), np.int32)
+    return codebook_report(count_codes([clip], quantizer="ema", zero_code=True), "still")
+
+
 VALUES = Distribution(0.5, 1.25, 3.0, [0, 1, 5, 9, 12, 40, 33, 20, 9, 3, 0, 1])
 EMA = CodebookTable("ema", 1024, 8, CodeStatistics(VALUES, VALUES, 2, VALUES, 31, 7))
 FSQ = CodebookTable("fsq", 1000, 4, None)
@@ -61,6 +82,12 @@ SCREENS = {
     "huge": lambda c: report.render_report(huge_report(), c),
     "lfq": lambda c: report.render_report(make_report("lfq", "walk"), c),
     "several_codebooks": lambda c: report.render_report(make_report("vq2", "walk", codebooks=3), c),
+    "zero_code": lambda c: report.render_report(sparse_report(1), c),
+    "zero_code_of_stages": lambda c: report.render_report(sparse_report(3), c),
+    "zero_code_alone": lambda c: report.render_report(still_report(), c),
+    "comparison_of_zero_codes": lambda c: report.render_comparison(
+        [sparse_report(3), still_report(), make_report("ema", "dense")], c
+    ),
     "comparison": lambda c: report.render_comparison(
         [
             make_report("fsq", "a walk with a rather long name", LEVELS),

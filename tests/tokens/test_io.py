@@ -13,7 +13,14 @@ from safetensors.numpy import save_file
 
 from helpers.tokens import SAMPLE, VARYING, join_file, split_file
 from vqtok.errors import VqtokError
-from vqtok.tokens import IndexBuffer, Tokens, read_tokens, tokens_to_bytes, write_tokens
+from vqtok.tokens import (
+    IndexBuffer,
+    Tokens,
+    count_tokens,
+    read_tokens,
+    tokens_to_bytes,
+    write_tokens,
+)
 
 
 def sample_file(**changes):
@@ -35,6 +42,7 @@ def sample_file(**changes):
         {"origin": 40},
         {"origin": -3, "timestamps": [-3 + 2 * i for i in range(9)]},
         {"indices": SAMPLE.indices[:2], "frames": 2, "timestamps": [0, 5]},
+        {"zero_code": True, "rate": "tokens=0.6"},
     ],
 )
 def test_tokens_survive_a_round_trip(tmp_path, changes):
@@ -112,6 +120,30 @@ def test_origin_is_written_only_if_it_is_not_zero():
     assert read_tokens(io.BytesIO(sample_file())).origin == 0
 
 
+def test_zero_code_and_rate_are_written_only_if_they_are_set():
+    metadata = split_file(tokens_to_bytes(SAMPLE))[0]["__metadata__"]
+    assert not {"zero_code", "rate"} & metadata.keys()
+    sparse = tokens_to_bytes(replace(SAMPLE, zero_code=True, rate="psnr=32"))
+    metadata = split_file(sparse)[0]["__metadata__"]
+    assert (metadata["zero_code"], metadata["rate"]) == ("true", "psnr=32")
+    assert not read_tokens(io.BytesIO(sample_file(zero_code="false"))).zero_code
+
+
+def test_tokens_are_counted_per_position():
+    stages = np.stack([SAMPLE.indices, SAMPLE.indices // 32], -1)
+    zeros = np.count_nonzero(stages == 0)
+    for indices, zero_code, expected in (
+        (SAMPLE.indices, False, 1),
+        (stages, False, 2),
+        (stages, True, 2 - zeros / SAMPLE.indices.size),
+        (np.zeros_like(stages), True, 0),
+        (np.repeat(stages, 99, 0), True, 2 - zeros / SAMPLE.indices.size),
+    ):
+        tokens = replace(SAMPLE, indices=indices, zero_code=zero_code)
+        assert tokens.tokens_per_position == pytest.approx(expected)
+        assert count_tokens(tokens) == round(expected * np.prod(indices.shape[:3]))
+
+
 def test_the_same_tokens_give_the_same_bytes():
     digest = hashlib.sha256(tokens_to_bytes(SAMPLE)).hexdigest()
     assert digest == "c1c8e9acc0daec2d286dffa605a51987d91a54b8ea177d9eb9dd9a5eb75a8bf3"
@@ -171,6 +203,11 @@ def test_truncated_files_are_refused(tmp_path):
         ({"stride": "2x8x8"}, "do not fit"),
         ({"codebook_size": "63"}, "not in a codebook of 63"),
         ({"codebook_size": "0"}, "a size"),
+        ({"zero_code": "yes"}, "zero_code is 'yes', not true or false"),
+        ({"zero_code": ""}, "not true or false"),
+        ({"rate": "fast"}, "the rate is 'fast', not a name and a value such as tokens=0.6"),
+        ({"rate": "tokens=0.6\n"}, "the rate is"),
+        ({"rate": "x" * 10**6}, "the rate is"),
         ({"model": "abc"}, "the model is not named"),
         ({"quantizer": ""}, "the quantizer or the model"),
     ],
@@ -181,7 +218,7 @@ def test_invalid_metadata_is_refused_in_one_sentence(tmp_path, changes, message)
     with pytest.raises(VqtokError, match=message) as caught:
         read_tokens(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert "encode" in str(caught.value)
+    assert "encode" in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +230,10 @@ def test_invalid_metadata_is_refused_in_one_sentence(tmp_path, changes, message)
         ({"indices": SAMPLE.indices > 0}, "are bool, not integers"),
         ({"indices": SAMPLE.indices.tolist()}, "are list, not a NumPy array"),
         ({"model": ""}, "their tokenizer was not loaded from a file"),
+        ({"zero_code": 1}, "zero_code is 1, not True or False"),
+        ({"zero_code": True, "codebook_size": 1}, "has 2 codes or more"),
+        ({"rate": 0.6}, "the rate is 0.6, not a name and a value"),
+        ({"rate": "tokens 0.6"}, "not a name and a value"),
         ({"indices": SAMPLE.indices[0]}, "do not fit"),
         ({"indices": SAMPLE.indices[:2]}, "do not fit"),
         ({"timestamps": VARYING[:8]}, "number of timestamps"),

@@ -1,5 +1,6 @@
 """Health of a codebook: a status and the reason for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,19 +35,18 @@ def has_collapsed(usage: float, by_chance: float) -> bool:
     return usage < MIN_USAGE_RATIO * by_chance
 
 
-def codebook_health(
-    use: CodebookUse, codebooks: int, repeated: int, files: int, quantizer: str
-) -> Health:
-    """Judge a codebook by its usage in `files` clips, summed over `codebooks` codebooks.
+def codebook_health(use: CodebookUse, fresh: Sequence[int], files: int, quantizer: str) -> Health:
+    """Judge a codebook by its usage in `files` clips, or several codebooks by that of all.
 
-    repeated: number of tokens that equal the previous one in time. They cannot show new codes, so
-        usage is compared with chance for the other tokens.
+    fresh: number of tokens of each codebook that differ from the previous index in time. Repeats
+        cannot show new codes, so usage is compared with chance for these tokens.
 
     A single scene needs few codes even of a good codebook: a few clips only prove a collapse if
     very few codes are used.
     """
-    tokens = (use.tokens - repeated) // codebooks
-    by_chance = usage_by_chance(tokens, use.codebook_size)
+    codebooks = len(fresh)
+    tokens = sum(fresh) // codebooks
+    by_chance = sum(usage_by_chance(n, use.codebook_size) for n in fresh) / codebooks
     excluded = " without repeats" if use.usage_by_chance - by_chance > 0.01 else ""
     chance = f"expected by chance: {by_chance:.1%}{excluded}"
     usage = f"{use.usage:.1%} of the codebook is used ({chance})"

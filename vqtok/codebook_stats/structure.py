@@ -16,9 +16,9 @@ MAX_CORRELATIONS = 10
 
 @dataclass(frozen=True)
 class TemporalRedundancy:
-    """How well a token is predicted by the previous one in time at the same position.
+    """How well a token is predicted by the previous index in time at the same position.
 
-    repeats: share of tokens equal to the previous one.
+    repeats: share of tokens equal to the previous index.
     repeat_model_bits: bits per token of a model that codes a repeat flag, and then the code of a
         changed token by its frequency. A simple entropy coder reaches it.
     conditional_bits: plug-in conditional entropy given the previous token, far too low for few
@@ -41,12 +41,14 @@ class TimeBin:
     """An interval of the relative time in the clips.
 
     codes: mean number of distinct codes per latent frame.
-    bits: mean of -log2(overall frequency of the token's code).
+    bits: mean of -log2(overall frequency of the token's code); None without tokens.
+    kept: share of positions that have a token, for each stage; None without a zero code.
     """
 
     latent_frames: int
     codes: float
-    bits: float
+    bits: float | None
+    kept: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ class BitStatistics:
 
 
 def temporal_redundancy(counts: CodeCounts) -> TemporalRedundancy | None:
-    """Return the redundancy in time, or None if no clip has a second latent frame."""
-    if not counts.transitions:
+    """Return the redundancy in time, or None if no token has a previous index."""
+    pairs_in_all = int(counts.transitions.sum())
+    if not pairs_in_all:
         return None
-    changed = int(counts.changes.sum()) / counts.transitions
+    changed = int(counts.changes.sum()) / pairs_in_all
     # The codebook of a token is known from its position, so it costs no bits.
     codebook_bits = entropy_bits(counts.changes.reshape(counts.codebooks, -1).sum(1))
     flag_bits = entropy_bits(np.array([changed, 1 - changed]))
@@ -78,7 +81,7 @@ def temporal_redundancy(counts: CodeCounts) -> TemporalRedundancy | None:
         conditional_bits=max(0.0, entropy_bits(pairs) - entropy_bits(previous)),
         unseen=float(np.count_nonzero(pairs == 1) / len(sample)),
         sampled_pairs=len(sample),
-        pairs=counts.transitions,
+        pairs=pairs_in_all,
     )
 
 
@@ -99,22 +102,37 @@ def time_profile(counts: CodeCounts) -> list[TimeBin]:
     time_bins, _, ids = counts.sampled_positions()
     bits = _mean_bits(time_bins, ids, counts, TIME_BINS)
     frames, distinct = counts.latent_frames, counts.distinct_ids
-    return [
-        TimeBin(int(frames[i]), float(distinct[i] / frames[i]), float(bits[i]))
-        for i in np.flatnonzero(frames)
-    ]
+    profile = []
+    for i in np.flatnonzero(frames):
+        kept = (counts.time_tokens[i] / counts.time_positions[i]).tolist()
+        codes, mean = float(distinct[i] / frames[i]), None if isnan(bits[i]) else float(bits[i])
+        profile.append(TimeBin(int(frames[i]), codes, mean, kept if counts.zero_code else None))
+    return profile
 
 
 def entropy_map(counts: CodeCounts) -> list[list[float | None]]:
     """Return the mean bits of tokens by row and column of the frame, None in cells without tokens.
 
-    Rows and columns without any tokens, as small grids have, are left out.
+    Rows and columns without any positions, as small grids have, are left out.
     """
     _, cells, ids = counts.sampled_positions()
     bits = _mean_bits(cells, ids, counts, GRID_ROWS * GRID_COLUMNS)
-    bits = bits.reshape(GRID_ROWS, GRID_COLUMNS)
-    has_tokens = ~np.isnan(bits)
-    rows = bits[has_tokens.any(1)][:, has_tokens.any(0)].tolist()
+    return _grid(bits, counts)
+
+
+def tokens_map(counts: CodeCounts) -> list[list[float | None]] | None:
+    """Return the tokens per position as `entropy_map` does; None without a zero code."""
+    if not counts.zero_code:
+        return None
+    with np.errstate(invalid="ignore"):
+        return _grid(counts.cell_tokens.sum(1) / counts.cell_positions, counts)
+
+
+def _grid(values: np.ndarray, counts: CodeCounts) -> list[list[float | None]]:
+    """Return values of cells, NaN where there is none, by row and column."""
+    values = values.reshape(GRID_ROWS, GRID_COLUMNS)
+    has_positions = counts.cell_positions.reshape(GRID_ROWS, GRID_COLUMNS) > 0
+    rows = values[has_positions.any(1)][:, has_positions.any(0)].tolist()
     return [[None if isnan(value) else value for value in row] for row in rows]
 
 
@@ -124,8 +142,9 @@ def _mean_bits(bins: np.ndarray, ids: np.ndarray, counts: CodeCounts, size: int)
     Its mean over all tokens is their entropy. The entropies of single bins would instead be
     biased by their numbers of tokens.
     """
-    total = counts.occurrences.sum() / counts.codebooks
-    surprise = np.log2(total / np.maximum(counts.occurrences, 1))
+    occurrences = counts.occurrences.reshape(counts.codebooks, -1)
+    total = occurrences[:, int(counts.zero_code) :].sum(1, keepdims=True)
+    surprise = np.log2(np.maximum(total, 1) / np.maximum(occurrences, 1)).ravel()
     with np.errstate(invalid="ignore"):
         return np.bincount(bins, surprise[ids], size) / np.bincount(bins, minlength=size)
 

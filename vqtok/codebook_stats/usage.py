@@ -43,8 +43,11 @@ class CodebookUse:
         return {name: getattr(self, name) for name in names}
 
 
-def codebook_use(counts: np.ndarray) -> CodebookUse:
-    """Return the usage of a codebook from a histogram (k) of its indices."""
+def codebook_use(counts: np.ndarray, first: int = 0) -> CodebookUse:
+    """Return the usage of a codebook from a histogram (k) of its indices, the first being `first`.
+
+    With a zero code, `first` is 1: index 0 is not counted as a code.
+    """
     tokens, used = int(counts.sum()), int(np.count_nonzero(counts))
     entropy = entropy_bits(counts)
     top = np.argsort(-counts, kind="stable")[: min(TOP_CODES, used)]
@@ -58,7 +61,7 @@ def codebook_use(counts: np.ndarray) -> CodebookUse:
         entropy_bits=entropy,
         entropy_bits_corrected=entropy + max(used - 1, 0) / (2 * max(tokens, 1) * math.log(2)),
         dead=len(counts) - used,
-        top=[(int(i), int(counts[i])) for i in top],
+        top=[(int(i) + first, int(counts[i])) for i in top],
     )
 
 

@@ -103,8 +103,8 @@ def count_inputs(
 
 
 def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
-    codebooks = tokens.indices.shape[3:]
-    return tokens.model, tokens.quantizer, tokens.stride, tokens.codebook_size, codebooks
+    codebooks = tokens.indices.shape[3:], tokens.codebook_size, tokens.zero_code
+    return tokens.model, tokens.quantizer, tokens.stride, *codebooks
 
 
 def _read(path: str, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:

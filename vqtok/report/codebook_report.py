@@ -38,8 +38,12 @@ def render_report(report: CodebookReport, console: Console) -> Group:
     right = [section("codes by number of uses", _histogram(g, report.histogram))]
     if len(report.time_profile) > 1:
         left.append(section("over time", _time_profile(g, report.time_profile)))
+        if report.kept is not None:
+            left.append(section("kept over time, in %", _kept(g, report.time_profile)))
+    if report.tokens_map is not None and sum(map(len, report.tokens_map)) > 1:
+        right.append(section("tokens per position", _map(g, report.tokens_map)))
     if sum(map(len, report.entropy_map)) > 1:
-        right.append(section("bits per token by position", _entropy_map(g, report.entropy_map)))
+        right.append(section("bits per token by position", _map(g, report.entropy_map)))
     if report.quantizer == "fsq":
         levels = _levels(g, report.levels) if report.levels else LEVELS_UNKNOWN
         left.append(section("share of each level, in %", levels))
@@ -81,10 +85,16 @@ def _sizes(report: CodebookReport) -> list[Row]:
     several = f"in each of {codebooks} codebooks, " if codebooks > 1 else ""
     files = f"{report.files:,} file" + "s" * (report.files > 1)
     frames = f"{report.frames:,} frame" + "s" * (report.frames > 1)
-    return [
+    zero_code = ", and a zero code" if report.kept is not None else ""
+    codes = f"{several}{use.dead:,} dead{zero_code}"
+    rows: list[Row] = [
         (" tokens", f"{use.tokens:,}", files, f"{frames}, {report.seconds:,.1f} s"),
-        (" codes", f"{use.codebook_size:,}", f"{use.used:,} used", f"{several}{use.dead:,} dead"),
+        (" codes", f"{use.codebook_size:,}", f"{use.used:,} used", codes),
     ]
+    if report.kept is not None:
+        per_position = f"{report.tokens_per_position:.3f}"
+        rows.insert(1, ("   per position", per_position, "", f"{report.positions:,} positions"))
+    return rows
 
 
 def _usage(g: Glyphs, use: CodebookUse, bar_width: int) -> list[Row]:
@@ -105,10 +115,15 @@ def _usage(g: Glyphs, use: CodebookUse, bar_width: int) -> list[Row]:
 def _rates(report: CodebookReport) -> list[Row]:
     bpp, kbps = report.bits_per_pixel, report.kilobits_per_second
     ideal_bpp, ideal_kbps = report.bits_per_pixel_ideal, report.kilobits_per_second_ideal
-    return [
+    rows: list[Row] = [
         (" bits per pixel", f"{bpp:.4f}", f"ideal {ideal_bpp:.4f}", "with entropy coding"),
         (" kbit/s", f"{kbps:,.1f}", f"ideal {ideal_kbps:,.1f}", "at clip frame rate"),
     ]
+    if report.kept is not None:
+        bpp, kbps = report.bits_per_pixel_tokens, report.kilobits_per_second_tokens
+        rows.insert(1, ("   tokens alone", f"{bpp:.4f}", "", "not where they are"))
+        rows.append(("   tokens alone", f"{kbps:,.1f}", "", ""))
+    return rows
 
 
 def _redundancy(g: Glyphs, redundancy: TemporalRedundancy, bar_width: int) -> list[Row]:
@@ -127,7 +142,7 @@ def _redundancy(g: Glyphs, redundancy: TemporalRedundancy, bar_width: int) -> li
 
 def _codes(g: Glyphs, report: CodebookReport) -> Group:
     if len(report.each) > 1:
-        return section("each codebook", _each_codebook(report.each))
+        return section("each codebook", _each_codebook(report.each, report.kept))
     return section("most used codes", _top_codes(g, report.use))
 
 
@@ -140,12 +155,13 @@ def _top_codes(g: Glyphs, use: CodebookUse) -> Table:
     return table
 
 
-def _each_codebook(uses: list[CodebookUse]) -> Table:
+def _each_codebook(uses: list[CodebookUse], kept: list[float] | None) -> Table:
     """Return the usage of several codebooks, one per row."""
-    table = _number_table("", "used", "usage", "perplexity", "bits")
+    first = "used" if kept is None else "kept"  # both would not fit
+    table = _number_table("", first, "usage", "perplexity", "bits")
     for i, use in enumerate(uses):
         figures = f"{use.usage:.1%}", f"{use.perplexity:,.1f}", f"{use.entropy_bits:.3f}"
-        table.add_row(f"{i}", f"{use.used:,}", *figures)
+        table.add_row(f"{i}", f"{use.used:,}" if kept is None else f"{kept[i]:.1%}", *figures)
     return table
 
 
@@ -164,16 +180,28 @@ def _time_profile(g: Glyphs, time_profile: list[TimeBin]) -> Table:
     table = Table.grid(padding=(0, 1))
     bits = [time_bin.bits for time_bin in time_profile]
     codes = [time_bin.codes for time_bin in time_profile]
-    table.add_row("bits", sparkline(g, bits), f"{min(bits):.1f}-{max(bits):.1f}")
+    if known := [b for b in bits if b is not None]:
+        table.add_row("bits", sparkline(g, bits), f"{min(known):.1f}-{max(known):.1f}")
     table.add_row("codes", sparkline(g, codes), f"{min(codes):.0f}-{max(codes):.0f}")
     return table
 
 
-def _entropy_map(g: Glyphs, entropy_map: list[list[float | None]]) -> Group:
+def _kept(g: Glyphs, time_profile: list[TimeBin]) -> Table:
+    """Return a sparkline from zero of the share of positions with a token, for each stage."""
+    table = Table.grid(padding=(0, 1))
+    for stage, shares in enumerate(zip(*(b.kept or [] for b in time_profile), strict=True)):
+        percent = f"{100 * min(shares):.1f}-{100 * max(shares):.1f}"
+        table.add_row(f"{stage}", sparkline(g, shares, low=0), percent)
+    return table
+
+
+def _map(g: Glyphs, values: list[list[float | None]]) -> Group | Text:
     """Return a heat map with its scale."""
-    known = [bits for row in entropy_map for bits in row if bits is not None]
+    known = [value for row in values for value in row if value is not None]
+    if not known:
+        return Text("no tokens")
     scale = Text.assemble(f"{min(known):.2f} ", (g.shades, "cyan"), f" {max(known):.2f}")
-    return Group(heatmap(g, entropy_map), scale)
+    return Group(heatmap(g, values), scale)
 
 
 def _levels(g: Glyphs, dimensions: list[list[float]]) -> Table:

@@ -1,5 +1,6 @@
 """The codebook report as an image, drawn by matplotlib (the extra `plot`)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,9 @@ def _plot_frequencies(axes: "Axes", report: CodebookReport, color: str) -> None:
     axes.axhline(1 / report.occurrences.size, color=color, ls=":")
 
 
-def _plot_over_time(axes: "Axes", values: list[float], color: str) -> None:
-    axes.plot((np.arange(len(values)) + 0.5) / len(values), values, color, marker=".")
+def _plot_over_time(axes: "Axes", values: Sequence[float | None], color: str) -> None:
+    times = (np.arange(len(values)) + 0.5) / len(values)
+    axes.plot(times, np.array(values, float), color, marker=".")  # None is a gap
 
 
 def _plot_entropy_map(axes: "Axes", report: CodebookReport) -> None:

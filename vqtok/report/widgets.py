@@ -60,10 +60,15 @@ def bar(g: Glyphs, share: float, width: int, mark: float | None = None) -> Text:
     return text
 
 
-def sparkline(g: Glyphs, values: Sequence[float], low: float | None = None) -> Text:
-    """Return one character per value, scaled from `low` (default: the minimum) to the maximum."""
-    low = min(values) if low is None else low
-    return Text("".join(_level(g.steps, v, low, max(values)) for v in values), "cyan")
+def sparkline(g: Glyphs, values: Sequence[float | None], low: float | None = None) -> Text:
+    """Return one character per value, scaled from `low` (default: the minimum) to the maximum.
+
+    None is blank.
+    """
+    known = [v for v in values if v is not None]
+    low, high = min(known) if low is None else low, max(known)
+    steps = (" " if v is None else _level(g.steps, v, low, high) for v in values)
+    return Text("".join(steps), "cyan")
 
 
 def heatmap(g: Glyphs, values: Sequence[Sequence[float | None]]) -> Text:

@@ -1,6 +1,6 @@
 """Token files: the format, reading and writing. Needs no PyTorch."""
 
-from vqtok.tokens.format import Tokens, check_tokenizer, validate
+from vqtok.tokens.format import Tokens, check_tokenizer, count_tokens, validate
 from vqtok.tokens.io import (
     IndexBuffer,
     read_metadata,
@@ -8,14 +8,19 @@ from vqtok.tokens.io import (
     tokens_to_bytes,
     write_tokens,
 )
+from vqtok.tokens.packed import pack_sequence, sequence_vocabulary, unpack_sequence
 
 __all__ = [
     "IndexBuffer",
     "Tokens",
     "check_tokenizer",
+    "count_tokens",
+    "pack_sequence",
     "read_metadata",
     "read_tokens",
+    "sequence_vocabulary",
     "tokens_to_bytes",
+    "unpack_sequence",
     "validate",
     "write_tokens",
 ]

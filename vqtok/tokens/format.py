@@ -2,9 +2,11 @@
 
 docs/token-format.md describes every key. Metadata values are strings: fractions are written as
 30000/1001 and the stride as 4x8x8. Evenly spaced timestamps are written as `start` and `step`;
-others are an int64 tensor `timestamps` (t). `origin` is left out where it is 0.
+others are an int64 tensor `timestamps` (t). `origin`, `zero_code` and `rate` are left out where
+they are 0, False and empty.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +18,8 @@ from vqtok.errors import VqtokError
 
 _FORMAT = {"format": "vqtok-tokens", "version": "1"}
 _MAX_STRIDE = 256  # bounds what a forged file can make a reader allocate
+_RATE = re.compile(r"[a-z_]{1,32}=[!-~]{1,32}")
+_ROWS_PER_COUNT = 64  # latent frames
 INDEX_DTYPES = tuple(np.dtype(name) for name in ("<u1", "<u2", "<i4"))
 
 
@@ -33,6 +37,9 @@ class Tokens:
     stride: (time, height, width) that one index covers, in frames and pixels.
     model: SHA-256 of the tokenizer's weights, in hex; "" if it was not loaded from a file.
     origin: the timestamp at which playback starts, time zero of the decoded video.
+    zero_code: whether index 0 of each codebook means "nothing new", for which no token is spent.
+    rate: how the encoder chose what to spend tokens on, such as tokens=0.6, price=0.5 or psnr=32;
+        "" if it coded everything.
     """
 
     indices: np.ndarray
@@ -48,6 +55,13 @@ class Tokens:
     stride: tuple[int, int, int]
     model: str
     origin: int = 0
+    zero_code: bool = False
+    rate: str = ""
+
+    @property
+    def tokens_per_position(self) -> float:
+        """Tokens spent per position of the (t h w) grid: all of them, or those that are not 0."""
+        return count_tokens(self) / int(np.prod(self.indices.shape[:3]))
 
 
 class TokenizerInfo(Protocol):
@@ -83,6 +97,15 @@ def format_stride(stride: tuple[int, int, int]) -> str:
     return "x".join(map(str, stride))
 
 
+def count_tokens(tokens: Tokens) -> int:
+    """Return the number of tokens spent: all indices, or with a zero code those that are not 0."""
+    indices = tokens.indices
+    if not tokens.zero_code:
+        return indices.size
+    starts = range(0, len(indices), _ROWS_PER_COUNT)  # in parts: the indices may be on disk
+    return sum(int(np.count_nonzero(indices[i : i + _ROWS_PER_COUNT])) for i in starts)
+
+
 def index_dtype(codebook_size: int) -> np.dtype:
     """Return the smallest dtype that token files use for indices of this codebook."""
     return next(d for d in INDEX_DTYPES if codebook_size - 1 <= np.iinfo(d).max)
@@ -105,6 +128,12 @@ def _find_problem(tokens: Tokens) -> str | None:
         return "a rate is out of range"
     if len(tokens.stride) != 3 or not all(0 < side <= _MAX_STRIDE for side in tokens.stride):
         return f"the stride is not three numbers from 1 to {_MAX_STRIDE}"
+    if not isinstance(tokens.zero_code, bool):
+        return f"zero_code is {tokens.zero_code!r}, not True or False"
+    if tokens.zero_code and tokens.codebook_size < 2:
+        return "a codebook with a zero code has 2 codes or more, not 1"
+    if not isinstance(tokens.rate, str) or (tokens.rate and not _RATE.fullmatch(tokens.rate)):
+        return f"the rate is {_shorten(tokens.rate)}, not a name and a value such as tokens=0.6"
     if not isinstance(indices, np.ndarray):
         return f"the indices are {type(indices).__name__}, not a NumPy array"
     if indices.dtype.kind not in "iu":
@@ -124,6 +153,11 @@ def _find_problem(tokens: Tokens) -> str | None:
     if (np.diff(np.asarray(timestamps)) <= 0).any():
         return "the timestamps do not increase"
     return None
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 50 else f"{text[:50]}..."
 
 
 def _grid(tokens: Tokens) -> tuple[int, int, int]:
@@ -157,6 +191,10 @@ def pack(tokens: Tokens) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     }
     if tokens.origin:
         metadata["origin"] = str(tokens.origin)
+    if tokens.zero_code:
+        metadata["zero_code"] = "true"
+    if tokens.rate:
+        metadata["rate"] = tokens.rate
     tensors = {"indices": tokens.indices}
     timestamps = np.asarray(tokens.timestamps, "<i8")
     steps = np.diff(timestamps)
@@ -209,6 +247,8 @@ def _parse(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> To
         stride=_parse_stride(metadata["stride"]),
         model=metadata["model"],
         origin=int(metadata.get("origin", 0)),
+        zero_code=_parse_flag(metadata.get("zero_code", "false"), "zero_code"),
+        rate=metadata.get("rate", ""),
     )
 
 
@@ -222,6 +262,12 @@ def _parse_timestamps(
         return timestamps.tolist()
     start, step, frames = (int(metadata[key]) for key in ("start", "step", "frames"))
     return range(start, start + step * frames, step)
+
+
+def _parse_flag(text: str, key: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{key} is {_shorten(text)}, not true or false")
+    return text == "true"
 
 
 def _parse_stride(text: str) -> tuple[int, int, int]:
