@@ -255,7 +255,8 @@ class PredictiveCoder(nn.Module):
                 quantizer.init_from_data(latents, part)
         if self.price is not None:
             costs = quantizer.search(residual)[1]
-            self.price.copy_((residual.square().sum(1) - costs).mean() / quantizer.stages)
+            saved = (residual.square().sum(1) - costs).mean()
+            self.price.copy_(all_reduce_mean(saved) / quantizer.stages)
 
     def _draw_price(self, z: Tensor) -> Price:
         """Return a random price for each clip (b 1 1 1); outside of training 0."""
