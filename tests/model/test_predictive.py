@@ -206,8 +206,10 @@ def test_dead_codes_are_replaced_by_latents_far_from_their_code(kind):
 
 @every_searching
 def test_an_intra_share_below_one_leaves_a_residual_code(kind):
-    coder = coder_of(kind(100, 8, 0.25), intra_share=0.999)
-    assert coder.intra_codes == 99
+    assert coder_of(kind(100, 8, 0.25), intra_share=0.999).intra_codes == 99
+    staged = coder_of(kind(100, 8, 0.25, stages=2, init_from_data=True), intra_share=0.999)
+    assert staged.intra_codes == 98  # besides the zero code
+    assert staged.quantize(random_latents()).z_q.isfinite().all()
 
 
 def test_intra_codes_need_a_quantizer_that_searches():

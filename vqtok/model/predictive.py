@@ -112,7 +112,8 @@ class PredictiveCoder(nn.Module):
             require_search(quantizer)
         self.quantizer, self.predictor = quantizer, predictor
         self.keyframe_interval = keyframe_interval
-        self.intra_codes = int(intra_share * quantizer.codebook_size)
+        most = quantizer.codebook_size - 1 - int(quantizer.zero_code)  # one residual code is left
+        self.intra_codes = min(int(intra_share * quantizer.codebook_size), most)
         self.register_buffer("price", torch.tensor(1.0) if quantizer.zero_code else None)
 
     def encode(self, z: Tensor, state: StreamState, price: Price = 0.0) -> Tensor:
