@@ -40,7 +40,7 @@ class Rate:
     def __post_init__(self) -> None:
         given = [name for name in ("price", "tokens", "psnr") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise UsageError(f"choose one of {' and '.join(given)}, not both")
+            raise UsageError(f"choose one of price, tokens and psnr, not {' and '.join(given)}")
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"the price of a token must be 0 or more, not {self.price}")
         if self.tokens is not None and not 0 < self.tokens < math.inf:
@@ -142,7 +142,7 @@ class RateControl:
             measured = float((indices != 0).sum()) / z[:, 0].numel()
             return _Window(indices, coder_state, {}, measured)
         decoder_state = dict(self._decoder_state)
-        video, first = torch.cat(self._video, dim=2), not self._decoder_state
+        video, first = torch.cat(self._video, dim=2), not self._positions
         error = self._tokenizer.squared_error(indices, video, decoder_state, first)
         return _Window(indices, coder_state, decoder_state, error)
 
