@@ -7,7 +7,7 @@ from helpers.quantizers import DEVICES, QUANTIZERS, exact_indices
 from helpers.tokenizers import random_video, randomize, small_tokenizer
 from vqtok import config
 from vqtok.errors import UsageError
-from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.model.predictive import LOG_PRICES, PredictiveCoder, Predictor
 from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
 SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}
@@ -21,6 +21,7 @@ CODERS = {name: (make, 0.0) for name, make in QUANTIZERS.items()} | {
 every_quantizer = pytest.mark.parametrize("make", QUANTIZERS.values(), ids=QUANTIZERS)
 every_coder = pytest.mark.parametrize(("make", "intra_share"), CODERS.values(), ids=CODERS)
 every_searching = pytest.mark.parametrize("kind", SEARCHING.values(), ids=SEARCHING)
+every_stages = pytest.mark.parametrize("stages", [1, 2, 3])
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +37,16 @@ def coder_of(quantizer, intra_share=0.0, keyframe_interval=3):
 
 
 def coder_with_intra(kind, **options):
-    """Return a coder of 40 intra and 60 residual codes, all of about unit variance."""
+    """Return a coder of 40 intra and 60 residual codes, all of about unit variance.
+
+    The codes of later stages are smaller. Code 0 of each stage is zero if there are stages.
+    """
     quantizer = kind(100, 8, 0.25, **options)
+    rows = torch.arange(len(quantizer.codebook))
+    codes = torch.randn(len(rows), 8) * 0.6 ** (rows // 100)[:, None]
     with torch.no_grad():
-        quantizer._set_codes(torch.arange(100), torch.randn(100, 8))
+        quantizer._set_codes(rows, codes)
+    quantizer._clear_zero_codes()
     return coder_of(quantizer, INTRA / 100)
 
 
@@ -141,6 +148,88 @@ def test_the_nearer_of_intra_and_residual_codes_is_chosen(kind):
     assert torch.equal(out.indices.flatten(), nearest)
     assert torch.equal(flat(out.z_q), candidates[torch.arange(len(nearest)), nearest])
     assert 0.2 < (nearest < INTRA).float().mean() < 0.8
+
+
+@every_searching
+@pytest.mark.parametrize("price", [0.0, 2.0])
+def test_intra_codes_are_the_last_ones_with_a_zero_code(kind, price):
+    coder, z = coder_with_intra(kind, stages=1).eval(), random_latents()
+    prediction, codes = random_latents(), coder.quantizer.codebook
+    intra = codes[-INTRA:].expand(len(flat(z)), INTRA, 8)
+    candidates = torch.cat([flat(prediction)[:, None] + codes[:-INTRA], intra], dim=1)
+    prices = torch.full((100,), price).index_fill_(0, torch.tensor(0), 0)
+    costs = (flat(z)[:, None] - candidates).square().sum(-1) + prices
+    indices = coder._encode_frame(z, prediction, price)
+    assert torch.equal(indices.flatten(), costs.argmin(-1))
+    decoded = coder._decode_frame(indices, prediction)
+    assert torch.equal(flat(decoded), candidates[torch.arange(len(costs)), indices.flatten()])
+    assert 0.2 < (indices >= 100 - INTRA).float().mean() < 0.9
+    assert (indices == 0).any() == (price > 0)
+
+
+@every_searching
+@every_stages
+def test_a_clip_in_chunks_has_the_indices_of_the_whole_clip(kind, stages):
+    coder, z = coder_with_intra(kind, stages=stages).eval(), random_latents(frames=11)
+    with torch.no_grad():
+        expected, latents = coder._encode_frames(z, {}, 2.0)
+        encoder_state, decoder_state = {}, {}
+        parts = [coder.encode(part, encoder_state, 2.0) for part in z.split([1, 3, 2, 5], dim=2)]
+        indices = torch.cat(parts, dim=1)
+        parts = [coder.decode(part, decoder_state) for part in indices.split(2, dim=1)]
+    assert torch.equal(indices, expected)
+    assert torch.equal(torch.cat(parts, dim=2), latents)
+    share = (indices == 0).float().mean()
+    assert 0.1 < share < 0.9
+
+
+@every_searching
+@every_stages
+def test_each_clip_has_a_price_of_its_own_in_training(kind, stages):
+    coder = coder_with_intra(kind, stages=stages)
+    coder.price.fill_(2.0)
+    z = random_latents()[:1].expand(8, -1, -1, -1, -1)
+    tokens = (coder.quantize(z).indices != 0).flatten(1).sum(-1)
+    assert len(tokens.unique()) > 4
+    prices = coder._draw_price(z) / coder.price
+    assert prices.shape == (8, 1, 1, 1)
+    low, high = LOG_PRICES
+    assert (prices.log() > low).all() and (prices.log() < high).all()
+    tokens = (coder.eval().quantize(z).indices != 0).flatten(1).sum(-1)
+    assert len(tokens.unique()) == 1  # there is no price outside of training
+
+
+@every_searching
+@pytest.mark.parametrize("start", [0.1, 50.0])
+def test_the_price_settles_where_half_of_the_tokens_are_spent(kind, start):
+    coder, shares = coder_with_intra(kind, stages=2), []
+    coder.price.fill_(start)
+    for _ in range(60):
+        terms = coder.quantize(torch.randn(8, 8, 2, 3, 3)).terms
+        shares.append(terms["tokens_per_position"].item() / 2)
+        assert terms["price"] == coder.price
+    assert (shares[0] > 0.8) if start < 1 else (shares[0] < 0.3)
+    assert sum(shares[-20:]) / 20 == pytest.approx(0.5, abs=0.08)
+
+
+@every_searching
+@every_stages
+def test_the_first_price_is_what_a_token_saves_on_average(kind, stages):
+    coder = coder_of(kind(100, 8, 0.25, stages=stages, init_from_data=True), INTRA / 100)
+    z = random_latents()
+    coder.init_from_data(z)
+    residual = z - coder._predictions(z)
+    left = residual - coder.quantizer.decode(coder.quantizer.encode(residual))
+    saved = residual.square().sum(1).mean() - left.square().sum(1).mean()
+    torch.testing.assert_close(coder.price, saved / stages)
+
+
+@every_searching
+def test_the_price_does_not_change_in_eval(kind):
+    coder = coder_with_intra(kind, stages=2).eval()
+    coder.quantize(random_latents())
+    assert coder.price == 1
+    assert coder_with_intra(kind).price is None  # there is none without stages
 
 
 @every_searching
