@@ -34,9 +34,7 @@ CODEBOOK_QUANTIZERS = {
     ),
     "EMAQuantizer-1-stage": lambda: EMAQuantizer(100, DIM, 0.25, stages=1),
     "EMAQuantizer-2-stages": lambda: EMAQuantizer(100, DIM, 0.25, stages=2),
-    "EMAQuantizer-3-stages-learning": lambda: EMAQuantizer(
-        *(100, DIM, 0.25), stages=3, **LEARNING
-    ),
+    "EMAQuantizer-3-stages-learning": lambda: EMAQuantizer(*(100, DIM, 0.25), stages=3, **LEARNING),
     "GumbelQuantizer": lambda: GumbelQuantizer(DIM, DIM, 100),
     "GumbelQuantizer-learning": lambda: GumbelQuantizer(DIM, DIM, 100, init_from_data=True),
     "GumbelQuantize": lambda: GumbelQuantize(DIM, DIM, 100),

@@ -14,7 +14,7 @@ from vqtok.model.tokenizer import Tokenizer
 from vqtok.training.synthetic import moving_waves
 
 FRAMES, SIZE, INTERVAL = 101, 32, 8  # 26 latent frames, 8 in a window
-RATES = [Rate(price=1.0), Rate(tokens=0.6), Rate(psnr=23.0)]
+RATES = [Rate(price=1.0), Rate(tokens=0.6), Rate(psnr=18.0)]
 MODEL = ["model.widths=[24, 32]", "model.predictor_blocks=1", f"model.keyframe_interval={INTERVAL}"]
 CODES = ["quantizer.codebook_size=64", "quantizer.dim=8", "quantizer.stages=2"]
 
@@ -52,11 +52,12 @@ def psnr(tokenizer, indices, clip):
     return -10 * math.log10((decoded - clip / 255).square().mean())
 
 
-@pytest.mark.parametrize("tokens", [0.3, 0.6, 1.2])
+@pytest.mark.parametrize("tokens", [0.05, 0.1, 0.6, 1.2])
 def test_the_number_of_tokens_is_met(tokenizer, clip, tokens):
     indices = tokenizer.encode(clip, Rate(tokens=tokens))
     assert indices.shape[1] == 26
-    assert tokens_per_position(indices) == pytest.approx(tokens, rel=0.02)
+    one = 1 / indices[..., 0].numel()
+    assert tokens_per_position(indices) == pytest.approx(tokens, rel=0.02, abs=one)
 
 
 def test_more_tokens_than_there_are_stages_are_all_tokens(tokenizer, clip):
@@ -101,8 +102,7 @@ def test_the_price_is_relative_to_that_of_training(tokenizer, clip):
 @every_rate
 def test_a_clip_gives_the_same_tokens_however_it_is_cut(tokenizer, clip, rate):
     expected = tokenizer.encode(clip, rate)
-    assert torch.equal(tokenizer.encode(clip, rate), expected)
-    for cut in (1, 7, [3, 50, 1, 47]):
+    for cut in (FRAMES, 7, [3, 50, 1, 47]):
         parts = list(tokenizer.encode_stream(clip.split(cut, dim=2), rate))
         assert torch.equal(torch.cat(parts, dim=1), expected)
     assert 0.02 < tokens_per_position(expected) < 0.95 * tokenizer.stages
@@ -157,9 +157,9 @@ def test_a_rate_out_of_range_and_several_at_once_are_refused(values, message):
 
 
 def test_a_rate_prints_its_setting():
-    assert [str(rate) for rate in RATES] == ["price=1", "tokens=0.6", "psnr=23"]
+    assert [str(rate) for rate in RATES] == ["price=1", "tokens=0.6", "psnr=18"]
     assert str(ALL_TOKENS) == ""
-    assert ALL_TOKENS == Rate()
+    assert Rate() == ALL_TOKENS
 
 
 class Measured:

@@ -1,5 +1,7 @@
 """Residual stages, the zero code and the price of a token."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -112,7 +114,7 @@ def test_search_keeps_the_cheapest_number_of_stages(stages, price):
 def test_a_higher_price_never_gives_more_tokens_anywhere(stages):
     quantizer, z = staged(stages=stages), latents()
     tokens = [count(quantizer.search(z, price)[0], stages) for price in PRICES]
-    for fewer, more in zip(tokens[1:], tokens, strict=False):
+    for more, fewer in pairwise(tokens):
         assert (fewer <= more).all()
     assert tokens[0].float().mean() > 0.8 * stages
     assert not tokens[-1].any()
@@ -171,7 +173,7 @@ def test_each_stage_brings_the_codes_nearer(kind):
     errors = [
         quantizer.distance(z, indices * (torch.arange(3) < stages)).mean() for stages in range(4)
     ]
-    assert all(after < 0.8 * before for before, after in zip(errors, errors[1:], strict=False))
+    assert all(after < 0.8 * before for before, after in pairwise(errors))
 
 
 def test_an_ema_code_moves_to_the_mean_of_what_its_stage_had_to_code():
