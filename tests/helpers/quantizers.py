@@ -27,6 +27,14 @@ CODEBOOK_QUANTIZERS = {
     "EMAQuantizer-learning": lambda: EMAQuantizer(100, DIM, 0.25, **LEARNING),
     "EMAVectorQuantizer": lambda: EMAVectorQuantizer(100, DIM, 0.25),
     "EMAVectorQuantizer-learning": lambda: EMAVectorQuantizer(100, DIM, 0.25, **LEARNING),
+    "VectorQuantizer-1-stage": lambda: VectorQuantizer(100, DIM, 0.25, stages=1),
+    "VectorQuantizer-3-stages": lambda: VectorQuantizer(100, DIM, 0.25, stages=3),
+    "VectorQuantizer-2-stages-learning": lambda: VectorQuantizer(
+        *(100, DIM, 0.25), stages=2, **LEARNING
+    ),
+    "EMAQuantizer-1-stage": lambda: EMAQuantizer(100, DIM, 0.25, stages=1),
+    "EMAQuantizer-2-stages": lambda: EMAQuantizer(100, DIM, 0.25, stages=2),
+    "EMAQuantizer-3-stages-learning": lambda: EMAQuantizer(*(100, DIM, 0.25), stages=3, **LEARNING),
     "GumbelQuantizer": lambda: GumbelQuantizer(DIM, DIM, 100),
     "GumbelQuantizer-learning": lambda: GumbelQuantizer(DIM, DIM, 100, init_from_data=True),
     "GumbelQuantize": lambda: GumbelQuantize(DIM, DIM, 100),

@@ -14,6 +14,8 @@ from helpers.tokenizers import small_settings
 from vqtok import config
 from vqtok.errors import VqtokError
 from vqtok.model import checkpoint
+from vqtok.model.initialization import init_from_data
+from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 
 HEADER = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION}
@@ -173,3 +175,46 @@ def test_damaged_settings_of_version_1_are_refused(change, tmp_path):
     with pytest.raises(VqtokError, match=f"cannot load {path}") as error:
         checkpoint.load(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["vq2", "ema"])
+def test_a_tokenizer_with_stages_is_restored(kind, tmp_path):
+    torch.manual_seed(0)
+    settings = small_settings(
+        *(kind, "model.predictor_blocks=1", "model.intra_share=0.25", "quantizer.stages=2"),
+        *("quantizer.codebook_size=64", "quantizer.dim=8"),
+    )
+    trained = Tokenizer(settings.model, settings.quantizer)
+    clip = random_uint8_video(17, 32, 48, seed=0)
+    init_from_data(trained, clip)
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    checkpoint.save(paths[0], trained, settings, step=1)
+    first = checkpoint.load(paths[0])
+    checkpoint.save(paths[1], first, settings, step=1)  # its weights are rounded to float16
+    second = checkpoint.load(paths[1])
+    assert second.stages == 2
+    assert second.fingerprint == first.fingerprint
+    torch.testing.assert_close(second.coder.price, trained.coder.price, rtol=1e-3, atol=0)
+    assert not second.coder.quantizer.codebook[::64].any()
+    for rate in (ALL_TOKENS, Rate(price=1.0)):
+        indices = first.encode(clip, rate)
+        assert indices.shape == (1, 5, 4, 6, 2)
+        assert indices.any()
+        assert torch.equal(second.encode(clip, rate), indices)
+        assert torch.equal(second.decode(indices), first.decode(indices))
+
+
+@pytest.mark.parametrize("kind", ["vq2", "ema"])
+def test_a_file_without_the_setting_stages_has_a_plain_codebook(kind, tmp_path):
+    settings = small_settings(kind, "quantizer.codebook_size=64", "quantizer.dim=8")
+    tokenizer, path = Tokenizer(settings.model, settings.quantizer), tmp_path / "t.safetensors"
+    checkpoint.save(path, tokenizer, settings, step=1)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = load(path.read_bytes())
+    assert "coder.price" not in weights
+    quantizer = json.loads(metadata["quantizer"])
+    assert quantizer.pop("stages") == 0
+    save_file(weights, path, metadata | {"quantizer": json.dumps(quantizer)})
+    loaded = checkpoint.load(path)
+    assert (loaded.stages, loaded.coder.quantizer.zero_code, loaded.coder.price) == (1, False, None)

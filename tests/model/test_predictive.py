@@ -7,18 +7,21 @@ from helpers.quantizers import DEVICES, QUANTIZERS, exact_indices
 from helpers.tokenizers import random_video, randomize, small_tokenizer
 from vqtok import config
 from vqtok.errors import UsageError
-from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.model.predictive import LOG_PRICES, PredictiveCoder, Predictor
 from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
 SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}
 INTRA = 40  # intra codes, of 100
 CODERS = {name: (make, 0.0) for name, make in QUANTIZERS.items()} | {
-    f"{name}-intra": (lambda kind=kind: kind(100, 8, 0.25), 0.4) for name, kind in SEARCHING.items()
+    f"{name}-intra{stages or ''}": (lambda k=kind, s=stages: k(100, 8, 0.25, stages=s), 0.4)
+    for name, kind in SEARCHING.items()
+    for stages in (0, 1, 2)
 }
 
 every_quantizer = pytest.mark.parametrize("make", QUANTIZERS.values(), ids=QUANTIZERS)
 every_coder = pytest.mark.parametrize(("make", "intra_share"), CODERS.values(), ids=CODERS)
 every_searching = pytest.mark.parametrize("kind", SEARCHING.values(), ids=SEARCHING)
+every_stages = pytest.mark.parametrize("stages", [1, 2, 3])
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +37,22 @@ def coder_of(quantizer, intra_share=0.0, keyframe_interval=3):
 
 
 def coder_with_intra(kind, **options):
-    """Return a coder of 40 intra and 60 residual codes, all of about unit variance."""
+    """Return a coder of 40 intra and 60 residual codes, all of about unit variance.
+
+    The codes of later stages are smaller. Code 0 of each stage is zero if there are stages.
+    """
     quantizer = kind(100, 8, 0.25, **options)
+    rows = torch.arange(len(quantizer.codebook))
+    codes = torch.randn(len(rows), 8) * 0.6 ** (rows // 100)[:, None]
     with torch.no_grad():
-        quantizer._set_codes(torch.arange(100), torch.randn(100, 8))
+        quantizer._set_codes(rows, codes)
+    quantizer._clear_zero_codes()
     return coder_of(quantizer, INTRA / 100)
+
+
+def quantize(coder, z, prediction):
+    """Quantize latents (b c t h w) for training, given their predictions (0 in key frames)."""
+    return coder._quantize(z, prediction, coder._encode_frame(z, prediction, 0.0))
 
 
 def random_latents(frames=7):
@@ -61,7 +75,7 @@ def test_decode_gives_the_latents_of_quantize(make, intra_share, device):
         decoded = coder.decode(indices, {})
     assert torch.equal(out.indices, indices)
     torch.testing.assert_close(decoded, out.z_q, rtol=0, atol=1e-5)
-    assert torch.equal(decoded, coder._encode_decode(z))
+    assert torch.equal(decoded, coder._encode_frames(z, {})[1])
     assert out.loss == 0
 
 
@@ -69,7 +83,7 @@ def test_decode_gives_the_latents_of_quantize(make, intra_share, device):
 def test_indices_code_the_residual(make):
     coder, z = coder_of(make()).eval(), random_latents()
     with torch.no_grad():
-        prediction = coder._predictions(coder._encode_decode(z))
+        prediction = coder._predictions(coder._encode_frames(z, {})[1])
         residual = coder.quantizer.quantize(z - prediction)
         out = coder.quantize(z)
     assert torch.equal(out.indices, residual.indices)
@@ -126,7 +140,7 @@ def test_a_difference_between_machines_ends_at_the_next_key_frame():
 @every_searching
 def test_the_nearer_of_intra_and_residual_codes_is_chosen(kind):
     coder, z, prediction = coder_with_intra(kind).eval(), random_latents(), random_latents()
-    out = coder._quantize(z, prediction)
+    out = quantize(coder, z, prediction)
     codes = coder.quantizer.codebook
     intra = codes[:INTRA].expand(len(flat(z)), INTRA, 8)
     candidates = torch.cat([intra, flat(prediction)[:, None] + codes[INTRA:]], dim=1)
@@ -137,18 +151,101 @@ def test_the_nearer_of_intra_and_residual_codes_is_chosen(kind):
 
 
 @every_searching
+@pytest.mark.parametrize("price", [0.0, 2.0])
+def test_intra_codes_are_the_last_ones_with_a_zero_code(kind, price):
+    coder, z = coder_with_intra(kind, stages=1).eval(), random_latents()
+    prediction, codes = random_latents(), coder.quantizer.codebook
+    intra = codes[-INTRA:].expand(len(flat(z)), INTRA, 8)
+    candidates = torch.cat([flat(prediction)[:, None] + codes[:-INTRA], intra], dim=1)
+    prices = torch.full((100,), price).index_fill_(0, torch.tensor(0), 0)
+    costs = (flat(z)[:, None] - candidates).square().sum(-1) + prices
+    indices = coder._encode_frame(z, prediction, price)
+    assert torch.equal(indices.flatten(), costs.argmin(-1))
+    decoded = coder._decode_frame(indices, prediction)
+    assert torch.equal(flat(decoded), candidates[torch.arange(len(costs)), indices.flatten()])
+    assert 0.2 < (indices >= 100 - INTRA).float().mean() < 0.9
+    assert (indices == 0).any()
+
+
+@every_searching
+@every_stages
+def test_a_clip_in_chunks_has_the_indices_of_the_whole_clip(kind, stages):
+    coder, z = coder_with_intra(kind, stages=stages).eval(), random_latents(frames=11)
+    with torch.no_grad():
+        expected, latents = coder._encode_frames(z, {}, 2.0)
+        encoder_state, decoder_state = {}, {}
+        parts = [coder.encode(part, encoder_state, 2.0) for part in z.split([1, 3, 2, 5], dim=2)]
+        indices = torch.cat(parts, dim=1)
+        parts = [coder.decode(part, decoder_state) for part in indices.split(2, dim=1)]
+    assert torch.equal(indices, expected)
+    assert torch.equal(torch.cat(parts, dim=2), latents)
+    share = (indices == 0).float().mean()
+    assert 0.1 < share < 0.9
+
+
+@every_searching
+@every_stages
+def test_each_clip_has_a_price_of_its_own_in_training(kind, stages):
+    coder = coder_with_intra(kind, stages=stages)
+    coder.price.fill_(2.0)
+    z = random_latents()[:1].expand(8, -1, -1, -1, -1)
+    tokens = (coder.quantize(z).indices != 0).flatten(1).sum(-1)
+    assert len(tokens.unique()) > 4
+    prices = coder._draw_price(z) / coder.price
+    assert prices.shape == (8, 1, 1, 1)
+    low, high = LOG_PRICES
+    assert (prices.log() > low).all() and (prices.log() < high).all()
+    tokens = (coder.eval().quantize(z).indices != 0).flatten(1).sum(-1)
+    assert len(tokens.unique()) == 1  # there is no price outside of training
+
+
+@every_searching
+@pytest.mark.parametrize("start", [0.1, 50.0])
+def test_the_price_settles_where_half_of_the_tokens_are_spent(kind, start):
+    coder, shares = coder_with_intra(kind, stages=2), []
+    coder.price.fill_(start)
+    for _ in range(60):
+        terms = coder.quantize(torch.randn(8, 8, 2, 3, 3)).terms
+        shares.append(terms["tokens_per_position"].item() / 2)
+        assert terms["price"] == coder.price
+    assert (shares[0] > 0.8) if start < 1 else (shares[0] < 0.3)
+    assert sum(shares[-20:]) / 20 == pytest.approx(0.5, abs=0.08)
+
+
+@every_searching
+@every_stages
+def test_the_first_price_is_what_a_token_saves_on_average(kind, stages):
+    coder = coder_of(kind(100, 8, 0.25, stages=stages, init_from_data=True), INTRA / 100)
+    z = random_latents()
+    coder.init_from_data(z)
+    residual = z - coder._predictions(z)
+    left = residual - coder.quantizer.decode(coder.quantizer.encode(residual))
+    saved = residual.square().sum(1).mean() - left.square().sum(1).mean()
+    torch.testing.assert_close(coder.price, saved / stages)
+
+
+@every_searching
+def test_the_price_does_not_change_in_eval(kind):
+    coder = coder_with_intra(kind, stages=2).eval()
+    coder.quantize(random_latents())
+    assert coder.price == 1
+    assert coder_with_intra(kind).price is None  # there is none without stages
+
+
+@every_searching
 def test_key_frames_choose_from_all_codes(kind):
     coder, z = coder_with_intra(kind).eval(), random_latents(frames=1)
     expected = exact_indices(flat(z), coder.quantizer.codebook)
     assert torch.equal(coder.encode(z, {}).flatten(), expected)
-    assert torch.equal(coder._quantize(z, torch.zeros_like(z)).indices.flatten(), expected)
+    assert torch.equal(quantize(coder, z, torch.zeros_like(z)).indices.flatten(), expected)
 
 
 @every_searching
 def test_the_codebook_is_initialized_from_latents_and_residuals(kind):
     coder = coder_of(kind(100, 8, 0.25, init_from_data=True), INTRA / 100)
     z = 100 + random_latents()
-    coder._quantize(z, z - 7)
+    coder._predictions = lambda z: z - 7
+    coder.init_from_data(z)
     assert coder.quantizer.initialized
     assert (coder.quantizer.codebook[:INTRA] > 90).all()
     assert (coder.quantizer.codebook[INTRA:] - 7).abs().max() < 3
@@ -157,7 +254,7 @@ def test_the_codebook_is_initialized_from_latents_and_residuals(kind):
 def test_an_ema_code_moves_to_the_mean_of_the_latents_or_residuals_that_chose_it():
     coder = coder_with_intra(EMAQuantizer, decay=0.0)
     z, prediction = random_latents(), random_latents()
-    indices = coder._quantize(z, prediction).indices.flatten()
+    indices = quantize(coder, z, prediction).indices.flatten()
     for i in indices.unique():
         targets = flat(z) if i < INTRA else flat(z) - flat(prediction)
         mean = targets[indices == i].mean(0)
@@ -166,7 +263,7 @@ def test_an_ema_code_moves_to_the_mean_of_the_latents_or_residuals_that_chose_it
 
 def test_gradients_reach_the_chosen_intra_and_residual_codes():
     coder = coder_with_intra(VectorQuantizer)
-    out = coder._quantize(random_latents(), random_latents())
+    out = quantize(coder, random_latents(), random_latents())
     out.loss.backward()
     trained = coder.quantizer.codebook.grad.abs().sum(-1).nonzero().flatten()
     assert torch.equal(trained, out.indices.unique())
@@ -179,7 +276,7 @@ def test_a_dead_intra_code_becomes_a_latent_and_a_dead_residual_code_a_residual(
     with torch.no_grad():
         coder.quantizer._set_codes(torch.arange(1, 99), 1000 + torch.randn(98, 8))
     z = 100 + random_latents()
-    coder._quantize(z, z - 7)
+    quantize(coder, z, z - 7)
     assert (coder.quantizer.codebook[1:INTRA] - 100).abs().max() < 6
     assert (coder.quantizer.codebook[INTRA:99] - 7).abs().max() < 3
 
@@ -198,8 +295,10 @@ def test_dead_codes_are_replaced_by_latents_far_from_their_code(kind):
 
 @every_searching
 def test_an_intra_share_below_one_leaves_a_residual_code(kind):
-    coder = coder_of(kind(100, 8, 0.25), intra_share=0.999)
-    assert coder.intra_codes == 99
+    assert coder_of(kind(100, 8, 0.25), intra_share=0.999).intra_codes == 99
+    staged = coder_of(kind(100, 8, 0.25, stages=2, init_from_data=True), intra_share=0.999)
+    assert staged.intra_codes == 98  # besides the zero code
+    assert staged.quantize(random_latents()).z_q.isfinite().all()
 
 
 def test_intra_codes_need_a_quantizer_that_searches():
@@ -211,7 +310,7 @@ def test_intra_codes_need_a_quantizer_that_searches():
 def test_gradients_reach_z_and_the_predictor_learns_from_its_own_error(make, intra_share):
     coder, z = coder_of(make(), intra_share), random_latents().requires_grad_()
     out = coder.quantize(z)
-    out.z_q.square().sum().backward()
+    out.z_q.sum().backward()
     assert z.grad.abs().max() > 0
     assert all(p.grad is None for p in coder.predictor.parameters())
     coder.quantize(z).loss.backward()

@@ -1,5 +1,6 @@
 """The tokenizer: shapes, exact streaming, causality, input checks, initialization from data."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -268,6 +269,48 @@ INDICES = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
 def test_indices_of_another_dtype_or_shape_are_refused(indices, message):
     with pytest.raises(UsageError, match=message):
         small_tokenizer().decode(indices)
+
+
+STAGED = ["quantizer.codebook_size=64", "quantizer.dim=8", "model.predictor_blocks=1"]
+
+
+@pytest.mark.parametrize("kind", ["vq2", "ema"])
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_tokenizer_with_stages_keeps_the_promises_of_others(kind, stages):
+    tokenizer = small_tokenizer(kind, *STAGED, f"quantizer.stages={stages}")
+    clip = random_video(17)
+    indices = tokenizer.encode(clip)
+    assert tokenizer.stages == stages
+    assert indices.shape == (1, 5, 4, 6, 2)[: 3 + stages]
+    assert indices.min() >= 0 and indices.max() < tokenizer.codebook_size == 64
+    with torch.no_grad():
+        reconstruction, quantized = tokenizer(clip)
+    assert torch.equal(quantized.indices, indices)
+    decoded = tokenizer.decode(indices, 17)
+    torch.testing.assert_close(decoded, reconstruction.clamp(0, 1), atol=1e-5, rtol=0)
+    parts = list(tokenizer.encode_stream(clip.split(3, dim=2)))
+    assert torch.equal(torch.cat(parts, dim=1), indices)
+    parts = list(tokenizer.decode_stream(indices.split(1, dim=1)))
+    torch.testing.assert_close(torch.cat(parts, dim=2), decoded)
+
+
+@pytest.mark.parametrize(
+    ("stages", "shape", "expected"),
+    [
+        (2, (1, 2, 2, 2), "b t h w 2"),
+        (2, (1, 2, 2, 2, 1), "b t h w 2"),
+        (2, (1, 2, 2, 2, 3), "b t h w 2"),
+        (2, (1, 0, 2, 2, 2), "b t h w 2"),
+        (2, (1, 2, 2, 2, 2, 1), "b t h w 2"),
+        (1, (1, 2, 2, 2, 1), "b t h w"),
+    ],
+)
+def test_indices_of_another_number_of_stages_are_refused(stages, shape, expected):
+    tokenizer = small_tokenizer("ema", *STAGED, f"quantizer.stages={stages}")
+    message = re.escape(f"must have the shape ({expected}), not {shape}")
+    with pytest.raises(UsageError, match=message) as caught:
+        tokenizer.decode(torch.zeros(shape, dtype=torch.int64))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_default_model_has_at_most_10_million_parameters():

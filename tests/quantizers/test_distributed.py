@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from helpers.quantizers import LEARNING
-from vqtok.model.predictive import PredictiveCoder
+from helpers.tokenizers import randomize
+from vqtok.model.predictive import PredictiveCoder, Predictor
 from vqtok.quantizers import (
     FSQ,
     LFQ,
@@ -25,10 +26,20 @@ pytestmark = pytest.mark.skipif(
     not dist.is_available(), reason="torch was built without torch.distributed"
 )
 SIZE = 8  # of each axis of the latents (b c h w)
+STAGES = {"stages": 2}
 
 
 def coder_of(quantizer, intra_share=0.0):
-    return PredictiveCoder(quantizer, None, 1, intra_share)
+    """Return a coder whose predictor does not predict zero."""
+    coder = PredictiveCoder(quantizer, Predictor(8, 8, 1), 100, intra_share)
+    randomize(coder.predictor)
+    return coder
+
+
+def with_one_price(coder):
+    """Give all clips one price: each rank draws them for its own clips."""
+    coder._draw_price = lambda z: 0.02
+    return coder
 
 
 # Nothing is drawn at random in their loss, so half of a batch on each rank equals the whole on one.
@@ -37,6 +48,8 @@ DETERMINISTIC = {
     "ema": lambda: coder_of(EMAVectorQuantizer(100, 8, 0.25)),
     "vq2-intra": lambda: coder_of(VectorQuantizer(100, 8, 0.25), 0.3),
     "ema-intra": lambda: coder_of(EMAQuantizer(100, 8, 0.25), 0.3),
+    "vq2-stages": lambda: with_one_price(coder_of(VectorQuantizer(100, 8, 0.25, **STAGES), 0.3)),
+    "ema-stages": lambda: with_one_price(coder_of(EMAQuantizer(100, 8, 0.25, **STAGES), 0.3)),
     "gumbel": lambda: coder_of(GumbelQuantize(8, 8, 100)),
     "lfq": lambda: coder_of(LFQ(codebook_size=256, inv_temperature=1.0)),
     "lfq-projected": lambda: coder_of(LFQ(dim=8, codebook_size=32, inv_temperature=1.0)),
@@ -47,6 +60,8 @@ RANDOM = {
     "vq2": lambda: coder_of(VectorQuantizer2(100, 8, 0.25, **LEARNING)),
     "ema": lambda: coder_of(EMAVectorQuantizer(100, 8, 0.25, **LEARNING)),
     "ema-intra": lambda: coder_of(EMAQuantizer(100, 8, 0.25, **LEARNING), 0.3),
+    "vq2-stages": lambda: coder_of(VectorQuantizer(100, 8, 0.25, **STAGES, **LEARNING), 0.3),
+    "ema-stages": lambda: coder_of(EMAQuantizer(100, 8, 0.25, **STAGES, **LEARNING), 0.3),
     "gumbel": lambda: coder_of(GumbelQuantize(8, 8, 100, init_from_data=True)),
 }
 
@@ -64,12 +79,17 @@ class Model(nn.Module):
         return (out.z_q - z).square().mean() + out.loss
 
 
+def clips(z):
+    """Return the latents (b c h w) as clips (b c t h/t w) of two frames."""
+    return z.unflatten(2, (2, -1))
+
+
 def training_step(make, z):
     """Return the loss, gradients and terms of one step, and the buffers after it."""
     torch.manual_seed(7)
     coder, z = make(), z.clone().requires_grad_()
     quantizer = coder.quantizer
-    out = coder._quantize(z, z.detach() / 2)
+    out = coder.quantize(clips(z))
     samples = isinstance(quantizer, GumbelQuantize)  # z_q is random then
     (out.loss + (0.0 if samples else out.z_q.square().mean())).backward()
     gradients = {k: p.grad for k, p in quantizer.named_parameters() if p.grad is not None}
@@ -94,19 +114,19 @@ def train_50_steps(model, batches):
 
 
 def random_training(make, rank, z):
-    """Return the state of a quantizer whose codebook was initialized and revived on both ranks."""
+    """Return the state of a quantizer that was initialized and revived on both ranks."""
     torch.manual_seed(7)
-    coder = make()
+    coder, z = make(), clips(z)
     quantizer = coder.quantizer
     torch.manual_seed(rank)  # each rank alone would draw something else
-    coder._quantize(z, z / 2)
-    with torch.no_grad():
-        quantizer.codebook[10:] += 100  # dead codes, which are revived
+    coder.quantize(z)
+    with torch.no_grad():  # dead codes, which are revived
+        quantizer.codebook[torch.arange(len(quantizer.codebook)) % 100 >= 10] += 100
     for _ in range(2):
-        coder._quantize(z, z / 2)
+        coder.quantize(z)
     if rank == 0:  # in eval, no rank may wait for another
         quantizer.eval().quantize(z)
-    return quantizer.state_dict()
+    return quantizer.state_dict() | ({} if coder.price is None else {"price": coder.price})
 
 
 def run_rank(rank, folder, z, mask):
@@ -174,7 +194,7 @@ def test_lfq_weighs_positions_equally_if_ranks_mask_different_numbers(ranks, dat
 def test_ranks_agree_on_random_draws(name, ranks):
     first, second = (rank["random"][name] for rank in ranks)
     assert first["initialized"]
-    if name == "vq2":
+    if name.startswith("vq2"):
         assert first["embedding.weight"].max() < 50
     assert all(torch.equal(first[key], second[key]) for key in first)
 

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 
 from helpers.quantizers import LEARNING
-from vqtok.quantizers import FSQ, LFQ, EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
+from vqtok.quantizers import (
+    FSQ,
+    LFQ,
+    EMAQuantizer,
+    EMAVectorQuantizer,
+    GumbelQuantize,
+    VectorQuantizer,
+    VectorQuantizer2,
+)
 from vqtok.quantizers.search import nearest
 
 # Factories of dim and codebook size, which LFQ and FSQ replace by one that they can have.
@@ -15,6 +23,10 @@ QUANTIZERS = {
     "vq2-learning": lambda d, k: VectorQuantizer2(k, d, 0.25, **LEARNING),
     "ema": lambda d, k: EMAVectorQuantizer(k, d, 0.25),
     "ema-learning": lambda d, k: EMAVectorQuantizer(k, d, 0.25, **LEARNING),
+    "vq2-stages": lambda d, k: VectorQuantizer(k + 1, d, 0.25, stages=2),
+    "vq2-stage-learning": lambda d, k: VectorQuantizer(k + 1, d, 0.25, stages=1, **LEARNING),
+    "ema-stage": lambda d, k: EMAQuantizer(k + 1, d, 0.25, stages=1),
+    "ema-stages-learning": lambda d, k: EMAQuantizer(k + 1, d, 0.25, stages=3, **LEARNING),
     "gumbel": lambda d, k: GumbelQuantize(d, d, k),
     "gumbel-learning": lambda d, k: GumbelQuantize(d, d, k, init_from_data=True),
     "lfq": lambda d, k: LFQ(dim=d),
@@ -57,7 +69,8 @@ def test_quantizers_keep_the_contract(make, batch, grid, dim, codes, dtype, layo
     quantizer.eval()
     out, expected = quantizer.quantize(z), quantizer.quantize(contiguous)
     assert out.z_q.shape == z.shape and out.z_q.dtype == dtype
-    assert out.indices.shape == (batch, *grid) and out.indices.dtype == torch.int64
+    stages = () if quantizer.stages == 1 else (quantizer.stages,)
+    assert out.indices.shape == (batch, *grid, *stages) and out.indices.dtype == torch.int64
     assert out.indices.min() >= 0 and out.indices.max() < quantizer.codebook_size
     assert torch.equal(quantizer.encode(z), out.indices)
     assert torch.equal(quantizer.decode(out.indices).to(dtype), out.z_q)

@@ -29,6 +29,13 @@ def test_ema_follows_the_weights_and_copies_buffers():
     assert torch.equal(average, weight)
 
 
+def test_ema_copies_the_price_of_a_token():
+    state = TrainState.new(settings("ema", "quantizer.stages=2"), CPU)
+    state.tokenizer.coder.price.fill_(3.0)
+    state.update_ema(0.8)
+    assert state.ema_model.coder.price == 3
+
+
 def test_run_starts_from_the_weights_of_a_tokenizer(tmp_path):
     first = make_run(tmp_path / "first", "ema")
     train_run(first, 1)

@@ -113,7 +113,8 @@ class PredictiveCoder(nn.Module):
             require_search(quantizer)
         self.quantizer, self.predictor = quantizer, predictor
         self.keyframe_interval = keyframe_interval
-        self.intra_codes = int(intra_share * quantizer.codebook_size)
+        most = quantizer.codebook_size - 1 - int(quantizer.zero_code)  # one residual code is left
+        self.intra_codes = min(int(intra_share * quantizer.codebook_size), most)
         self.register_buffer("price", torch.tensor(1.0) if quantizer.zero_code else None)
 
     def encode(self, z: Tensor, state: StreamState, price: Price = 0.0) -> Tensor:
@@ -256,7 +257,8 @@ class PredictiveCoder(nn.Module):
                 quantizer.init_from_data(latents, part)
         if self.price is not None:
             costs = quantizer.search(residual)[1]
-            self.price.copy_((residual.square().sum(1) - costs).mean() / quantizer.stages)
+            saved = (residual.square().sum(1) - costs).mean()
+            self.price.copy_(all_reduce_mean(saved) / quantizer.stages)
 
     def _draw_price(self, z: Tensor) -> Price:
         """Return a random price for each clip (b 1 1 1); outside of training 0."""

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 WINDOW = 2**18  # positions in a window at most, to bound memory
 TRIALS = 6  # of the price of a window
+LEAST = 0.5  # tokens that stand for none, so that their logarithm is finite
 TOLERANCE = 0.01  # of the number of tokens, or of the squared error
+FAR = 1.5  # log of a measure over its target, beyond which it tells little of the answer
 PRICES = 2.0**-10, 2.0**6  # range of prices to search, relative to the tokenizer's own
 
 
@@ -40,7 +42,7 @@ class Rate:
     def __post_init__(self) -> None:
         given = [name for name in ("price", "tokens", "psnr") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise UsageError(f"choose one of {' and '.join(given)}, not both")
+            raise UsageError(f"choose one of price, tokens and psnr, not {' and '.join(given)}")
         if self.price is not None and not 0 <= self.price < math.inf:
             raise UsageError(f"the price of a token must be 0 or more, not {self.price}")
         if self.tokens is not None and not 0 < self.tokens < math.inf:
@@ -125,7 +127,7 @@ class RateControl:
         if self._rate.tokens is not None:
             positions = z[:, 0].numel()
             due = self._rate.tokens * (self._positions + positions) - self._spent
-            target = max(due / positions, 1e-3)
+            target = max(due, LEAST) / positions
         else:
             assert self._rate.psnr is not None
             target = 10 ** (-self._rate.psnr / 10)
@@ -139,10 +141,10 @@ class RateControl:
         coder_state = dict(self._coder_state)
         indices = self._tokenizer.coder.encode(z, coder_state, self._unit * price)
         if self._rate.tokens is not None:
-            measured = float((indices != 0).sum()) / z[:, 0].numel()
+            measured = max(float((indices != 0).sum()), LEAST) / z[:, 0].numel()
             return _Window(indices, coder_state, {}, measured)
         decoder_state = dict(self._decoder_state)
-        video, first = torch.cat(self._video, dim=2), not self._decoder_state
+        video, first = torch.cat(self._video, dim=2), not self._positions
         error = self._tokenizer.squared_error(indices, video, decoder_state, first)
         return _Window(indices, coder_state, decoder_state, error)
 
@@ -157,7 +159,7 @@ def find_price(
     """
     low, high = (math.log(price) for price in PRICES)  # the answer lies between them
     at, best, price = math.log(start), None, start
-    below: tuple[float, float] | None = None  # log price and log measure, too few tokens
+    below: tuple[float, float] | None = None  # log price and log measure, too low a price
     above: tuple[float, float] | None = None
     for _ in range(TRIALS):
         window = code(math.exp(at))
@@ -172,8 +174,9 @@ def find_price(
             low, below = at, (at, off)
         if below and above:
             # Regula falsi, kept away from the ends of the bracket.
-            share = below[1] / (below[1] - above[1])
-            at = below[0] + min(max(share, 0.1), 0.9) * (above[0] - below[0])
+            first, last = (min(max(end[1], -FAR), FAR) for end in (below, above))
+            share = min(max(first / (first - last), 0.1), 0.9)
+            at = below[0] + share * (above[0] - below[0])
         else:
             at = min(max(at + (off if not rising else -2 * off), low), high)
     assert best is not None

@@ -104,6 +104,7 @@ class EMAQuantizer(NearestCode):
         super().__init__(codebook_size, dim, init_from_data, revive_after, stages)
         self.beta = beta
         self.embedding = EmbeddingEMA(self.rows, dim, decay, eps)
+        self._clear_zero_codes()
 
     @property
     def codebook(self) -> Tensor:

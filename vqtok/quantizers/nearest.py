@@ -120,9 +120,6 @@ class NearestCode(CodebookQuantizer):
             self._set_codes(rows, kmeans(rest, len(rows)))
             rest = rest - self.codebook[part][nearest(rest, self.codebook[part])]
             codes = ALL
-        if self.zero_code:
-            zeros = torch.arange(0, self.rows, self.codebook_size, device=rest.device)
-            self._set_codes(zeros, rest.new_zeros(self.stages, self.dim))
         if self.initialized is not None:
             self.initialized.fill_(True)
 
@@ -230,6 +227,12 @@ class NearestCode(CodebookQuantizer):
 
     def _update(self, latents: Tensor, rows: Tensor, counts: Tensor) -> None:
         """Learn without gradient from latents (n d), their rows (n) and counts of all ranks."""
+
+    @torch.no_grad()
+    def _clear_zero_codes(self) -> None:
+        """Set code 0 of each stage to zero, once the codebook is there. Training keeps it so."""
+        if self.zero_code:
+            self._set_codes(self._offsets, self.codebook.new_zeros(self.stages, self.dim))
 
     @property
     def _offsets(self) -> Tensor:

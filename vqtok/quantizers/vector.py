@@ -27,6 +27,7 @@ class VectorQuantizer(NearestCode):
         self.beta, self.legacy = beta, legacy
         self.embedding = nn.Embedding(self.rows, dim)
         nn.init.uniform_(self.embedding.weight, -1 / codebook_size, 1 / codebook_size)
+        self._clear_zero_codes()
 
     @property
     def codebook(self) -> Tensor:
