@@ -48,6 +48,8 @@ class Tokens:
     stride: tuple[int, int, int]
     model: str
     origin: int = 0
+    zero_code: bool = False
+    rate: str = ""
 
 
 class TokenizerInfo(Protocol):
