@@ -5,6 +5,9 @@ import pytest
 import torch
 
 import vqtok
+from helpers.clips import pattern
+from helpers.tokenizers import random_video, save_staged_tokenizer, small_tokenizer
+from vqtok.model.rate import Rate
 from vqtok.quality import block_averages, evaluate_clip, psnr, ssim
 from vqtok.video import open_video
 
@@ -61,8 +64,10 @@ def test_metrics_equal_those_of_the_decoded_clip(make_clip):
     quality = evaluate_clip(video, tokenizer, seen.append)
     indices = tokenizer.encode(video)
     decoded = tokenizer.decode(indices, *video.shape[2:]).mul(255).round() / 255
-    assert quality.reconstruction.psnr == pytest.approx(psnr(video / 255, decoded).item(), abs=1e-3)
-    assert quality.reconstruction.ssim == pytest.approx(
+    assert quality.full.reconstruction.psnr == pytest.approx(
+        psnr(video / 255, decoded).item(), abs=1e-3
+    )
+    assert quality.full.reconstruction.ssim == pytest.approx(
         ssim(video / 255, decoded).mean().item(), abs=1e-5
     )
     averages = block_averages(video, tokenizer.stride, first=True)
@@ -74,3 +79,31 @@ def test_metrics_equal_those_of_the_decoded_clip(make_clip):
     assert np.array_equal(np.concatenate([frames for frames, _ in seen]), pixels)
     expected = decoded[0].movedim(0, -1).mul(255).round().byte().numpy()
     assert np.array_equal(np.concatenate([frames for _, frames in seen]), expected)
+
+
+def test_unquantized_is_what_the_decoder_makes_of_the_latents():
+    tokenizer = small_tokenizer("ema", "quantizer.codebook_size=16")
+    video = random_video(14, 44, 60).mul(255).byte()
+    with torch.no_grad():
+        z = tokenizer.encoder(tokenizer.pad(video, first=True))
+        decoded = tokenizer.decoder(z)[:, :, 3:17, :44, :60]
+    expected = ((decoded + 1) / 2).clamp(0, 1)
+    parts = list(tokenizer.reconstruct_stream(video.split(5, dim=2)))
+    assert len(parts) > 1
+    torch.testing.assert_close(torch.cat(parts, 2)[:, :, :14, :44, :60], expected)
+    unquantized = evaluate_clip(video, tokenizer).unquantized
+    assert unquantized.psnr == pytest.approx(psnr(video / 255, expected).item(), abs=0.01)
+
+
+def test_the_zero_code_is_no_token(tmp_path):
+    tokenizer = vqtok.load(save_staged_tokenizer(tmp_path / "t.safetensors"))
+    video = torch.from_numpy(pattern(9, 32, 48)).movedim(-1, 0)[None]
+    indices = tokenizer.encode(video, Rate(price=1))
+    spent = int(indices.count_nonzero())
+    assert 0 < spent < indices.numel()
+    result = evaluate_clip(video, tokenizer, rates=[Rate(price=1)])
+    assert result.counts[0] == 0
+    assert result.counts.sum() == tokenizer.encode(video).count_nonzero()
+    (point,) = result.curve
+    assert point.tokens_per_position == spent / (3 * 4 * 6)
+    assert point.bits_per_pixel == pytest.approx(spent * 6 / (9 * 32 * 48))

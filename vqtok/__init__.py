@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vqtok.model.checkpoint import load
+    from vqtok.model.rate import Rate
     from vqtok.model.tokenizer import Tokenizer
     from vqtok.pipeline.api import decode_video, encode_video, tokens_from_indices
     from vqtok.tokens import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT",
+    "Rate",
     "Tokenizer",
     "Tokens",
     "__version__",
@@ -52,6 +54,7 @@ DEFAULT = "ema-4x8x8-64k"  # name of the bundled tokenizer
 
 # Imported on first use: PyTorch takes a second to import, and `vqtok --help` does not need it.
 _MODULES = {
+    "Rate": "vqtok.model.rate",
     "Tokenizer": "vqtok.model.tokenizer",
     "Tokens": "vqtok.tokens",
     "decode_video": "vqtok.pipeline.api",

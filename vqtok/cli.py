@@ -85,6 +85,9 @@ def encode(
     fps: options.Fps = None,
     start: options.Start = 0.0,
     duration: options.Duration = None,
+    lambda_: options.Lambda = None,
+    tokens: options.TokensPerPosition = None,
+    psnr: options.Psnr = None,
     strict: options.Strict = False,
     keep_partial: options.KeepPartial = False,
     jobs: options.Jobs = 1,
@@ -97,6 +100,7 @@ def encode(
     """Encode videos to tokens: vqtok encode clip.mp4 > tokens.safetensors"""
     frame_rate = None if fps is None else parse_frame_rate(fps)
     options.check_verbosity(quiet, verbose)
+    options.check_rate(lambda_, tokens, psnr)
     options.check_stdin(clips)
     folder = options.output_folder(clips, output)
     if folder is None:
@@ -104,10 +108,12 @@ def encode(
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
 
+    from vqtok import Rate
     from vqtok.commands import encode as command
     from vqtok.commands.run_options import RunOptions
 
-    encoding = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial)
+    rate = Rate(lambda_, tokens, psnr)
+    encoding = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial, rate)
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
     command.encode(clips, output, folder, encoding, run)
 
@@ -213,13 +219,11 @@ def evaluate(
     clips: Annotated[list[str], typer.Argument(help="Videos, images, folders or glob patterns.")],
     tokenizer: options.Tokenizer = DEFAULT,
     size: options.Size = None,
-    frames: Annotated[
-        int, typer.Option(min=1, help="Measure this many frames from the start of each clip.")
-    ] = 33,
-    save: Annotated[
-        Path | None,
-        typer.Option(help="Folder for videos with clip (left) and reconstruction (right)."),
-    ] = None,
+    frames: options.Frames = 33,
+    lambda_: options.Lambdas = None,
+    tokens: options.TokensPerPositionList = None,
+    psnr: options.PsnrList = None,
+    save: options.Save = None,
     as_json: options.Json = False,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
@@ -228,14 +232,19 @@ def evaluate(
 ) -> None:
     """Measure PSNR, SSIM and codebook usage against block averages: vqtok eval clips/"""
     options.check_stdout()
+    prices, counts, decibels = map(options.parse_numbers, (lambda_, tokens, psnr))
     if save is not None:
         options.check_folder(str(save))
 
+    from vqtok import Rate
     from vqtok.commands import eval as command
     from vqtok.commands.run_options import RunOptions
 
+    rates = [Rate(price=price) for price in prices]
+    rates += [Rate(tokens=count) for count in counts]
+    rates += [Rate(psnr=value) for value in decibels]
     run = RunOptions(tokenizer, device, dtype, force, quiet)
-    command.evaluate(clips, save, size, frames, as_json, run)
+    command.evaluate(clips, save, command.EvalOptions(size, frames, rates), as_json, run)
 
 
 @app.command()
@@ -246,19 +255,12 @@ def stats(
             help="Token files or clips, folders or glob patterns; - for tokens from stdin."
         ),
     ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option(help="Encodes clips and knows FSQ levels; without FILES, shows its codebook."),
-    ] = None,
-    each: Annotated[
-        bool, typer.Option("--each", help="One column per FILE instead of per tokenizer.")
-    ] = False,
+    tokenizer: options.StatsTokenizer = None,
+    each: options.Each = False,
     as_json: options.Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per column.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a plot, .png or .svg (extra: plot).")
-    ] = None,
-    watch: Annotated[Path | None, typer.Option(help="Follow the training run in a folder.")] = None,
+    as_csv: options.Csv = False,
+    plot: options.Plot = None,
+    watch: options.Watch = None,
     device: options.Device = "auto",
     force: options.Force = False,
     quiet: options.Quiet = False,

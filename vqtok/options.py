@@ -47,6 +47,14 @@ Strict = Annotated[
 KeepPartial = Annotated[
     bool, typer.Option("--keep-partial", help="On Ctrl-C, write the tokens so far.")
 ]
+Lambda = Annotated[
+    float | None,
+    typer.Option("--lambda", metavar="PRICE", help="Price of a token; higher is fewer tokens."),
+]
+TokensPerPosition = Annotated[
+    float | None, typer.Option("--tokens", help="Tokens per position to spend on average.")
+]
+Psnr = Annotated[float | None, typer.Option("--psnr", help="PSNR in dB to keep throughout.")]
 
 # Options of `decode`.
 VideoOutput = Annotated[
@@ -64,11 +72,64 @@ Crf = Annotated[
 Codec = Annotated[str | None, typer.Option(help="Video codec, such as ffv1 (lossless).")]
 Audio = Annotated[Path | None, typer.Option("--audio-from", help="Copy the audio of this video.")]
 
+# Options of `eval`.
+Frames = Annotated[
+    int, typer.Option(min=1, help="Measure this many frames from the start of each clip.")
+]
+Lambdas = Annotated[
+    str | None,
+    typer.Option("--lambda", metavar="PRICES", help="Measure at these prices, such as 0.5,1,2."),
+]
+TokensPerPositionList = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="NUMBERS",
+        help="Measure at these tokens per position, such as 0.4,0.6,1.",
+    ),
+]
+PsnrList = Annotated[
+    str | None,
+    typer.Option("--psnr", metavar="DECIBELS", help="Measure at these PSNR, such as 30,32."),
+]
+Save = Annotated[
+    Path | None,
+    typer.Option(help="Folder for videos with clip (left) and reconstruction (right)."),
+]
+
+# Options of `stats`.
+StatsTokenizer = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer", help="Encodes clips and knows FSQ levels; without FILES, shows its codebook."
+    ),
+]
+Each = Annotated[bool, typer.Option("--each", help="One column per FILE instead of per tokenizer.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV, one line per column.")]
+Plot = Annotated[Path | None, typer.Option(help="Write a plot, .png or .svg (extra: plot).")]
+Watch = Annotated[Path | None, typer.Option(help="Follow the training run in a folder.")]
+
 
 def check_verbosity(quiet: bool, verbose: bool) -> None:
     """Raise UsageError if both --quiet and --verbose are given."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other")
+
+
+def check_rate(price: float | None, tokens: float | None, psnr: float | None) -> None:
+    """Raise UsageError if more than one of --lambda, --tokens and --psnr is given."""
+    if [price, tokens, psnr].count(None) < 2:
+        raise UsageError("--lambda, --tokens and --psnr exclude each other")
+
+
+def parse_numbers(text: str | None) -> list[float]:
+    """Return the numbers of a list such as 0.4,0.6; none for None. UsageError if it is not one."""
+    if text is None:
+        return []
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text} is not a list of numbers such as 0.4,0.6,1") from None
 
 
 def check_stdin(sources: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """PSNR, SSIM, a block-average baseline, and the evaluation of a tokenizer on a clip."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqtok.codebook_stats.usage import bits_per_pixel
+from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import to_uint8
 from vqtok.video import VideoWriter
@@ -77,20 +79,37 @@ class Fidelity:
 
 
 @dataclass(frozen=True)
+class RatePoint:
+    """A clip coded at a rate: its fidelity and what was spent.
+
+    tokens_per_position: those that are not the zero code, in all stages.
+    """
+
+    rate: Rate
+    reconstruction: Fidelity
+    tokens_per_position: float
+    bits_per_pixel: float
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """The evaluation of a tokenizer on one clip.
 
-    reconstruction, baseline: their fidelity; the baseline is block averages.
-    counts: how often each index occurs (k).
+    full: at the full rate, with all tokens that help.
+    curve: at other rates.
+    baseline: fidelity of block averages.
+    unquantized: fidelity of what the decoder makes of the latents of the encoder.
+    counts: how often each index occurs (k) at the full rate, in all stages, but not the zero code.
     encode_fps, decode_fps: frames per second of the model alone.
     """
 
     frames: int
     height: int
     width: int
-    reconstruction: Fidelity
+    full: RatePoint
+    curve: tuple[RatePoint, ...]
     baseline: Fidelity
-    bits_per_pixel: float
+    unquantized: Fidelity
     counts: np.ndarray
     encode_fps: float
     decode_fps: float
@@ -120,40 +139,80 @@ def evaluate_clip(
     video: Tensor,
     tokenizer: Tokenizer,
     on_frames: Callable[[FramePair], object] = lambda pair: None,
+    rates: Sequence[Rate] = (),
 ) -> EvalResult:
     """Encode and decode a clip (1 3 t h w) uint8, and compare the two in 8 bits per channel.
 
     on_frames: called with the original and the reconstructed frames, a few at a time.
+    rates: measure these too. Raises UsageError if there are some and the tokenizer has no zero
+        code.
     """
     frames, height, width = video.shape[2:]
     encode_start = time.perf_counter()
     indices = tokenizer.encode(video).cpu()
-    encode_seconds, decode_seconds = time.perf_counter() - encode_start, 0.0
-    fidelity, baseline, start = FidelityMeter(), FidelityMeter(), 0
-    for decoded, seconds in _timed(tokenizer.decode_stream([indices])):
-        decode_seconds += seconds
-        decoded = to_uint8(decoded[:, :, : frames - start, :height, :width])
-        original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
+    encode_seconds, decode_seconds = time.perf_counter() - encode_start, list[float]()
+    fidelity, baseline = FidelityMeter(), FidelityMeter()
+    decoding = _timed(tokenizer.decode_stream([indices]), decode_seconds)
+    for i, (original, decoded) in enumerate(_frame_pairs(video, decoding)):
         fidelity.update(original, decoded)
-        baseline.update(original, block_averages(original, tokenizer.stride, first=start == 0))
+        baseline.update(original, block_averages(original, tokenizer.stride, first=i == 0))
         on_frames((_to_numpy(original), _to_numpy(decoded)))
-        start += decoded.shape[2]
-    counts = torch.bincount(indices.flatten(), minlength=tokenizer.codebook_size).numpy()
     return EvalResult(
         frames=frames,
         height=height,
         width=width,
-        reconstruction=fidelity.compute(),
+        full=_rate_point(ALL_TOKENS, fidelity.compute(), indices, video, tokenizer),
+        curve=tuple(_measure_rate(video, tokenizer, rate) for rate in rates),
         baseline=baseline.compute(),
-        bits_per_pixel=bits_per_pixel(indices.numel(), len(counts), frames * height * width),
-        counts=counts,
+        unquantized=_measure_fidelity(video, tokenizer.reconstruct_stream([video])),
+        counts=_count_tokens(indices, tokenizer),
         encode_fps=frames / encode_seconds,
-        decode_fps=frames / decode_seconds,
+        decode_fps=frames / sum(decode_seconds),
     )
 
 
-def _timed(items: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
-    """Yield each item, and the seconds it took to compute."""
+def _measure_rate(video: Tensor, tokenizer: Tokenizer, rate: Rate) -> RatePoint:
+    indices = tokenizer.encode(video, rate).cpu()
+    fidelity = _measure_fidelity(video, tokenizer.decode_stream([indices]))
+    return _rate_point(rate, fidelity, indices, video, tokenizer)
+
+
+def _rate_point(
+    rate: Rate, fidelity: Fidelity, indices: Tensor, video: Tensor, tokenizer: Tokenizer
+) -> RatePoint:
+    tokens = int(_count_tokens(indices, tokenizer).sum())
+    positions, pixels = math.prod(indices.shape[:4]), video[:, 0].numel()
+    bits = bits_per_pixel(tokens, tokenizer.codebook_size, pixels)
+    return RatePoint(rate, fidelity, tokens / positions, bits)
+
+
+def _count_tokens(indices: Tensor, tokenizer: Tokenizer) -> np.ndarray:
+    """Return how often each index occurs (k); 0 for the zero code, which is no token."""
+    counts = torch.bincount(indices.flatten(), minlength=tokenizer.codebook_size).numpy()
+    if tokenizer.zero_code:
+        counts[0] = 0
+    return counts
+
+
+def _measure_fidelity(video: Tensor, decoded: Iterable[Tensor]) -> Fidelity:
+    """Return the fidelity of a clip that was decoded as by `Tokenizer.decode_stream`."""
+    meter = FidelityMeter()
+    for original, frames in _frame_pairs(video, decoded):
+        meter.update(original, frames)
+    return meter.compute()
+
+
+def _frame_pairs(video: Tensor, decoded: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the frames of a clip (1 3 t h w) uint8 with the decoded ones, in uint8 and cropped."""
+    start, (total, height, width) = 0, video.shape[2:]
+    for part in decoded:
+        frames = to_uint8(part[:, :, : total - start, :height, :width])
+        yield video[:, :, start : start + frames.shape[2]].to(frames.device), frames
+        start += frames.shape[2]
+
+
+def _timed(items: Iterator[Tensor], seconds: list[float]) -> Iterator[Tensor]:
+    """Yield the items; append the seconds that each took to compute."""
     while True:
         start = time.perf_counter()
         item = next(items, None)
@@ -161,7 +220,8 @@ def _timed(items: Iterator[Tensor]) -> Iterator[tuple[Tensor, float]]:
             return
         if item.is_cuda:
             torch.cuda.synchronize(item.device)
-        yield item, time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
+        yield item
 
 
 def _to_numpy(video: Tensor) -> np.ndarray:

@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.command import TINY, works
+from helpers.tokenizers import save_staged_tokenizer
 
 
 @pytest.fixture
@@ -23,3 +24,9 @@ def tiny_run(tmp_path_factory):
 def tiny(tiny_run):
     """The option that chooses a tiny tokenizer, for tests that no quality matters to."""
     return "--tokenizer", tiny_run / "tokenizer.safetensors"
+
+
+@pytest.fixture(scope="session")
+def staged(tmp_path_factory):
+    """The option that chooses a tokenizer with stages, which can spend fewer tokens."""
+    return "--tokenizer", save_staged_tokenizer(tmp_path_factory.mktemp("staged") / "t.safetensors")

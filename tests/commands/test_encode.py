@@ -66,6 +66,44 @@ def test_a_summary_is_printed_on_stderr(clip):
     assert works("encode", clip, "--quiet").stderr == b""
 
 
+def test_a_rate_decides_how_many_tokens_are_spent(make_clip, tmp_path, staged):
+    clip, path = make_clip(frames=30), tmp_path / "t.safetensors"
+
+    def tokens_per_position(*rate):
+        stderr = works("encode", clip, "-o", path, "--force", *rate, *staged).stderr.decode()
+        indices = read_tokens(path).indices
+        assert indices.shape == (9, 8, 12, 2)
+        spent = np.count_nonzero(indices) / (9 * 8 * 12)
+        bits = spent * 9 * 8 * 12 * np.log2(64) / (30 * 64 * 96)
+        size = f"9x8x12x2 indices of 64, {spent:.3f} tokens per position, {bits:.4f} bits"
+        assert size in stderr
+        return spent
+
+    full = tokens_per_position()
+    assert 1.5 < full <= 2
+    assert tokens_per_position("--lambda", 0) == full
+    assert tokens_per_position("--lambda", 2) < tokens_per_position("--lambda", 0.1) < full
+    for target in (0.3, 0.6, 1.2):
+        assert tokens_per_position("--tokens", target) == pytest.approx(target, rel=0.03)
+    assert tokens_per_position("--psnr", 25) < tokens_per_position("--psnr", 29) < full
+
+
+def test_one_rate_at_most_and_a_tokenizer_that_can_keep_it(clip, tmp_path, tiny, staged):
+    path, both = tmp_path / "t.safetensors", ("--tokens", 1, "--psnr", 30)
+    for rate, options, message in (
+        (both, staged, "--lambda, --tokens and --psnr exclude each other"),
+        (("--lambda", 1, "--tokens", 1), staged, "exclude each other"),
+        (("--tokens", -1), staged, "tokens per position must be above 0, not -1"),
+        (("--lambda", "nan"), staged, "the price of a token must be 0 or more, not nan"),
+        (("--tokens", 0.6), tiny, "a rate needs one that was trained with quantizer.stages"),
+        (("--psnr", 30), tiny, "a rate needs one that was trained with quantizer.stages"),
+    ):
+        for output in (path, tmp_path):  # one clip, and a batch
+            stderr = fails(2, message, "encode", clip, "-o", output, *rate, *options)
+            assert stderr.count("\n") == 1
+    assert not path.exists()
+
+
 def test_verbose_prints_the_device_and_timings(clip, tmp_path, tiny):
     path = tmp_path / "t.safetensors"
     options = "--verbose", "--device", "cpu", *tiny

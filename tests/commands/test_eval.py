@@ -29,7 +29,7 @@ def test_the_table_and_json_have_the_same_numbers(folder, tiny):
     assert clip["tokens"] == 3 * 6 * 8
     bits = np.log2(vqtok.load(tiny[1]).codebook_size)
     assert clip["bits_per_pixel"] == pytest.approx(clip["tokens"] * bits / (9 * 48 * 64))
-    for key in ("psnr", "ssim", "blocks_psnr", "blocks_ssim", "bits_per_pixel"):
+    for key in ("psnr", "ssim", "unquantized_psnr", "blocks_psnr", "blocks_ssim", "bits_per_pixel"):
         assert numbers["mean"][key] == pytest.approx((clip[key] + still[key]) / 2)
     assert numbers["mean"]["tokens"] == clip["tokens"] + still["tokens"]
     table = works("eval", folder, *options).stdout.decode()
@@ -38,6 +38,39 @@ def test_the_table_and_json_have_the_same_numbers(folder, tiny):
     assert f"{clip['psnr']:.2f}" in rows[1] and f"{still['ssim']:.3f}" in rows[2]
     small = json.loads(works("eval", folder / "a.mp4", "--size", 24, "--json", *tiny).stdout)
     assert (small["clips"][0]["height"], small["clips"][0]["width"]) == (24, 32)
+
+
+def test_rates_give_a_curve(folder, staged):
+    rates = "--tokens", "0.4,1.2", "--psnr", "25", "--lambda", "1"
+    args = "eval", folder, "--frames", 17, *rates, *staged
+    numbers = json.loads(works(*args, "--json").stdout)
+    names = ["price=1", "tokens=0.4", "tokens=1.2", "psnr=25"]
+    for row in (*numbers["clips"], numbers):
+        assert [point["rate"] for point in row["rates"]] == names
+    clip, still = numbers["clips"]
+    for i, point in enumerate(numbers["rates"]):
+        for key in ("tokens_per_position", "psnr", "ssim", "bits_per_pixel"):
+            values = [row["rates"][i][key] for row in (clip, still)]
+            assert point[key] == pytest.approx(np.mean(values))
+    curve = clip["rates"][1:3]
+    for point, target in zip(curve, (0.4, 1.2), strict=True):
+        assert point["tokens_per_position"] == pytest.approx(target, rel=0.05)
+        bits = point["tokens_per_position"] * 5 * 6 * 8 * np.log2(64)
+        assert point["bits_per_pixel"] == pytest.approx(bits / (17 * 48 * 64))
+    assert curve[0]["psnr"] < curve[1]["psnr"] < clip["psnr"] < clip["unquantized_psnr"]
+    table = works("eval", folder / "b.png", *rates, *staged).stdout.decode()
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows[3:]] == ["rate", *names]
+    assert rows[5][3].strip() == f"{still['rates'][1]['psnr']:.2f}"
+
+
+def test_rates_are_numbers_that_the_tokenizer_can_keep(folder, tiny, staged):
+    for options, message in (
+        (("--tokens", "0.4,all", *staged), "0.4,all is not a list of numbers"),
+        (("--psnr", "30,200", *staged), "must be above 0 and at most 100 dB, not 200"),
+        (("--tokens", "0.4", *tiny), "a rate needs one that was trained with quantizer.stages"),
+    ):
+        assert fails(2, message, "eval", folder, *options).count("\n") == 1
 
 
 def test_save_writes_clip_and_reconstruction_side_by_side(folder, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.clips import pattern, write_clip
-from helpers.command import TINY, in_process, in_subprocess, works
+from helpers.command import TINY, fails, in_process, in_subprocess, works
 from helpers.ffmpeg import run_ffmpeg
 from vqtok.tokens import read_tokens
 from vqtok.video import open_video
@@ -212,3 +212,13 @@ def test_commands_follow_links_and_mention_files_of_other_kinds(command, folders
     assert result.returncode == 0 and folders.done(command, result.stdout) in (2, None)
     if command != "train":
         assert folders.run(command, "--quiet", "--force").stderr == b""
+
+
+def test_clips_encoded_at_another_rate_are_not_resumed(folders, staged):
+    folders.add("a.mp4")
+    args = "encode", folders.clips, "-o", folders.out, *staged
+    for rate in (("--tokens", 0.6), (), ("--lambda", 1)):
+        works(*args, *rate, "--force")
+        assert b"nothing to do" in works(*args, *rate).stderr
+        for other in (("--tokens", 0.7), ("--psnr", 30)):
+            fails(2, "exists and was made with another tokenizer, rate", *args, *other)

@@ -13,9 +13,10 @@ class LosslessTokenizer:
     """A Tokenizer whose indices are the colors of the pixels."""
 
     stride, codebook_size, kind, fingerprint = (1, 1, 1), 2**24, "lossless", "0" * 64
+    zero_code = False
     device = torch.device("cpu")
 
-    def encode_stream(self, chunks):
+    def encode_stream(self, chunks, rate):
         for chunk in chunks:  # (1 c t h w) uint8
             yield (chunk.long() * torch.tensor([65536, 256, 1]).view(1, 3, 1, 1, 1)).sum(1)
 

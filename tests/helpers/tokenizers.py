@@ -3,11 +3,14 @@
 import torch
 from torch import nn
 
+from helpers.clips import pattern
 from vqtok import config
 from vqtok.model import checkpoint
+from vqtok.model.initialization import init_from_data
 from vqtok.model.tokenizer import Tokenizer
 
 SMALL = ["model.widths=[8, 16]", "model.encoder_blocks=[1, 1]", "model.decoder_blocks=[1, 1]"]
+STAGED = ["quantizer.codebook_size=64", "quantizer.stages=2", "model.keyframe_interval=3"]
 
 
 def small_settings(kind, *overrides):
@@ -28,6 +31,16 @@ def save_tokenizer(path, kind="fsq"):
     """Write a small tokenizer that was never trained, and return its path."""
     settings = small_settings(kind)
     checkpoint.save(path, Tokenizer(settings.model, settings.quantizer), settings, step=1)
+    return path
+
+
+def save_staged_tokenizer(path, *overrides):
+    """Write a small tokenizer with stages that codes `clips.pattern` well; return its path."""
+    torch.manual_seed(0)
+    settings = small_settings("ema", *STAGED, *overrides)
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    init_from_data(tokenizer, torch.from_numpy(pattern(17)).movedim(-1, 0)[None])
+    checkpoint.save(path, tokenizer, settings, step=1)
     return path
 
 

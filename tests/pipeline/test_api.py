@@ -15,7 +15,7 @@ import vqtok
 from helpers import GOLDEN, ROOT
 from helpers.command import works
 from helpers.ffmpeg import probe
-from helpers.tokenizers import save_tokenizer, small_tokenizer
+from helpers.tokenizers import save_staged_tokenizer, save_tokenizer, small_tokenizer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.pipeline.frame_rate import parse_frame_rate
@@ -27,6 +27,12 @@ from vqtok.video import open_video
 def tokenizer(tmp_path_factory):
     """The path of a small tokenizer."""
     return save_tokenizer(tmp_path_factory.mktemp("tokenizer") / "t.safetensors")
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory):
+    """The path of a small tokenizer with two stages."""
+    return save_staged_tokenizer(tmp_path_factory.mktemp("staged") / "t.safetensors")
 
 
 @pytest.fixture
@@ -59,6 +65,45 @@ def test_encode_video_gives_the_tokens_of_the_command(clip, tokenizer, options):
     arguments = [f"--{name}={value}" for name, value in options.items()]
     expected = works("encode", clip, "--tokenizer", tokenizer, *arguments).stdout
     assert tokens_to_bytes(tokens) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "option"),
+    [
+        (vqtok.Rate(), ()),
+        (vqtok.Rate(price=0.5), ("--lambda", 0.5)),
+        (vqtok.Rate(tokens=0.6), ("--tokens", 0.6)),
+        (vqtok.Rate(psnr=28), ("--psnr", 28)),
+    ],
+    ids=str,
+)
+def test_encode_video_at_a_rate_gives_the_tokens_of_the_command(clip, staged, rate, option):
+    tokens = vqtok.encode_video(clip, tokenizer=staged, rate=rate)
+    expected = works("encode", clip, "--tokenizer", staged, *option).stdout
+    assert tokens_to_bytes(tokens) == expected
+    assert (tokens.zero_code, tokens.rate) == (True, str(rate))
+
+
+def test_a_rate_needs_a_tokenizer_with_a_zero_code(clip, tokenizer):
+    assert not vqtok.encode_video(clip, tokenizer=tokenizer).zero_code
+    with pytest.raises(UsageError, match="spends a token at every position"):
+        vqtok.encode_video(clip, tokenizer=tokenizer, rate=vqtok.Rate(tokens=0.6))
+
+
+def test_tokens_with_stages_make_a_video(clip, staged, tmp_path):
+    tokens = vqtok.encode_video(clip, tokenizer=staged, rate=vqtok.Rate(tokens=0.6))
+    made = vqtok.tokens_from_indices(
+        np.asarray(tokens.indices), tokenizer=staged, frames=14, height=64, width=96
+    )
+    assert made.zero_code
+    for name, each in (("a.mkv", tokens), ("b.mkv", made)):
+        vqtok.decode_video(each, tmp_path / name, tokenizer=staged, codec="ffv1")
+    [(frames, _)], [(expected, _)] = (frames_of(tmp_path / name) for name in ("b.mkv", "a.mkv"))
+    assert np.array_equal(frames, expected) and frames.shape == (14, 64, 96, 3)
+    loaded = load_for_inference(staged, "cpu", None)
+    whole = loaded.decode(torch.from_numpy(tokens.indices.astype(np.int64))[None], 14)
+    whole = whole[0].movedim(0, -1).mul(255).round().byte().numpy()
+    assert np.abs(frames.astype(int) - whole).mean() < 2  # ffv1 stores 4:2:0 or 8-bit RGB
 
 
 def test_encode_video_accepts_a_stream_and_a_loaded_tokenizer(clip, tokenizer):
@@ -155,6 +200,14 @@ def test_indices_are_arrays_or_tensors_of_any_integer_dtype(tokenizer, dtype):
 def test_indices_that_make_no_video_are_refused(tokenizer, indices, options, message):
     with pytest.raises(VqtokError, match=message):
         vqtok.tokens_from_indices(indices, tokenizer=tokenizer, **options)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 12), (3, 8, 12, 3), (3, 8, 12, 1), (1, 3, 8, 12, 2)])
+def test_indices_of_stages_have_an_axis_of_stages(staged, shape):
+    tensor = torch.zeros(shape, dtype=torch.int64)
+    for indices in (tensor, tensor.numpy()):
+        with pytest.raises(UsageError, match=r"shape \(t h w 2\), not "):
+            vqtok.tokens_from_indices(indices, tokenizer=staged)
 
 
 def test_tokens_that_were_changed_are_checked_before_decoding(clip, tokenizer, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.clips import pattern, write_clip
-from helpers.tokenizers import save_tokenizer
+from helpers.tokenizers import save_staged_tokenizer, save_tokenizer
 
 SHORT, LONG = 40, 480  # frames
 HEIGHT, WIDTH = 192, 256
@@ -38,12 +38,16 @@ def peak(*arguments):
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     # A small network is fast, and its own memory does not hide that of the frames.
     tokenizer = "--tokenizer", save_tokenizer(tmp_path / "tokenizer.safetensors")
-    encode, decode = [], []
+    staged = "--tokenizer", save_staged_tokenizer(tmp_path / "staged.safetensors")
+    encode, decode, encode_at_psnr = [], [], []
     for frames in (SHORT, LONG):
         clip, tokens = tmp_path / f"{frames}.mp4", tmp_path / f"{frames}.safetensors"
         write_clip(clip, np.resize(pattern(24, HEIGHT, WIDTH), (frames, HEIGHT, WIDTH, 3)))
         encode.append(peak("encode", clip, "-o", tokens, *tokenizer))
         decoded = "-o", tmp_path / f"{frames}.decoded.mp4", "--crf", 51
         decode.append(peak("decode", tokens, *decoded, *tokenizer))
+        tokens = tmp_path / f"{frames}.staged.safetensors"
+        encode_at_psnr.append(peak("encode", clip, "-o", tokens, "--psnr", 25, *staged))
     assert encode[1] - encode[0] < SLACK
+    assert encode_at_psnr[1] - encode_at_psnr[0] < SLACK
     assert decode[1] - decode[0] < SLACK

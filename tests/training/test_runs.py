@@ -158,7 +158,14 @@ def test_validation_measures_held_out_files_and_writes_an_image(tmp_path, make_c
     train_run(run, 20)
     rows = read_metrics(run.folder)
     keys = {"val_psnr", "val_ssim", "val_usage", "val_usage_by_chance", "val_perplexity"}
-    keys |= {"val_tokens", "tokens", "usage", "usage_by_chance", "perplexity"}
+    keys |= {
+        "val_unquantized_psnr",
+        "val_tokens",
+        "tokens",
+        "usage",
+        "usage_by_chance",
+        "perplexity",
+    }
     assert all(keys <= row.keys() for row in rows)
     assert 5 < rows[1]["val_psnr"] < 50 and 0 < rows[1]["val_ssim"] < 1
     assert rows[1]["data_wait"] < rows[1]["seconds_per_step"]
@@ -166,3 +173,16 @@ def test_validation_measures_held_out_files_and_writes_an_image(tmp_path, make_c
     with av.open(str(run.folder / RUN_SAMPLES / "step-20.png")) as container:
         (image,) = container.decode(video=0)
     assert (image.height, image.width) == (2 * 46, 2 * 46)  # two clips, cropped to the smaller
+
+
+def test_validation_of_a_tokenizer_with_stages_also_measures_one_token_per_position(
+    tmp_path, make_clip
+):
+    for i in range(2):
+        make_clip(tmp_path / f"{i}.mp4", frames=9, height=40, width=48)
+    overrides = ["train.validate_every=2", "train.validation_share=0.5", "quantizer.stages=2"]
+    run = make_run(tmp_path / "run", "ema", *overrides, sources=[tmp_path])
+    train_run(run, 2)
+    row = read_metrics(run.folder)[-1]
+    assert 1 < row["val_tokens_per_position"] <= 2
+    assert row["val_psnr_1_token"] < row["val_psnr"] < row["val_unquantized_psnr"]

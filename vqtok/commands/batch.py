@@ -77,16 +77,26 @@ class FailureLog:
                 file.write(line + "\n")
 
 
-def run_batch(label: str, jobs: Sequence[Job], folder: Path, run: RunOptions, work: Work) -> None:
+def run_batch(
+    label: str,
+    jobs: Sequence[Job],
+    folder: Path,
+    run: RunOptions,
+    work: Work,
+    check: Callable[[Tokenizer], object] = lambda tokenizer: None,
+) -> None:
     """Run the jobs, `run.jobs` at a time, with one tokenizer.
 
     A job that fails, for whatever reason, does not stop the others: `folder`/failures.jsonl lists
     it with the reason.
 
     label: text of the progress bar.
+    check: called before the first job; raises if the tokenizer can do none of them.
     Raises VqtokError at the end if any job failed.
     """
     tokenizer = run.load_tokenizer() if jobs else None
+    if tokenizer is not None:
+        check(tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     failures = FailureLog(folder / FAILURES)
     if tokenizer is None:

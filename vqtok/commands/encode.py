@@ -1,5 +1,6 @@
 """`vqtok encode`: videos to tokens."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -7,14 +8,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
 from vqtok.commands.progress import ProgressBars, ProgressTask
-from vqtok.commands.run_options import RunOptions
+from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
+from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -24,10 +28,11 @@ from vqtok.video import Clip, open_video
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to read a clip; the first four are those of `open_video`.
+    """How to encode a clip; the first four are those of `open_video`.
 
     strict: fail if the video is damaged.
     keep_partial: on Ctrl-C, write the tokens so far. For a single clip.
+    rate: how many tokens to spend.
     """
 
     size: int | None = None
@@ -36,6 +41,7 @@ class EncodeOptions:
     duration: float | None = None
     strict: bool = False
     keep_partial: bool = False
+    rate: Rate = ALL_TOKENS
 
 
 def encode(
@@ -58,6 +64,7 @@ def encode(
 
 def _encode_one(source: str, output: str | None, options: EncodeOptions, run: RunOptions) -> None:
     tokenizer = run.load_tokenizer()
+    check_rates(tokenizer, [options.rate])
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output is None or output == "-" else output
     with (
@@ -93,7 +100,7 @@ def _encode_many(
         timing = f"{clip.decoder}; {stopwatch.shares('model')}"
         return [*clip.notes, timing] if run.verbose else clip.notes
 
-    run_batch("encoding", jobs, folder, run, work)
+    run_batch("encoding", jobs, folder, run, work, lambda t: check_rates(t, [options.rate]))
 
 
 def encode_source(
@@ -118,7 +125,7 @@ def encode_source(
         hardware=None if options.strict else hardware_decoder(tokenizer),  # NVDEC hides damage
     ) as clip:
         task.set_total(_expected_frames(clip, options))
-        tokens = encode_clip(clip, tokenizer, task.advance, should_stop, stopwatch)
+        tokens = encode_clip(clip, tokenizer, task.advance, should_stop, stopwatch, options.rate)
     if options.strict and clip.damage:
         raise VqtokError(f"{source}: {', '.join(clip.damage)}; encode it without --strict")
     return tokens, clip
@@ -133,31 +140,39 @@ def _expected_frames(clip: Clip, options: EncodeOptions) -> int | None:
 
 
 def check_same_settings(paths: Sequence[Path], tokenizer: str, options: EncodeOptions) -> None:
-    """Raise UsageError if a token file was made by another tokenizer, or at another size or fps.
+    """Raise UsageError if a token file was made with another tokenizer, rate, size or fps.
 
-    Only settings that leave a trace in the file are compared, and only those that are given.
+    Only settings that leave a trace in the file are compared; size and fps only if they are given.
     """
     fingerprint = checkpoint.read_fingerprint(tokenizer) if paths else ""
     for path in paths:
         metadata = read_metadata(path)
-        same = metadata.get("model") == fingerprint
+        made_with = metadata.get("model"), metadata.get("rate", "")
+        same = made_with == (fingerprint, str(options.rate))
         if same and options.size is not None:
             same = min(int(metadata["height"]), int(metadata["width"])) == options.size
         if same and options.fps is not None:
             same = Fraction(metadata["fps"]) == options.fps
         if not same:
             raise UsageError(
-                f"{path} exists and was made with another tokenizer, --size or --fps: choose "
-                "another folder, or use --force to encode all clips again"
+                f"{path} exists and was made with another tokenizer, rate (--lambda, --tokens or "
+                "--psnr), --size or --fps: choose another folder, or use --force to encode all "
+                "clips again"
             )
 
 
 def _summary(tokens: Tokens, seconds: float) -> str:
+    shape = "x".join(map(str, tokens.indices.shape))
+    spent, size = tokens.indices.size, f"{shape} tokens of {tokens.codebook_size:,}"
+    if tokens.zero_code:
+        spent = int(np.count_nonzero(tokens.indices))
+        positions = math.prod(tokens.indices.shape[:3])
+        size = f"{shape} indices of {tokens.codebook_size:,}, "
+        size += f"{spent / positions:.3f} tokens per position"
     pixels = tokens.frames * tokens.height * tokens.width
-    bits = bits_per_pixel(tokens.indices.size, tokens.codebook_size, pixels)
+    bits = bits_per_pixel(spent, tokens.codebook_size, pixels)
     return (
         f"{tokens.frames} frames of {tokens.height}x{tokens.width} at "
-        f"{float(tokens.fps):.6g} frames/s -> {'x'.join(map(str, tokens.indices.shape))} tokens of "
-        f"{tokens.codebook_size:,}, {bits:.4f} bits per pixel, encoded at "
+        f"{float(tokens.fps):.6g} frames/s -> {size}, {bits:.4f} bits per pixel, encoded at "
         f"{tokens.frames / seconds:.1f} frames/s"
     )

@@ -15,12 +15,13 @@ from rich.console import Console
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
-from vqtok.commands.run_options import RunOptions
+from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.errors import UsageError, VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, FileList, check_overwrite, list_files, printable
+from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.quality import EvalResult, FramePair, evaluate_clip
-from vqtok.report import evaluation_table
+from vqtok.quality import EvalResult, FramePair, RatePoint, evaluate_clip
+from vqtok.report import curve_table, evaluation_table
 from vqtok.video import Clip, VideoWriter, open_video
 
 Results = list[tuple[str, EvalResult]]  # (name of the clip, result)
@@ -35,42 +36,63 @@ class EvalClip:
     target: Path | None
 
 
+@dataclass(frozen=True)
+class EvalOptions:
+    """What to measure.
+
+    size: scale the short side to this many pixels.
+    frames: of each clip, from its start.
+    rates: measure these too, besides the tokenizer's full rate.
+    """
+
+    size: int | None
+    frames: int
+    rates: Sequence[Rate] = ()
+
+
 def evaluate(
     sources: Sequence[str],
     save: Path | None,
-    size: int | None,
-    frames: int,
+    options: EvalOptions,
     as_json: bool,
     run: RunOptions,
 ) -> None:
-    """Measure the first `frames` frames of each clip, and print a table or JSON.
+    """Measure the first frames of each clip, and print tables or JSON.
 
     sources: videos and images, or folders and patterns of them.
     save: folder for videos with a clip on the left and its reconstruction on the right.
-    size: scale the short side to this many pixels.
-    Raises VqtokError at the end if any clip could not be measured.
+    Raises UsageError for rates if the tokenizer has no zero code, VqtokError at the end if any clip
+    could not be measured.
     """
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
     clips = plan_clips(found, save, run.force)
     tokenizer = run.load_tokenizer()
+    check_rates(tokenizer, options.rates)
     results: Results = []
     failures: list[str] = []
     with ProgressBars(run.quiet) as bars, bars.task("measuring", len(clips)) as task:
         for clip in clips:
             try:
-                results.append((clip.name, _measure(clip, tokenizer, size, frames)))
+                results.append((clip.name, _measure(clip, tokenizer, options)))
             except Exception as error:
                 failures.append(describe_failure(error, clip.source))
             task.advance()
-    if results and as_json:
-        print(json.dumps(summarize(results), indent=2))
-    elif results:
-        width = None if sys.stdout.isatty() else 200
-        Console(width=width).print(evaluation_table(summarize(results)))
+    if results:
+        _show(summarize(results), as_json)
     if failures:
         reasons = "; ".join(failures)
         raise VqtokError(f"{len(failures)} of {len(clips)} clips could not be measured: {reasons}")
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(evaluation_table(figures))
+    if "rates" in figures:
+        console.print(curve_table(figures))
 
 
 def plan_clips(found: FileList, save: Path | None, force: bool) -> list[EvalClip]:
@@ -98,12 +120,12 @@ def _plan_targets(found: FileList, save: Path, force: bool) -> dict[Path, Path]:
     return {job.source.resolve(): job.target for job in jobs}
 
 
-def _measure(clip: EvalClip, tokenizer: Tokenizer, size: int | None, frames: int) -> EvalResult:
-    with open_video(clip.source, size=size) as video:
-        pixels, timestamps = next(video.chunks(frames))  # (t h w c)
+def _measure(clip: EvalClip, tokenizer: Tokenizer, options: EvalOptions) -> EvalResult:
+    with open_video(clip.source, size=options.size) as video:
+        pixels, timestamps = next(video.chunks(options.frames))  # (t h w c)
     batch = torch.from_numpy(pixels).movedim(-1, 0)[None]
     if clip.target is None:
-        return evaluate_clip(batch, tokenizer)
+        return evaluate_clip(batch, tokenizer, rates=options.rates)
     with _comparison_writer(clip.target, video) as writer:
         start = 0
 
@@ -113,7 +135,7 @@ def _measure(clip: EvalClip, tokenizer: Tokenizer, size: int | None, frames: int
             writer.write(joined, timestamps[start : start + len(joined)])
             start += len(joined)
 
-        return evaluate_clip(batch, tokenizer, write)
+        return evaluate_clip(batch, tokenizer, write, options.rates)
 
 
 def _comparison_writer(target: Path, clip: Clip) -> VideoWriter:
@@ -131,23 +153,48 @@ def _comparison_writer(target: Path, clip: Clip) -> VideoWriter:
 
 
 def summarize(results: Results) -> dict[str, Any]:
-    """Return the metrics of each clip and their means; mean usage is that of all tokens."""
+    """Return the metrics of each clip and their means; mean usage is that of all tokens.
+
+    If rates were measured, each clip has a list of them, and `rates` are the means over clips.
+    """
     clips = [{"clip": name} | _metrics(result) for name, result in results]
-    means = {key: float(np.mean([c[key] for c in clips])) for key in clips[0] if key != "clip"}
     counts = np.sum([result.counts for _, result in results], axis=0)
-    return {"clips": clips, "mean": means | codebook_use(counts).summary()}
+    figures = {"clips": clips, "mean": _mean(clips) | codebook_use(counts).summary()}
+    if "rates" in clips[0]:
+        points = zip(*(clip["rates"] for clip in clips), strict=True)
+        figures["rates"] = [{"rate": point[0]["rate"]} | _mean(point) for point in points]
+    return figures
 
 
-def _metrics(result: EvalResult) -> dict[str, float]:
-    return {
+def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the means of what are numbers."""
+    keys = [key for key, value in rows[0].items() if isinstance(value, int | float)]
+    return {key: float(np.mean([row[key] for row in rows])) for key in keys}
+
+
+def _metrics(result: EvalResult) -> dict[str, Any]:
+    metrics = {
         "frames": result.frames,
         "height": result.height,
         "width": result.width,
-        "psnr": result.reconstruction.psnr,
-        "ssim": result.reconstruction.ssim,
+        **_point_metrics(result.full),
+        "unquantized_psnr": result.unquantized.psnr,
+        "unquantized_ssim": result.unquantized.ssim,
         "blocks_psnr": result.baseline.psnr,
         "blocks_ssim": result.baseline.ssim,
-        "bits_per_pixel": result.bits_per_pixel,
         "encode_fps": result.encode_fps,
         "decode_fps": result.decode_fps,
     } | codebook_use(result.counts).summary()
+    if not result.curve:
+        return metrics
+    rates = [{"rate": str(point.rate)} | _point_metrics(point) for point in result.curve]
+    return metrics | {"rates": rates}
+
+
+def _point_metrics(point: RatePoint) -> dict[str, float]:
+    return {
+        "tokens_per_position": point.tokens_per_position,
+        "psnr": point.reconstruction.psnr,
+        "ssim": point.reconstruction.ssim,
+        "bits_per_pixel": point.bits_per_pixel,
+    }

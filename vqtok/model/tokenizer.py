@@ -107,6 +107,11 @@ class Tokenizer(nn.Module):
         return self.coder.quantizer.stages
 
     @property
+    def zero_code(self) -> bool:
+        """Whether index 0 means "nothing new" and costs no token; a `Rate` needs it."""
+        return self.coder.quantizer.zero_code
+
+    @property
     def levels(self) -> tuple[int, ...] | None:
         """Number of values of each channel of a code (FSQ), else None."""
         return self.coder.quantizer.levels
@@ -178,13 +183,25 @@ class Tokenizer(nn.Module):
         does not grow with the clip's length. Otherwise as `encode`. The range of a float video is
         checked, which waits for a GPU.
         """
-        state: StreamState = {}
         control = RateControl(self, rate)
-        for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
+        for z, video in self._encode_parts(chunks, {}):
+            # A list: while a generator waits, its caller would be in the block.
             with fixed_precision(self.device.type):
-                yield from control.push(self._latents(video, state, first=i == 0), video)
+                indices = list(control.push(z, video))
+            yield from indices
         with fixed_precision(self.device.type):
-            yield from control.flush()
+            indices = list(control.flush())
+        yield from indices
+
+    @torch.no_grad()
+    def reconstruct_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield what the decoder makes of the encoder's latents if these are not quantized.
+
+        chunks: as in `encode_stream`. The video is as that of `decode_stream`.
+        """
+        state: StreamState = {}
+        for i, (z, _) in enumerate(self._encode_parts(chunks, state)):
+            yield self._decode_latents(z, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -228,17 +245,26 @@ class Tokenizer(nn.Module):
             error += float(difference.square().sum())
         return error / video.numel()
 
-    def _latents(self, video: Tensor, state: StreamState, first: bool) -> Tensor:
-        """Return the latents (b c t h w), float32, of the next chunk of a clip."""
-        z = self.encoder(self.pad(video, first), state).float()
-        if not z.isfinite().all():
-            raise VqtokError("the tokenizer's weights hold NaN or infinity")
-        return z
+    def _encode_parts(
+        self, chunks: Iterable[Tensor], state: StreamState
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cut a clip anew; yield the latents (b c t h w), float32, of each chunk, and its video."""
+        for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
+            with fixed_precision(self.device.type):
+                z = self.encoder(self.pad(video, first=i == 0), state).float()
+            if not z.isfinite().all():
+                raise VqtokError("the tokenizer's weights hold NaN or infinity")
+            yield z, video
 
     def _decode_part(self, indices: Tensor, state: StreamState) -> Tensor:
         with fixed_precision(self.device.type):
-            z_q = self.coder.decode(indices.to(self.device), state).to(self.dtype)
-            video = self.decoder(z_q.contiguous(memory_format=torch.channels_last_3d), state)
+            z_q = self.coder.decode(indices.to(self.device), state)
+        return self._decode_latents(z_q, state)
+
+    def _decode_latents(self, z: Tensor, state: StreamState) -> Tensor:
+        z = z.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
+        with fixed_precision(self.device.type):
+            video = self.decoder(z, state)
         return video.float().add_(1).div_(2).clamp_(0, 1)
 
     def _rechunk(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

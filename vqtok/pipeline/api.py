@@ -14,6 +14,7 @@ from vqtok import DEFAULT
 from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.inputs import check_indices
+from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
 from vqtok.pipeline.frame_rate import parse_frame_rate
@@ -29,6 +30,7 @@ def encode_video(
     fps: Fraction | float | str | None = None,
     start: float = 0.0,
     duration: float | None = None,
+    rate: Rate = ALL_TOKENS,
     device: str = "auto",
     dtype: str | None = None,
 ) -> Tokens:
@@ -42,11 +44,13 @@ def encode_video(
     size: scale the short side to this many pixels.
     fps: resample to this frame rate.
     start, duration: encode this part of the video only, in seconds.
+    rate: how many tokens to spend, such as `vqtok.Rate(tokens=0.6)` per position; for tokenizers
+        trained with `quantizer.stages`. By default, all that help.
     device, dtype: where and in what a tokenizer that is not loaded yet runs: auto, cpu, cuda or
         cuda:N, and float32 or bfloat16 (default: bfloat16 where it is fast).
 
-    Raises UsageError for an option out of range, VqtokError if there is no frame to encode. Warns
-    of damaged or dropped content.
+    Raises UsageError for an option out of range or a rate that the tokenizer cannot keep,
+    VqtokError if there is no frame to encode. Warns of damaged or dropped content.
     """
     model = _load(tokenizer, device, dtype)
     with open_video(
@@ -57,7 +61,7 @@ def encode_video(
         duration=duration,
         hardware=hardware_decoder(model),
     ) as clip:
-        tokens = encode_clip(clip, model)
+        tokens = encode_clip(clip, model, rate=rate)
     _warn(path, clip.notes)
     return tokens
 
@@ -109,7 +113,8 @@ def tokens_from_indices(
 ) -> Tokens:
     """Return indices that a model generated as tokens, to write to a file or to decode to a video.
 
-    indices: (t h w), any integer dtype, 0 <= index < codebook_size.
+    indices: (t h w), or (t h w stages) for a tokenizer with several stages, of any integer dtype,
+        0 <= index < codebook_size.
     tokenizer: as in `encode_video`; the one whose indices they are.
     fps: frames per second. The first frame is shown at time zero.
     frames, height, width: of the video, where it ends before the last index does. By default, all
@@ -119,30 +124,37 @@ def tokens_from_indices(
     Raises UsageError for indices of another shape, VqtokError if they are not in the codebook or do
     not fit the size.
     """
-    if indices.ndim != 3 or 0 in indices.shape:
-        shape = tuple(indices.shape)
-        raise UsageError(f"the indices of one video must have the shape (t h w), not {shape}")
+    model, frame_rate = _load(tokenizer, "cpu", None), parse_frame_rate(fps)
+    _check_shape(tuple(indices.shape), model.stages)
     if isinstance(indices, Tensor):
-        indices = check_indices(indices[None])[0].cpu().numpy()
-    model, rate = _load(tokenizer, "cpu", None), parse_frame_rate(fps)
-    time, rows, columns = (n * side for n, side in zip(indices.shape, model.stride, strict=True))
+        indices = check_indices(indices[None], model.stages)[0].cpu().numpy()
+    grid = indices.shape[:3]
+    time, rows, columns = (n * side for n, side in zip(grid, model.stride, strict=True))
     frames = 1 + time - model.stride[0] if frames is None else frames
     tokens = Tokens(
         indices=indices,
         frames=frames,
         height=rows if height is None else height,
         width=columns if width is None else width,
-        fps=rate,
-        time_base=1 / rate,
+        fps=frame_rate,
+        time_base=1 / frame_rate,
         timestamps=range(frames),
         pixel_aspect=Fraction(1),
         codebook_size=model.codebook_size,
         quantizer=model.kind,
         stride=model.stride,
         model=model.fingerprint,
+        zero_code=model.zero_code,
     )
     validate(tokens)
     return tokens
+
+
+def _check_shape(shape: tuple[int, ...], stages: int) -> None:
+    last = () if stages == 1 else (stages,)
+    if len(shape) < 3 or shape[3:] != last or 0 in shape:
+        expected = " ".join(map(str, ("t h w", *last)))
+        raise UsageError(f"the indices of one video must have the shape ({expected}), not {shape}")
 
 
 def _load(tokenizer: str | Path | Tokenizer, device: str, dtype: str | None) -> Tokenizer:

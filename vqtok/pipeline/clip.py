@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import CHUNK, Tokenizer
 from vqtok.pipeline.frame_rate import average_frame_rate
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
@@ -30,11 +31,13 @@ def encode_clip(
     on_progress: OnProgress = lambda frames: None,
     should_stop: Callable[[], bool] = lambda: False,
     stopwatch: Stopwatch | None = None,
+    rate: Rate = ALL_TOKENS,
 ) -> Tokens:
     """Encode an open video.
 
     A thread decodes the next frames while the model runs. Indices go to a temporary file.
 
+    rate: how many tokens to spend. Raises UsageError if the tokenizer has no zero code.
     should_stop: polled while the clip is encoded; when it returns True, the tokens so far are
         returned.
     stopwatch: records how long the model waits for `reading`.
@@ -53,7 +56,7 @@ def encode_clip(
             on_progress(len(times))
 
     with prefetch(chunks) as prefetched:
-        for indices in tokenizer.encode_stream(videos()):
+        for indices in tokenizer.encode_stream(videos(), rate):
             buffer.append(indices[0].cpu().numpy())
             if should_stop():
                 break
@@ -72,6 +75,8 @@ def encode_clip(
         stride=tokenizer.stride,
         model=tokenizer.fingerprint,
         origin=clip.origin,
+        zero_code=tokenizer.zero_code,
+        rate=str(rate),
     )
 
 

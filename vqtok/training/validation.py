@@ -8,12 +8,14 @@ import torch
 
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.config import TrainSettings
+from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
 from vqtok.training.data import TrainingClips
 
 FRAMES = 33  # of each clip, from its start
 IMAGE_CLIPS = 4  # clips in the sample image
+ONE_TOKEN = Rate(tokens=1.0)  # per position, for tokenizers that can spend fewer
 MAX_PSNR = 45.0  # dB; differences beyond are not seen
 
 
@@ -33,19 +35,28 @@ def validate(
 
     if settings.dtype == "bfloat16":
         tokenizer = deepcopy(tokenizer).cast(torch.bfloat16)
+    rates = [ONE_TOKEN] if tokenizer.zero_code else []
     for video in clips.validation_clips(FRAMES):
-        results.append(evaluate_clip(video, tokenizer, keep_sample))
+        results.append(evaluate_clip(video, tokenizer, keep_sample, rates))
     if not results:
         return {}
     image_path.parent.mkdir(exist_ok=True)
     write_comparison_image(image_path, list(samples.values()))
-    fidelity = [result.reconstruction for result in results]
     usage = codebook_use(np.sum([result.counts for result in results], axis=0))
+    metrics = _mean_metrics(results) | usage.summary()
+    return {f"val_{name}": value for name, value in metrics.items()}
+
+
+def _mean_metrics(results: list[EvalResult]) -> dict[str, float]:
     metrics = {
-        "psnr": float(np.mean([f.psnr for f in fidelity])),
-        "ssim": float(np.mean([f.ssim for f in fidelity])),
+        "psnr": [r.full.reconstruction.psnr for r in results],
+        "ssim": [r.full.reconstruction.ssim for r in results],
+        "unquantized_psnr": [r.unquantized.psnr for r in results],
     }
-    return {f"val_{name}": value for name, value in (metrics | usage.summary()).items()}
+    if results[0].curve:
+        metrics["tokens_per_position"] = [r.full.tokens_per_position for r in results]
+        metrics["psnr_1_token"] = [r.curve[0].reconstruction.psnr for r in results]
+    return {name: float(np.mean(values)) for name, values in metrics.items()}
 
 
 def compare_with_blocks(tokenizer: Tokenizer, clips: TrainingClips) -> str | None:
@@ -53,7 +64,7 @@ def compare_with_blocks(tokenizer: Tokenizer, clips: TrainingClips) -> str | Non
     results = [evaluate_clip(video, tokenizer) for video in clips.sample_clips(FRAMES)]
     if not results:
         return None
-    pairs = [(result.reconstruction.psnr, result.baseline.psnr) for result in results]
+    pairs = [(result.full.reconstruction.psnr, result.baseline.psnr) for result in results]
     psnr, blocks = np.minimum(pairs, MAX_PSNR).mean(0)
     if psnr >= blocks:
         return None
