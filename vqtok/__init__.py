@@ -50,7 +50,7 @@ __all__ = [
 ]
 __version__ = "0.2.0"
 
-DEFAULT = "ema-4x8x8-64k"  # name of the bundled tokenizer
+DEFAULT = "ema-4x8x8-2x16k"  # name of a bundled tokenizer
 
 # Imported on first use: PyTorch takes a second to import, and `vqtok --help` does not need it.
 _MODULES = {

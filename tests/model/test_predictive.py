@@ -7,7 +7,8 @@ from helpers.quantizers import DEVICES, QUANTIZERS, exact_indices
 from helpers.tokenizers import random_video, randomize, small_tokenizer
 from vqtok import config
 from vqtok.errors import UsageError
-from vqtok.model.predictive import LOG_PRICES, PredictiveCoder, Predictor
+from vqtok.model.predictive import LOG_PRICES, PredictiveCoder
+from vqtok.model.predictor import Predictor
 from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
 SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}

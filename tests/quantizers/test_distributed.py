@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helpers.quantizers import LEARNING
 from helpers.tokenizers import randomize
-from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.model.predictive import PredictiveCoder
+from vqtok.model.predictor import Predictor
 from vqtok.quantizers import (
     FSQ,
     LFQ,

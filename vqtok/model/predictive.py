@@ -7,14 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_mean, broadcast
-from vqtok.model.layers import (
-    CausalConv3d,
-    CausalSequential,
-    ResidualBlock,
-    StreamState,
-    channels_last,
-)
-from vqtok.precision import at_least_float32, fixed_precision
+from vqtok.model.layers import StreamState
+from vqtok.model.predictor import Predictor
+from vqtok.precision import at_least_float32
 from vqtok.quantizers import (
     CodebookQuantizer,
     NearestCode,
@@ -25,54 +20,7 @@ from vqtok.quantizers import (
 
 Price = Tensor | float
 LOG_PRICES = -2.5, 1.5  # range of the logarithm of a clip's price in training, over `price`
-KEYFRAME_PRICE = 0.5  # of a token in a key frame, whose tokens help all frames up to the next one
 PRICE_RATE = 0.3  # change of the logarithm of `price` in a step, per share of tokens in excess
-
-
-class Predictor(nn.Module):
-    """Predict each latent frame from the decoded ones before it: (b c t h w) -> (b c t h w).
-
-    Computes in float32 (or the wider dtype of its weights) under any autocast, so that encoder
-    and decoder predict the same.
-    """
-
-    def __init__(self, dim: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.net = CausalSequential(
-            CausalConv3d(dim, width, (1, 3, 3)),
-            *(ResidualBlock(width) for _ in range(blocks)),
-            CausalConv3d(width, dim, (1, 1, 1)),
-        )
-        nn.init.zeros_(self._last.weight)  # it predicts zero at first
-        channels_last(self)
-
-    def forward(self, z_q: Tensor, state: StreamState | None = None) -> Tensor:
-        """Return, at each frame of z_q, the prediction of the next frame."""
-        x = z_q.to(self._first.weight.dtype, memory_format=torch.channels_last_3d)
-        with fixed_precision(z_q.device.type):
-            return self.net(x, state).to(z_q.dtype)
-
-    @torch.no_grad()
-    def init_from_data(self, z: Tensor) -> None:
-        """Initialize as a linear prediction of each channel from its last value.
-
-        z: latents (b c t h w) of some clips.
-        """
-        before, after = z[:, :, :-1], z[:, :, 1:]
-        over = (0, 2, 3, 4)
-        factors = (before * after).sum(over) / before.square().sum(over).clamp(min=1e-6)
-        first, last = self._first.weight.zero_(), self._last.weight.zero_()
-        channels = torch.arange(min(first.shape[:2]))
-        first[channels, channels, 0, 1, 1] = 1
-        last[channels, channels, 0, 0, 0] = factors[channels]
-
-    @property
-    def _first(self) -> CausalConv3d:
-        return cast(CausalConv3d, self.net[0])
-
-    @property
-    def _last(self) -> CausalConv3d:
-        return cast(CausalConv3d, self.net[-1])
 
 
 class PredictiveCoder(nn.Module):
@@ -192,7 +140,7 @@ class PredictiveCoder(nn.Module):
 
     def _encode_frame(self, z: Tensor, prediction: Tensor | None, price: Price) -> Tensor:
         if prediction is None:
-            return self._search(z, KEYFRAME_PRICE * price)
+            return self._search(z, price)
         z = at_least_float32(z).contiguous()
         if not self.intra_codes:
             return self._search(z - prediction, price)

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from vqtok.model.tokenizer import Tokenizer
 
 WINDOW = 2**18  # positions in a window at most, to bound memory
-TRIALS = 6  # of the price of a window
+TRIALS = 7  # of the price of a window
 LEAST = 0.5  # tokens that stand for none, so that their logarithm is finite
 TOLERANCE = 0.01  # of the number of tokens, or of the squared error
 FAR = 1.5  # log of a measure over its target, beyond which it tells little of the answer
+# Change of the logarithm of the price, per change of that of the number of tokens and of the error.
+TOKENS_STEP, ERROR_STEP = 2.5, 3.5
 PRICES = 2.0**-10, 2.0**6  # range of prices to search, relative to the tokenizer's own
 
 
@@ -157,27 +159,26 @@ def find_price(
     code: codes the window at a price. rising: whether the measure rises with the price.
     start: the first price to try.
     """
-    low, high = (math.log(price) for price in PRICES)  # the answer lies between them
-    at, best, price = math.log(start), None, start
-    below: tuple[float, float] | None = None  # log price and log measure, too low a price
-    above: tuple[float, float] | None = None
+    bounds = tuple(math.log(price) for price in PRICES)
+    step = -ERROR_STEP if rising else TOKENS_STEP
+    tried: list[tuple[float, float]] = []  # log price, log measure over target
+    best, best_off, price = None, math.inf, start
+    at = math.log(start)
     for _ in range(TRIALS):
         window = code(math.exp(at))
-        off = math.log(max(window.measured, 1e-6) / target)
-        if best is None or abs(off) < abs(math.log(max(best.measured, 1e-6) / target)):
-            best, price = window, math.exp(at)
-        if abs(off) < TOLERANCE or high - low < 1e-3:
-            break
-        if (off > 0) == rising:  # the price is too high
-            high, above = at, (at, off)
-        else:
-            low, below = at, (at, off)
+        off = min(max(math.log(max(window.measured, 1e-9) / target), -FAR), FAR)
+        if abs(off) < best_off:
+            best, best_off, price = window, abs(off), math.exp(at)
+        tried.append((at, off))
+        below = max((t for t in tried if (t[1] < 0) == rising), default=None)  # too low a price
+        above = min((t for t in tried if (t[1] < 0) != rising), default=None)
         if below and above:
             # Regula falsi, kept away from the ends of the bracket.
-            first, last = (min(max(end[1], -FAR), FAR) for end in (below, above))
-            share = min(max(first / (first - last), 0.1), 0.9)
+            share = min(max(below[1] / (below[1] - above[1]), 0.1), 0.9)
             at = below[0] + share * (above[0] - below[0])
         else:
-            at = min(max(at + (off if not rising else -2 * off), low), high)
+            at, step = min(max(at + step * off, bounds[0]), bounds[1]), 1.5 * step
+        if best_off < TOLERANCE or abs(at - tried[-1][0]) < 1e-3:
+            break
     assert best is not None
     return best, price

@@ -19,7 +19,8 @@ from vqtok.model.layers import (
     StreamState,
     channels_last,
 )
-from vqtok.model.predictive import PredictiveCoder, Predictor
+from vqtok.model.predictive import PredictiveCoder
+from vqtok.model.predictor import Predictor
 from vqtok.model.rate import ALL_TOKENS, Rate, RateControl
 from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, build
