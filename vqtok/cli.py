@@ -159,7 +159,7 @@ def train(
         list[Path] | None, typer.Argument(help="More training data, like --data.")
     ] = None,
     quantizer: Annotated[
-        str | None, typer.Option(help="vq2, ema, gumbel, lfq or fsq (default: fsq).")
+        str | None, typer.Option(help="vq2, ema, gumbel, lfq or fsq (default: ema).")
     ] = None,
     data: Annotated[
         list[Path] | None,

@@ -20,6 +20,7 @@ from vqtok.quantizers import (
 
 Price = Tensor | float
 LOG_PRICES = -2.5, 1.5  # range of the logarithm of a clip's price in training, over `price`
+ENERGY_WEIGHT = 3e-3  # of the mean square of the latents in the loss
 PRICE_RATE = 0.3  # change of the logarithm of `price` in a step, per share of tokens in excess
 
 
@@ -94,7 +95,9 @@ class PredictiveCoder(nn.Module):
 
         The loss includes the squared error of the prediction, the only thing that the predictor
         learns from: no gradient passes through its input, nor through its output to anything
-        else. In training, a clip starts at a random distance from the last key frame.
+        else. Where tokens have a price, it includes the mean square of the latents: a predicted
+        offset costs no token, so that they would drift to where key frames need large codes. In
+        training, a clip starts at a random distance from the last key frame.
         """
         self._init_codebook(z)
         price = self._draw_price(z)
@@ -114,6 +117,10 @@ class PredictiveCoder(nn.Module):
         error = (prediction - z.detach())[:, :, 1:]
         loss = error.square().sum() / max(1, error.numel())
         terms = out.terms | {"prediction_loss": all_reduce_mean(loss.detach())}
+        if self.price is not None:
+            energy = z.square().mean()
+            terms["latent_energy"] = all_reduce_mean(energy.detach())
+            loss = loss + ENERGY_WEIGHT * energy
         return replace(out, loss=out.loss + loss, terms=terms)
 
     @torch.no_grad()

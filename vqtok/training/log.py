@@ -18,10 +18,13 @@ Logger = Callable[[Row], None]
 
 
 class MetricAverager:
-    """Averages metrics over the steps since the last reset."""
+    """Averages metrics over the steps since the last reset.
 
-    def __init__(self, codebook_size: int) -> None:
-        self._codebook_size = codebook_size
+    zero_code: leave index 0 out of the usage; it is no token.
+    """
+
+    def __init__(self, codebook_size: int, zero_code: bool = False) -> None:
+        self._codebook_size, self._first = codebook_size, int(zero_code)
         self.reset()
 
     def reset(self) -> None:
@@ -54,7 +57,8 @@ class MetricAverager:
             for name in self._metrics[-1]
         }
         indices = torch.cat(self._indices).cpu()
-        usage = codebook_use(torch.bincount(indices, minlength=self._codebook_size).numpy())
+        counts = torch.bincount(indices, minlength=self._codebook_size).numpy()
+        usage = codebook_use(counts[self._first :], self._first)
         return {"step": step} | means | usage.summary() | seconds
 
 

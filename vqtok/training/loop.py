@@ -73,7 +73,7 @@ def run_steps(
     Raises KeyboardInterrupt after an interrupt, once the state is saved.
     """
     settings, device = run.settings.train, state.tokenizer.device
-    averager = MetricAverager(state.tokenizer.codebook_size)
+    averager = MetricAverager(state.tokenizer.codebook_size, state.tokenizer.zero_code)
     batch = partial(clips.batch, rank=distributed.rank(), world_size=distributed.world_size())
     with prefetch(map(batch, count(state.step))) as batches:
         while state.step < last_step:

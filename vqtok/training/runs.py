@@ -134,14 +134,14 @@ def create(
     """Return a new run, in a folder that no other run can take until `Run.release`.
 
     folder: by default the next free one in `runs/`.
-    quantizer: chooses the config file if none is given; fsq by default.
+    quantizer: chooses the config file if none is given; ema by default.
     overrides: `section.key=value`.
 
     Raises UsageError for wrong settings or a folder that contains a run.
     """
     if quantizer is not None and quantizer not in config.QUANTIZERS:
         raise UsageError(f"--quantizer {quantizer}: must be one of {', '.join(config.QUANTIZERS)}")
-    config_file = config_file or config.folder() / f"{quantizer or 'fsq'}.toml"
+    config_file = config_file or config.folder() / f"{quantizer or 'ema'}.toml"
     settings = config.load(config_file, overrides)
     kind = settings.quantizer.kind
     if quantizer not in (None, kind):
