@@ -169,7 +169,7 @@ class Tokenizer(nn.Module):
     ) -> Tensor:
         """Return the video (b 3 t h w), float 0..1, of indices, cropped to the size if given.
 
-        indices: (b t' h' w'), any integer dtype.
+        indices: (b t' h' w'), or (b t' h' w' stages) with stages, any integer dtype.
         Raises UsageError for indices of another shape or dtype, VqtokError if an index is not in
         the codebook.
         """
@@ -206,10 +206,10 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield the video (b 3 t h w), float 0..1, of indices that come in chunks (b t' h' w').
+        """Yield the video (b 3 t h w), float 0..1, of indices that come in chunks.
 
-        The video is not cropped: padding is still there. Memory does not grow with the clip's
-        length. Otherwise as `decode`.
+        chunks: of any number of latent frames, otherwise as in `decode`. The video is not cropped:
+        padding is still there. Memory does not grow with the clip's length.
         """
         state: StreamState = {}
         parts = chain.from_iterable(
