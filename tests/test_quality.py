@@ -74,7 +74,7 @@ def test_metrics_equal_those_of_the_decoded_clip(make_clip):
     assert quality.baseline.psnr == pytest.approx(
         psnr(video / 255, averages / 255).item(), abs=1e-3
     )
-    assert quality.counts.sum() == indices.numel()
+    assert quality.counts.sum() == (indices != 0).sum()
     assert quality.encode_fps > 0 and quality.decode_fps > 0
     assert np.array_equal(np.concatenate([frames for frames, _ in seen]), pixels)
     expected = decoded[0].movedim(0, -1).mul(255).round().byte().numpy()

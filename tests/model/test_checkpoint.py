@@ -107,10 +107,10 @@ def test_the_error_for_an_unknown_tokenizer_lists_the_bundled_ones(tmp_path):
 def test_the_bundled_tokenizer_is_as_documented():
     tokenizer = vqtok.load()
     assert tokenizer.kind == "ema"
-    assert tokenizer.codebook_size == 64000
+    assert (tokenizer.codebook_size, tokenizer.stages) == (16384, 2)
     assert tokenizer.stride == (4, 8, 8)
     folder = checkpoint.BUNDLED
-    assert (folder / f"{vqtok.DEFAULT}.safetensors").stat().st_size <= 20_000_000
+    assert (folder / f"{vqtok.DEFAULT}.safetensors").stat().st_size <= 32_000_000
     assert tokenizer.fingerprint in (folder / f"{vqtok.DEFAULT}.md").read_text()
 
 
@@ -206,7 +206,9 @@ def test_a_tokenizer_with_stages_is_restored(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["vq2", "ema"])
 def test_a_file_without_the_setting_stages_has_a_plain_codebook(kind, tmp_path):
-    settings = small_settings(kind, "quantizer.codebook_size=64", "quantizer.dim=8")
+    settings = small_settings(
+        kind, "quantizer.stages=0", "quantizer.codebook_size=64", "quantizer.dim=8"
+    )
     tokenizer, path = Tokenizer(settings.model, settings.quantizer), tmp_path / "t.safetensors"
     checkpoint.save(path, tokenizer, settings, step=1)
     with safe_open(path, "pt") as file:

@@ -125,7 +125,7 @@ def test_a_still_image_and_a_batch_are_encoded(tokenizer, rate):
 
 @every_rate
 def test_a_tokenizer_without_a_zero_code_is_refused(rate):
-    for kind in ("fsq", "ema"):
+    for kind in ("fsq", "vq2"):
         with pytest.raises(UsageError, match=r"trained with quantizer\.stages") as caught:
             small_tokenizer(kind).encode(random_video(1), rate)
         assert "\n" not in str(caught.value)

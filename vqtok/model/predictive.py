@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vqtok.distributed import all_reduce_mean, broadcast
+from vqtok.distributed import all_reduce_mean, broadcast, rank, world_size
 from vqtok.model.layers import StreamState
 from vqtok.model.predictor import Predictor
 from vqtok.precision import at_least_float32
@@ -219,7 +219,9 @@ class PredictiveCoder(nn.Module):
         """Return a random price for each clip (b 1 1 1); outside of training 0."""
         if not self.training or self.price is None:
             return 0.0
-        exponents = torch.empty(len(z), 1, 1, 1, device=z.device).uniform_(*LOG_PRICES)
+        # Drawn by rank 0 for all ranks, so that one process would draw the same.
+        exponents = torch.empty(len(z) * world_size(), 1, 1, 1, device=z.device)
+        exponents = broadcast(exponents.uniform_(*LOG_PRICES))[rank() :: world_size()]
         return self.price * exponents.exp()
 
     def _adapt_price(self, out: Quantized) -> Quantized:

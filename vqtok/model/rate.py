@@ -166,9 +166,10 @@ def find_price(
     at = math.log(start)
     for _ in range(TRIALS):
         window = code(math.exp(at))
-        off = min(max(math.log(max(window.measured, 1e-9) / target), -FAR), FAR)
+        off = math.log(max(window.measured, 1e-9) / target)
         if abs(off) < best_off:
             best, best_off, price = window, abs(off), math.exp(at)
+        off = min(max(off, -FAR), FAR)
         tried.append((at, off))
         below = max((t for t in tried if (t[1] < 0) == rising), default=None)  # too low a price
         above = min((t for t in tried if (t[1] < 0) != rising), default=None)
