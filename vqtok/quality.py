@@ -99,7 +99,8 @@ class EvalResult:
     curve: at other rates.
     baseline: fidelity of block averages.
     unquantized: fidelity of what the decoder makes of the latents of the encoder.
-    counts: how often each index occurs (k) at the full rate, in all stages, but not the zero code.
+    counts: how often each index occurs (k) at the full rate, in all stages; (k - 1) without the zero
+        code.
     encode_fps, decode_fps: frames per second of the model alone.
     """
 
@@ -190,7 +191,7 @@ def _count_tokens(indices: Tensor, tokenizer: Tokenizer) -> np.ndarray:
     """Return how often each index occurs (k); 0 for the zero code, which is no token."""
     counts = torch.bincount(indices.flatten(), minlength=tokenizer.codebook_size).numpy()
     if tokenizer.zero_code:
-        counts[0] = 0
+        return counts[1:]
     return counts
 
 

@@ -14,6 +14,7 @@ class LosslessTokenizer:
 
     stride, codebook_size, kind, fingerprint = (1, 1, 1), 2**24, "lossless", "0" * 64
     zero_code = False
+    stages = 1
     device = torch.device("cpu")
 
     def encode_stream(self, chunks, rate):

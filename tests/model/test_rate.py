@@ -182,3 +182,25 @@ def test_the_price_of_a_power_law_is_found(power, start):
     assert price in tried and len(tried) <= TRIALS
     assert window.measured == price**power
     assert window.measured == pytest.approx(0.5**power, rel=0.05)
+
+
+def test_a_quality_that_was_reached_is_kept():
+    """The error jumps from 30.5 dB to 29.8 dB: nearer to 30 dB, but below."""
+
+    def code(price):
+        return Measured(10 ** (-3.046 if price < 1.5 else -2.975))
+
+    for start in (0.1, 1.0, 10.0):
+        window, _ = find_price(code, 10**-3.0, start, rising=True)
+        assert window.measured < 10**-3.0
+
+
+@pytest.mark.parametrize("rate", [0.6, None, "tokens=0.6"])
+def test_what_is_not_a_rate_is_refused(tokenizer, rate):
+    with pytest.raises(UsageError, match=r"must be a vqtok\.Rate"):
+        tokenizer.encode(random_video(1), rate)
+
+
+def test_a_number_as_text_is_refused():
+    with pytest.raises(UsageError, match="tokens must be a number"):
+        Rate(tokens="0.6")

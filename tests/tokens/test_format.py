@@ -154,11 +154,18 @@ OWN_TOKENIZER = {
     "stride": SAMPLE.stride,
     "codebook_size": SAMPLE.codebook_size,
     "fingerprint": SAMPLE.model,
+    "stages": 1,
 }
 
 
 def test_tokens_belong_to_the_tokenizer_that_made_them():
     check_tokenizer(SAMPLE, SimpleNamespace(**OWN_TOKENIZER), "a.safetensors")
+
+
+def test_another_number_of_codebooks_is_refused():
+    other = SimpleNamespace(**OWN_TOKENIZER | {"stages": 2})
+    with pytest.raises(VqtokError, match=r"a\.safetensors: .* 1 codebooks, .* has 2"):
+        check_tokenizer(SAMPLE, other, "a.safetensors")
 
 
 @pytest.mark.parametrize(

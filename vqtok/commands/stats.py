@@ -69,7 +69,8 @@ def show_codes(tokenizer: str, as_json: bool) -> None:
 
     model = checkpoint.load(tokenizer)
     quantizer = model.coder.quantizer
-    size = quantizer.codebook_size, quantizer.dim
+    codes = quantizer.stages * (quantizer.codebook_size - quantizer.zero_code)
+    size = codes, quantizer.dim
     codebook = codebook_table(model.kind, *size, **codebook_arrays(quantizer))
     if as_json:
         print(json.dumps(codebook.to_dict(), indent=2))
@@ -79,10 +80,18 @@ def show_codes(tokenizer: str, as_json: bool) -> None:
 
 
 def codebook_arrays(quantizer: "Quantizer") -> dict[str, Any]:
-    """Return the arguments of `codebook_table` that describe the codes of a quantizer."""
+    """Return the arguments of `codebook_table` that describe the codes of a quantizer.
+
+    The codes of all stages are taken together, without the zero codes.
+    """
+    import torch
+
     from vqtok.quantizers.search import neighbors
 
     state = quantizer.codebook_state()
+    if quantizer.zero_code:
+        is_code = torch.arange(len(state["codes"])) % quantizer.codebook_size > 0
+        state = {name: tensor[is_code] for name, tensor in state.items()}
     arrays = {name: tensor.float().numpy() for name, tensor in state.items()}
     if len(state.get("codes", ())) > 1:
         arrays["nearest"] = neighbors(state["codes"].float()).numpy()

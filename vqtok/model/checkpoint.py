@@ -22,6 +22,7 @@ from vqtok.precision import has_fast_bfloat16, set_global_flags
 
 FORMAT, VERSION = "vqtok-tokenizer", "2"
 BUNDLED = Path(__file__).parents[1] / "bundled"  # tokenizers, each beside its model card
+PRICE = "coder.price"  # its range is unknown: float16 might not hold it
 QUANTIZER = "coder.quantizer."  # prefix of the quantizer's state dict
 
 
@@ -37,7 +38,7 @@ def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
         in_quantizer, key = name.startswith(QUANTIZER), name.removeprefix(QUANTIZER)
         if in_quantizer and key in quantizer.recomputed_keys:
             continue
-        half = not in_quantizer or key in quantizer.fp16_keys
+        half = name != PRICE and (not in_quantizer or key in quantizer.fp16_keys)
         weights[name] = (tensor.half() if half else tensor).contiguous()
     sections = {
         "model": settings.model,

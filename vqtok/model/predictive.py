@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vqtok.distributed import all_reduce_mean, broadcast, rank, world_size
 from vqtok.model.layers import StreamState
 from vqtok.model.predictor import Predictor
-from vqtok.precision import at_least_float32
+from vqtok.precision import at_least_float32, fixed_precision
 from vqtok.quantizers import (
     CodebookQuantizer,
     NearestCode,
@@ -204,6 +204,10 @@ class PredictiveCoder(nn.Module):
         if not (isinstance(quantizer, CodebookQuantizer) and quantizer.needs_init):
             return
         residual = z if self.predictor is None else z - self._predictions(z)
+        with fixed_precision(z.device.type):
+            self._init_parts(quantizer, z, residual)
+
+    def _init_parts(self, quantizer: CodebookQuantizer, z: Tensor, residual: Tensor) -> None:
         if not isinstance(quantizer, NearestCode):
             quantizer.init_from_data(residual)
             return

@@ -43,6 +43,9 @@ class Rate:
 
     def __post_init__(self) -> None:
         given = [name for name in ("price", "tokens", "psnr") if getattr(self, name) is not None]
+        for name in given:
+            if not isinstance(getattr(self, name), int | float):
+                raise UsageError(f"{name} must be a number, not {getattr(self, name)!r}")
         if len(given) > 1:
             raise UsageError(f"choose one of price, tokens and psnr, not {' and '.join(given)}")
         if self.price is not None and not 0 <= self.price < math.inf:
@@ -80,6 +83,8 @@ class RateControl:
     """
 
     def __init__(self, tokenizer: "Tokenizer", rate: Rate) -> None:
+        if not isinstance(rate, Rate):
+            raise UsageError(f"a rate must be a vqtok.Rate, not {type(rate).__name__}")
         if rate != ALL_TOKENS and not tokenizer.coder.quantizer.zero_code:
             raise UsageError(
                 "this tokenizer spends a token at every position: a rate needs one that was "
@@ -167,8 +172,10 @@ def find_price(
     for _ in range(TRIALS):
         window = code(math.exp(at))
         off = math.log(max(window.measured, 1e-9) / target)
-        if abs(off) < best_off:
-            best, best_off, price = window, abs(off), math.exp(at)
+        # A quality is to be reached: a window below it is only taken if none is above.
+        miss = 100 * off if rising and off > TOLERANCE else abs(off)
+        if miss < best_off:
+            best, best_off, price = window, miss, math.exp(at)
         off = min(max(off, -FAR), FAR)
         tried.append((at, off))
         below = max((t for t in tried if (t[1] < 0) == rising), default=None)  # too low a price

@@ -49,9 +49,9 @@ def _label(report: CodebookReport) -> str:
 def _plot_frequencies(axes: "Axes", report: CodebookReport, color: str) -> None:
     """Plot the shares of codes by rank, beside the share of every code if all were equal."""
     used = report.occurrences[report.occurrences > 0]
-    shares = np.sort(used)[::-1] / report.use.tokens
+    shares = np.sort(used)[::-1] / max(1, report.use.tokens)
     # Evenly spaced on the log scale: 500 points instead of up to a quarter million.
-    ranks = np.unique(np.geomspace(1, len(shares), 500).astype(int))
+    ranks = np.unique(np.geomspace(1, max(1, len(shares)), 500).astype(int))[: len(shares)]
     label = f"{_label(report)}: {report.health.status}"
     axes.plot(ranks, shares[ranks - 1], color, label=label)
     axes.axhline(1 / report.occurrences.size, color=color, ls=":")

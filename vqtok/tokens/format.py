@@ -74,6 +74,8 @@ class TokenizerInfo(Protocol):
     @property
     def codebook_size(self) -> int: ...
     @property
+    def stages(self) -> int: ...
+    @property
     def fingerprint(self) -> str: ...
 
 
@@ -81,6 +83,12 @@ def check_tokenizer(tokens: Tokens, tokenizer: TokenizerInfo, name: str) -> None
     """Raise VqtokError if the tokens, read from the file `name`, belong to another tokenizer."""
     theirs = tokens.quantizer, tokens.stride, tokens.codebook_size, tokens.model
     ours = tokenizer.kind, tokenizer.stride, tokenizer.codebook_size, tokenizer.fingerprint
+    codebooks = tokens.indices.shape[3] if tokens.indices.ndim > 3 else 1
+    if theirs == ours and codebooks != tokenizer.stages:
+        raise VqtokError(
+            f"{name}: these tokens have {codebooks} codebooks, and their tokenizer has "
+            f"{tokenizer.stages}; encode the video again"
+        )
     if theirs != ours:
         raise VqtokError(
             f"{name}: these tokens were made by another tokenizer ({_describe(*theirs)}); choose "
