@@ -99,7 +99,7 @@ class EvalResult:
     curve: at other rates.
     baseline: fidelity of block averages.
     unquantized: fidelity of what the decoder makes of the latents of the encoder.
-    counts: how often each index occurs (k) at the full rate, in all stages; (k - 1) without the zero
+    counts: how often each index occurs (k) at the full rate, in all stages; (k - 1) without a zero
         code.
     encode_fps, decode_fps: frames per second of the model alone.
     """
