@@ -89,7 +89,7 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures, indent=2))
         return
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 240)
     console.print(evaluation_table(figures))
     if "rates" in figures:
         console.print(curve_table(figures))
