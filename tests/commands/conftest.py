@@ -16,7 +16,9 @@ def clip(make_clip):
 def tiny_run(tmp_path_factory):
     """The folder of a training run of two steps; do not change it."""
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    works("train", "--quantizer", "fsq", *TINY, "--set", "train.steps=2", "--out", folder, "--quiet")
+    works(
+        "train", "--quantizer", "fsq", *TINY, "--set", "train.steps=2", "--out", folder, "--quiet"
+    )
     return folder
 
 
