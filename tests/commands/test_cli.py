@@ -32,7 +32,7 @@ def test_help_describes_the_command_and_each_option(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command, default", [("encode", "stdout"), ("train", "fsq"), ("decode", "bfloat16 where")]
+    "command, default", [("encode", "stdout"), ("train", "ema"), ("decode", "bfloat16 where")]
 )
 def test_help_shows_the_default_of_an_option(command, default):
     text = in_process(command, "--help").stdout.decode()

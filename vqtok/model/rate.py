@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vqtok.model.tokenizer import Tokenizer
 
 WINDOW = 2**18  # positions in a window at most, to bound memory
-TRIALS = 7  # of the price of a window
+TRIALS = 9  # of the price of a window
 LEAST = 0.5  # tokens that stand for none, so that their logarithm is finite
 TOLERANCE = 0.01  # of the number of tokens, or of the squared error
 FAR = 1.5  # log of a measure over its target, beyond which it tells little of the answer
