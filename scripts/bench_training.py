@@ -17,10 +17,10 @@ import typer
 
 from vqtok import config
 from vqtok.codebook_stats.usage import codebook_use
-from vqtok.config import Config
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import set_global_flags
 from vqtok.quality import psnr
+from vqtok.settings import Config
 from vqtok.training.data import VideoClips, find_media
 from vqtok.training.step import train_step
 from vqtok.training.train_state import TrainState

@@ -75,7 +75,7 @@ def tokenizer_point(method: str, video: Tensor, tokenizer: Tokenizer, rate: Rate
     frames, height, width = video.shape[2:]
     indices = tokenizer.encode(video, rate).cpu()
     decoded = to_uint8(tokenizer.decode(indices, frames, height, width)).cpu()
-    has_map = tokenizer.coder.quantizer.zero_code
+    has_map = tokenizer.zero_code
     tokens = int(indices.count_nonzero()) if has_map else indices.numel()
     pixels = frames * height * width
     bits = tokens * math.log2(tokenizer.codebook_size)

@@ -9,6 +9,7 @@ import pytest
 
 from vqtok import config
 from vqtok.errors import UsageError, VqtokError
+from vqtok.settings import QUANTIZERS, ModelSettings, QuantizerSettings, TrainSettings
 
 # A value for each renamed setting that is not its default.
 OLD_VALUES = {
@@ -31,7 +32,7 @@ def get(settings, name):
     return getattr(getattr(settings, section), key)
 
 
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_every_quantizer_has_a_short_config(kind):
     path = config.folder() / f"{kind}.toml"
     settings = config.load(path)
@@ -123,8 +124,8 @@ def test_a_toml_file_with_the_old_name_of_a_setting_is_refused(old, new, tmp_pat
 
 def test_every_setting_is_documented():
     text = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
-    kinds = get_args(get_args(config.QuantizerSettings)[0])
-    for section in (config.TrainSettings, config.ModelSettings, *kinds):
+    kinds = get_args(get_args(QuantizerSettings)[0])
+    for section in (TrainSettings, ModelSettings, *kinds):
         for field in fields(section):
             assert f"`{field.name}`" in text, f"{section.__name__}.{field.name}"
 

@@ -23,6 +23,7 @@ from helpers.clips import pattern, write_clip
 from helpers.command import works
 from vqtok import config
 from vqtok.cli import app
+from vqtok.settings import ModelSettings, QuantizerSettings, TrainSettings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -87,8 +88,8 @@ def options_of(words):
 
 def settings():
     """Every `section.key` there is."""
-    kinds = get_args(get_args(config.QuantizerSettings)[0])
-    sections = {"train": [config.TrainSettings], "model": [config.ModelSettings]}
+    kinds = get_args(get_args(QuantizerSettings)[0])
+    sections = {"train": [TrainSettings], "model": [ModelSettings]}
     sections["quantizer"] = list(kinds)
     return {f"{name}.{f.name}" for name, cs in sections.items() for c in cs for f in fields(c)}
 

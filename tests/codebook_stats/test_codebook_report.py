@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.tokens import count_codes, entropy
-from vqtok import config
 from vqtok.codebook_stats import counts, structure
 from vqtok.codebook_stats.codebook_report import codebook_report
 from vqtok.codebook_stats.counts import RandomSample
 from vqtok.quantizers import build
+from vqtok.settings import FSQSettings
 
 
 def random_clips(seed, codebooks=1, size=16):
@@ -281,7 +281,7 @@ def test_level_shares(indices):
 
 
 def test_levels_match_the_codes_of_fsq():
-    quantizer = build(config.FSQSettings(levels=(3, 4, 5)))
+    quantizer = build(FSQSettings(levels=(3, 4, 5)))
     codes = quantizer.decode(torch.tensor([[[7]]])).flatten()  # 7 = 1 + 3 * 2
     shares = structure.level_shares(np.bincount([7], minlength=60), quantizer.levels)
     halves = [levels // 2 for levels in (3, 4, 5)]

@@ -7,6 +7,7 @@ from vqtok import config
 from vqtok.codebook_stats.codes import codebook_table
 from vqtok.commands.stats import codebook_arrays
 from vqtok.quantizers import build
+from vqtok.settings import QUANTIZERS, Config, EMASettings, VQ2Settings
 
 SMALL = {"vq2": {}, "ema": {}, "gumbel": {"dim": 8}, "lfq": {"codebook_size": 64}, "fsq": {}}
 
@@ -16,11 +17,11 @@ def table_of(kind, quantizer):
     return codebook_table(kind, *size, **codebook_arrays(quantizer))
 
 
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_codes_of_every_quantizer(kind):
     options = SMALL[kind] | ({"codebook_size": 64} if kind != "fsq" else {})
     settings = {"quantizer": {"kind": kind, **options}}
-    quantizer = build(config.validate(config.Config, settings, "a test").quantizer)
+    quantizer = build(config.validate(Config, settings, "a test").quantizer)
     table = table_of(kind, quantizer)
     assert (table.quantizer, table.codebook_size) == (kind, quantizer.codebook_size)
     if kind in ("lfq", "fsq"):
@@ -41,7 +42,7 @@ def test_codes_of_every_quantizer(kind):
 
 
 def test_dead_and_idle_codes():
-    quantizer = build(config.EMASettings(codebook_size=64))
+    quantizer = build(EMASettings(codebook_size=64))
     quantizer.embedding.cluster_size[:5] = 1e-3
     quantizer.age[:7] = 50
     codes = table_of("ema", quantizer).codes
@@ -51,5 +52,5 @@ def test_dead_and_idle_codes():
 
 
 def test_a_single_code_has_no_distances():
-    codes = table_of("vq2", build(config.VQ2Settings(codebook_size=1))).codes
+    codes = table_of("vq2", build(VQ2Settings(codebook_size=1))).codes
     assert codes.distances is None and codes.duplicates == 0

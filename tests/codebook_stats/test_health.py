@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from helpers.tokens import count_codes
-from vqtok import config
 from vqtok.codebook_stats.codebook_report import codebook_report
 from vqtok.codebook_stats.health import MIN_CLIPS, codebook_health
 from vqtok.codebook_stats.usage import codebook_use
+from vqtok.settings import QUANTIZERS
 
 # Status, counts (k), repeated tokens, files.
 CASES = [
@@ -30,7 +30,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("status, counts, repeated, files", CASES)
-@pytest.mark.parametrize("quantizer", [*config.QUANTIZERS, "unknown"])
+@pytest.mark.parametrize("quantizer", [*QUANTIZERS, "unknown"])
 def test_status_and_reason(status, counts, repeated, files, quantizer):
     fresh = [int(counts.sum()) - repeated]
     health = codebook_health(codebook_use(counts), fresh, files, quantizer)

@@ -19,6 +19,7 @@ from helpers.tokens import make_tokens
 from vqtok import config
 from vqtok.model import checkpoint
 from vqtok.model.checkpoint import BUNDLED
+from vqtok.settings import QUANTIZERS
 from vqtok.tokens import write_tokens
 
 
@@ -172,7 +173,7 @@ def test_clips_are_encoded_and_counted_without_token_files(make_clip, tmp_path):
     assert numbers(tmp_path / "in", "--tokenizer", model)["files"] == 1
 
 
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_a_tokenizer_alone_reports_its_codebook(kind, tmp_path):
     model = save_tokenizer(tmp_path / "t.safetensors", kind)
     codebook = numbers("--tokenizer", model)

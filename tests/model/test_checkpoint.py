@@ -17,6 +17,7 @@ from vqtok.model import checkpoint
 from vqtok.model.initialization import init_from_data
 from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.settings import QUANTIZERS
 
 HEADER = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION}
 LAYOUTS = GOLDEN / "tokenizers"
@@ -24,7 +25,7 @@ NAMES = sorted(path.stem for path in LAYOUTS.glob("v*.safetensors"))
 REFUSED = {"v1-lfq-encoder-norm": "its encoder ends in a norm"}
 
 
-@pytest.fixture(params=config.QUANTIZERS)
+@pytest.fixture(params=QUANTIZERS)
 def saved(request, tmp_path):
     """Return a tokenizer of each kind and the file that it was saved to."""
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ import torch
 
 from helpers.quantizers import DEVICES, QUANTIZERS, exact_indices
 from helpers.tokenizers import random_video, randomize, small_tokenizer
-from vqtok import config
+from vqtok import settings
 from vqtok.errors import UsageError
 from vqtok.model.predictive import LOG_PRICES, PredictiveCoder
 from vqtok.model.predictor import Predictor
@@ -93,7 +93,7 @@ def test_indices_code_the_residual(make):
 
 @pytest.mark.parametrize(
     ("kind", "intra_share"),
-    [*((kind, 0.0) for kind in config.QUANTIZERS), ("vq2", 0.5), ("ema", 0.5)],
+    [*((kind, 0.0) for kind in settings.QUANTIZERS), ("vq2", 0.5), ("ema", 0.5)],
 )
 def test_decoder_and_encoder_agree_bit_for_bit_in_a_bfloat16_tokenizer(kind, intra_share):
     """Over a long clip, in chunks, and under autocast."""

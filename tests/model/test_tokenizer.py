@@ -17,11 +17,12 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.model.initialization import init_from_data
 from vqtok.model.layers import CausalConv3d, tail_std
 from vqtok.model.tokenizer import CHUNK, Tokenizer
+from vqtok.settings import QUANTIZERS
 from vqtok.video import read_window
 
 STRIDES = ["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"]
 
-every_kind = pytest.mark.parametrize("kind", config.QUANTIZERS)
+every_kind = pytest.mark.parametrize("kind", QUANTIZERS)
 every_stride = pytest.mark.parametrize("stride", STRIDES)
 with_and_without_predictor = pytest.mark.parametrize(
     "predictor", ["model.predictor_blocks=0", "model.predictor_blocks=1"]

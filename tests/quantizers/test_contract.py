@@ -13,7 +13,6 @@ from helpers.quantizers import (
     LargestTensor,
     Operators,
 )
-from vqtok.config import EMASettings, FSQSettings, GumbelSettings, LFQSettings, VQ2Settings
 from vqtok.quantizers import (
     FSQ,
     LFQ,
@@ -25,6 +24,7 @@ from vqtok.quantizers import (
     VectorQuantizer2,
     build,
 )
+from vqtok.settings import EMASettings, FSQSettings, GumbelSettings, LFQSettings, VQ2Settings
 
 SHAPES = {"image": (2, DIM, 5, 6), "video": (1, DIM, 3, 16, 16)}
 DTYPES = [torch.float32, torch.bfloat16]

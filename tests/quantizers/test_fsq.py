@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vqtok.config import FSQSettings
 from vqtok.errors import UsageError
 from vqtok.quantizers import FSQ, build
+from vqtok.settings import FSQSettings
 
 
 def test_indices_survive_a_round_trip_at_every_number_of_levels():

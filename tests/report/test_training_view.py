@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from vqtok import config, report
-from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
+from vqtok.settings import TrainSettings
 
 ROW = {
     "loss": 0.5,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from helpers.training import TINY, make_run, read_metrics, train_run
-from vqtok import config
+from vqtok.settings import QUANTIZERS
 from vqtok.training.runs import DataPaths, reopen
 
 pytestmark = [
@@ -21,7 +21,7 @@ STEPS = 20
 LOCALHOST = "127.0.0.1"
 # Relative, of the loss. Sums are rounded in a different order; with gumbel each rank also draws its
 # own noise, so the two runs only have the same distribution.
-TOLERANCE = dict.fromkeys(config.QUANTIZERS, 1e-4) | {"gumbel": 0.02}
+TOLERANCE = dict.fromkeys(QUANTIZERS, 1e-4) | {"gumbel": 0.02}
 
 
 def comparable_run(folder, kind):
@@ -56,7 +56,7 @@ def folder_of_two(tmp_path_factory):
     # Each process group needs a store of its own. Port 0: the system picks a free port.
     stores = {
         kind: dist.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
-        for kind in config.QUANTIZERS
+        for kind in QUANTIZERS
     }
     ports = {kind: store.port for kind, store in stores.items()}
     mp.spawn(train_as_rank, (folder, ports), nprocs=2)
@@ -72,7 +72,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_two_processes_give_the_losses_of_one(kind, folder_of_two, tmp_path, one_thread):
     alone = train_run(comparable_run(tmp_path, kind), STEPS)
     rows = read_metrics(folder_of_two / kind)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from helpers.command import start, wait_until
 from helpers.training import TINY, make_run, read_metrics, same_tensors, train_run
-from vqtok import config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_STATE, RUN_TOKENIZER
 from vqtok.model import checkpoint
+from vqtok.settings import QUANTIZERS
 from vqtok.training.runs import DataPaths, reopen
 from vqtok.training.synthetic import SyntheticClips
 
@@ -25,7 +25,7 @@ def predictive_run(folder, kind):
     return make_run(folder, kind, *PREDICTOR, *intra)
 
 
-@pytest.fixture(scope="module", params=config.QUANTIZERS)
+@pytest.fixture(scope="module", params=QUANTIZERS)
 def finished(request, tmp_path_factory):
     """A run of 20 steps with a predictor: its quantizer, folder and rows."""
     folder = tmp_path_factory.mktemp("runs") / request.param
@@ -70,7 +70,7 @@ def predictor_update(folder, kind, *overrides):
     return (load_file(run.folder / RUN_STATE)[key] - before).abs().max()
 
 
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_predictor_learns_from_videos_but_not_from_images(kind, tmp_path):
     assert predictor_update(tmp_path / "videos", kind) > 1e-4
     assert predictor_update(tmp_path / "images", kind, "train.frames=1") < 1e-4

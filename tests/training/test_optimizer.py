@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from helpers.training import CPU, settings
-from vqtok import config
+from vqtok.settings import QUANTIZERS
 from vqtok.training.optimizer import make_optimizers
 from vqtok.training.step import ema_decay, learning_rate
 from vqtok.training.train_state import TrainState
@@ -27,7 +27,7 @@ def test_muon_steps_of_kernels_are_orthogonal_and_adamw_takes_the_rest():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-@pytest.mark.parametrize("kind", config.QUANTIZERS)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_weight_decay_shrinks_matrices_and_kernels_only(kind, optimizer):
     overrides = ["model.predictor_blocks=1", f"train.optimizer={optimizer}"]
     options = settings(kind, *overrides, "train.learning_rate=0.1", "train.weight_decay=1")

@@ -6,7 +6,7 @@ import pytest
 from helpers.clips import write_clip
 from helpers.command import TINY, works
 from helpers.training import make_run, train_run
-from vqtok.config import QUANTIZERS
+from vqtok.settings import QUANTIZERS
 
 COLORS = {"black": (0, 0, 0), "gray": (128, 128, 128), "white": (255, 255, 255), "red": (255, 0, 0)}
 

@@ -12,13 +12,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from vqtok import DEFAULT, config
-from vqtok.config import Config
 from vqtok.device import check_dtype, find_device
 from vqtok.errors import VqtokError
 from vqtok.files import atomic_write
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
 from vqtok.precision import has_fast_bfloat16, set_global_flags
+from vqtok.settings import Config, TokenizerConfig
 
 FORMAT, VERSION = "vqtok-tokenizer", "2"
 BUNDLED = Path(__file__).parents[1] / "bundled"  # tokenizers, each beside its model card
@@ -119,9 +119,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise VqtokError(f"{path} is damaged or not a tokenizer file: {error}") from None
 
 
-def _settings(
-    path: Path, metadata: dict[str, str], weights: dict[str, Tensor]
-) -> config.TokenizerConfig:
+def _settings(path: Path, metadata: dict[str, str], weights: dict[str, Tensor]) -> TokenizerConfig:
     """Return the settings; the weights of an older version are upgraded in place."""
     version = metadata.get("version")
     if metadata.get("format") != FORMAT or version not in ("1", VERSION):
@@ -136,7 +134,7 @@ def _settings(
             raise VqtokError(f"its settings are damaged: {error}") from None
     else:
         settings = {name: _json(metadata.get(name, "")) for name in ("model", "quantizer")}
-    return config.validate(config.TokenizerConfig, settings, str(path))
+    return config.validate(TokenizerConfig, settings, str(path))
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
-def _check_shapes(settings: config.TokenizerConfig, weights: dict[str, Tensor]) -> None:
+def _check_shapes(settings: TokenizerConfig, weights: dict[str, Tensor]) -> None:
     """Raise VqtokError if weights do not fit, before memory of a forged size is allocated."""
     with torch.device("meta"):
         shapes = Tokenizer(settings.model, settings.quantizer).state_dict()

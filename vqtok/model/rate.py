@@ -85,7 +85,7 @@ class RateControl:
     def __init__(self, tokenizer: "Tokenizer", rate: Rate) -> None:
         if not isinstance(rate, Rate):
             raise UsageError(f"a rate must be a vqtok.Rate, not {type(rate).__name__}")
-        if rate != ALL_TOKENS and not tokenizer.coder.quantizer.zero_code:
+        if rate != ALL_TOKENS and not tokenizer.zero_code:
             raise UsageError(
                 "this tokenizer spends a token at every position: a rate needs one that was "
                 "trained with quantizer.stages"

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtok.config import ModelSettings, QuantizerSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.inputs import check_indices, check_video, of_one_clip
 from vqtok.model.layers import (
@@ -24,6 +23,7 @@ from vqtok.model.predictor import Predictor
 from vqtok.model.rate import ALL_TOKENS, Rate, RateControl
 from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, Quantizer, build
+from vqtok.settings import ModelSettings, QuantizerSettings
 
 CHUNK = 2  # latent frames per chunk
 LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory

@@ -1,13 +1,5 @@
 """The five quantizers, behind one contract."""
 
-from vqtok.config import (
-    EMASettings,
-    FSQSettings,
-    GumbelSettings,
-    LFQSettings,
-    QuantizerSettings,
-    VQ2Settings,
-)
 from vqtok.quantizers.base import Quantized, Quantizer
 from vqtok.quantizers.codebook import CodebookQuantizer
 from vqtok.quantizers.compat import EMAVectorQuantizer, GumbelQuantize, VectorQuantizer2
@@ -17,6 +9,14 @@ from vqtok.quantizers.gumbel import GumbelQuantizer
 from vqtok.quantizers.lfq import LFQ
 from vqtok.quantizers.nearest import NearestCode, require_search
 from vqtok.quantizers.vector import VectorQuantizer
+from vqtok.settings import (
+    EMASettings,
+    FSQSettings,
+    GumbelSettings,
+    LFQSettings,
+    QuantizerSettings,
+    VQ2Settings,
+)
 
 __all__ = [
     "FSQ",

@@ -191,14 +191,14 @@ class NearestCode(CodebookQuantizer):
         # What each stage had to code: z less the codes of the stages before it.
         before = codes.detach().cumsum(-2) - codes.detach()
         targets = z.detach().movedim(1, -1).unsqueeze(-2) - before
-        coded = torch.ones_like(split) if not self.zero_code else (split != 0).to(split.dtype)
-        loss, commitment = self._loss(z, z_q, codes, targets * coded.unsqueeze(-1))
+        spent = (split != 0) if self.zero_code else torch.ones_like(split, dtype=torch.bool)
+        coded = targets * spent.unsqueeze(-1)
+        loss, commitment = self._loss(z, z_q, codes, coded)
         rows = split + self._offsets
         counts = torch.bincount(rows.flatten(), minlength=self.rows)
         counts = all_reduce_sum(counts) if self.training else counts
         if self.learns:
-            masked = targets * coded.unsqueeze(-1)
-            self._update(masked.flatten(0, -2), rows.flatten(), counts)
+            self._update(coded.flatten(0, -2), rows.flatten(), counts)
             if self.age is not None:
                 self.age.add_(1).masked_fill_(counts > 0, 0)
                 distance = self.distance(z, indices)
@@ -208,7 +208,7 @@ class NearestCode(CodebookQuantizer):
         perplexity = _perplexity(counts.view(self.stages, -1)).mean()
         terms = {"commitment": commitment, "perplexity": perplexity}
         if self.zero_code:
-            terms["tokens_per_position"] = coded.sum(-1).to(z.dtype).mean()
+            terms["tokens_per_position"] = spent.sum(-1).to(z.dtype).mean()
         return Quantized(straight_through(z, z_q), indices, loss, terms)
 
     @abstractmethod

@@ -16,10 +16,10 @@ from rich.text import Text
 
 from vqtok import config
 from vqtok.codebook_stats.health import has_collapsed
-from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 from vqtok.files import RUN_CONFIG, RUN_METRICS
 from vqtok.report.widgets import bar, glyphs, progress_bar, sparkline
+from vqtok.settings import TrainSettings
 
 PRINT_SECONDS = 10
 POLL_SECONDS = 0.5

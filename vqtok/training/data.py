@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, list_files
+from vqtok.settings import TrainSettings
 from vqtok.training import augmentation as augment
 from vqtok.training.cache import CachedClip, ClipCache
 from vqtok.training.synthetic import SyntheticClips

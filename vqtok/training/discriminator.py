@@ -9,9 +9,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim import AdamW
 
 from vqtok import distributed
-from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
 from vqtok.precision import training_autocast
+from vqtok.settings import TrainSettings
 from vqtok.training.optimizer import parameter_groups
 
 WIDTHS = (3, 32, 64, 128)  # channels; each layer halves height and width

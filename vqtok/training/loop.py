@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from vqtok import distributed
-from vqtok.config import TrainSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_SAMPLES, RUN_STATE, RUN_TOKENIZER
 from vqtok.interrupt import defer_sigint
 from vqtok.model import checkpoint
 from vqtok.pipeline.overlap import prefetch
 from vqtok.precision import set_global_flags
+from vqtok.settings import TrainSettings
 from vqtok.training.data import TrainingClips
 from vqtok.training.discriminator import MIN_SIZE
 from vqtok.training.log import Logger, MetricAverager, Row, jsonl_logger, tensorboard_logger

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from vqtok.config import TrainSettings
+from vqtok.settings import TrainSettings
 
 BETAS = (0.9, 0.99)  # of AdamW
 

@@ -4,9 +4,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vqtok.config import TrainSettings
 from vqtok.errors import UsageError
 from vqtok.precision import training_autocast
+from vqtok.settings import TrainSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STAGES = slice(1, 4)  # of the network's hidden states: the stem and the last stage are left out

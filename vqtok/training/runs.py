@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from vqtok import config, distributed
-from vqtok.config import Config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_CONFIG, RUN_DATA, atomic_write, is_pattern
+from vqtok.settings import QUANTIZERS, Config
 from vqtok.training.data import TrainingClips, VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips
 
@@ -139,8 +139,8 @@ def create(
 
     Raises UsageError for wrong settings or a folder that contains a run.
     """
-    if quantizer is not None and quantizer not in config.QUANTIZERS:
-        raise UsageError(f"--quantizer {quantizer}: must be one of {', '.join(config.QUANTIZERS)}")
+    if quantizer is not None and quantizer not in QUANTIZERS:
+        raise UsageError(f"--quantizer {quantizer}: must be one of {', '.join(QUANTIZERS)}")
     config_file = config_file or config.folder() / f"{quantizer or 'ema'}.toml"
     settings = config.load(config_file, overrides)
     kind = settings.quantizer.kind

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from vqtok import distributed
-from vqtok.config import TrainSettings
 from vqtok.distributed import all_reduce_mean
 from vqtok.precision import training_autocast
 from vqtok.quality import psnr
+from vqtok.settings import TrainSettings
 from vqtok.training.train_state import TrainState
 
 RANK_SEED_OFFSET = 1 << 32  # beyond every seed, so that no two ranks draw the same noise

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.config import TrainSettings
+from vqtok.settings import TrainSettings
 
 VALIDATION_CLIPS = 4
 

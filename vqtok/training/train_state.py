@@ -12,11 +12,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vqtok.config import Config
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_TOKENIZER, atomic_write
 from vqtok.model.initialization import init_from_data
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.settings import Config
 from vqtok.training.discriminator import Discriminator
 from vqtok.training.optimizer import make_optimizers
 from vqtok.training.perceptual import PerceptualLoss

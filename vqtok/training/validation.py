@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from vqtok.codebook_stats.usage import codebook_use
-from vqtok.config import TrainSettings
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
+from vqtok.settings import TrainSettings
 from vqtok.training.data import TrainingClips
 
 FRAMES = 33  # of each clip, from its start
