@@ -166,7 +166,7 @@ def evaluate_clip(
         curve=tuple(_measure_rate(video, tokenizer, rate) for rate in rates),
         baseline=baseline.compute(),
         unquantized=_measure_fidelity(video, tokenizer.reconstruct_stream([video])),
-        counts=_count_tokens(indices, tokenizer),
+        counts=_index_counts(indices, tokenizer),
         encode_fps=frames / encode_seconds,
         decode_fps=frames / sum(decode_seconds),
     )
@@ -181,14 +181,14 @@ def _measure_rate(video: Tensor, tokenizer: Tokenizer, rate: Rate) -> RatePoint:
 def _rate_point(
     rate: Rate, fidelity: Fidelity, indices: Tensor, video: Tensor, tokenizer: Tokenizer
 ) -> RatePoint:
-    tokens = int(_count_tokens(indices, tokenizer).sum())
+    tokens = int(_index_counts(indices, tokenizer).sum())
     positions, pixels = math.prod(indices.shape[:4]), video[:, 0].numel()
     bits = bits_per_pixel(tokens, tokenizer.codebook_size, pixels)
     return RatePoint(rate, fidelity, tokens / positions, bits)
 
 
-def _count_tokens(indices: Tensor, tokenizer: Tokenizer) -> np.ndarray:
-    """Return how often each index occurs (k); 0 for the zero code, which is no token."""
+def _index_counts(indices: Tensor, tokenizer: Tokenizer) -> np.ndarray:
+    """Return how often each index occurs (k); (k - 1) without a zero code, which is no token."""
     counts = torch.bincount(indices.flatten(), minlength=tokenizer.codebook_size).numpy()
     if tokenizer.zero_code:
         return counts[1:]

@@ -1,14 +1,11 @@
 """`vqtok encode`: videos to tokens."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-
-import numpy as np
 
 from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
@@ -22,7 +19,7 @@ from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
-from vqtok.tokens import Tokens, read_metadata, write_tokens
+from vqtok.tokens import Tokens, count_tokens, read_metadata, write_tokens
 from vqtok.video import Clip, open_video
 
 
@@ -163,14 +160,12 @@ def check_same_settings(paths: Sequence[Path], tokenizer: str, options: EncodeOp
 
 def _summary(tokens: Tokens, seconds: float) -> str:
     shape = "x".join(map(str, tokens.indices.shape))
-    spent, size = tokens.indices.size, f"{shape} tokens of {tokens.codebook_size:,}"
+    size = f"{shape} tokens of {tokens.codebook_size:,}"
     if tokens.zero_code:
-        spent = int(np.count_nonzero(tokens.indices))
-        positions = math.prod(tokens.indices.shape[:3])
         size = f"{shape} indices of {tokens.codebook_size:,}, "
-        size += f"{spent / positions:.3f} tokens per position"
+        size += f"{tokens.tokens_per_position:.3f} tokens per position"
     pixels = tokens.frames * tokens.height * tokens.width
-    bits = bits_per_pixel(spent, tokens.codebook_size, pixels)
+    bits = bits_per_pixel(count_tokens(tokens), tokens.codebook_size, pixels)
     return (
         f"{tokens.frames} frames of {tokens.height}x{tokens.width} at "
         f"{float(tokens.fps):.6g} frames/s -> {size}, {bits:.4f} bits per pixel, encoded at "
