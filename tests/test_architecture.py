@@ -32,11 +32,13 @@ MAY_IMPORT = {
         *("precision", "quality", "settings", "video"),
     },
     "options": set(),
+    "streams": set(),
+    "command_group": {"streams"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
         *("quality", "quantizers", "report", "tokens", "training", "video"),
     },
-    "cli": {"commands", "options", "pipeline"},
+    "cli": {"command_group", "commands", "interrupt", "options", "pipeline", "streams"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {"errors", "files"}

@@ -3,50 +3,19 @@
 stdout carries data only; messages go to stderr.
 """
 
-import os
-import sys
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from vqtok import DEFAULT, __version__, options
-from vqtok.errors import UsageError, VqtokError, is_out_of_memory, os_message
-from vqtok.files import printable
+from vqtok.command_group import Commands
+from vqtok.errors import UsageError
+from vqtok.interrupt import raise_on_termination
 from vqtok.pipeline.frame_rate import parse_frame_rate
+from vqtok.streams import prepare_streams
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
-
-
-class Commands(TyperGroup):
-    """The command group; turns errors into one sentence and an exit code.
-
-    1 is bad data, 2 wrong usage, 130 Ctrl-C.
-    """
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UsageError as error:
-            fail(error, 2)
-        except VqtokError as error:
-            fail(error, 1)
-        except OSError as error:
-            fail(os_message(error), 1)
-        except KeyboardInterrupt:
-            fail("interrupted", 130)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            fail("out of memory: try a smaller --size, or --device cpu", 1)
-
-
-def fail(reason: object, code: int) -> None:
-    """Print the reason on stderr and exit."""
-    typer.echo(printable(f"vqtok: {reason}"), err=True)
-    raise typer.Exit(code)
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -69,8 +38,6 @@ def main_options(
     ] = False,
 ) -> None:
     """A video tokenizer: any video to a grid of integers, and back."""
-    if isinstance(sys.stdout, TextIOWrapper):  # a file name must not break the report
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @app.command()
@@ -294,6 +261,6 @@ def stats(
 
 def main() -> None:
     """Run the `vqtok` command."""
-    if sys.stderr is None:  # closed: messages would go to stdout, or to the file opened next
-        sys.stderr = Path(os.devnull).open("w", errors="replace")  # noqa: SIM115
+    prepare_streams()
+    raise_on_termination()
     app(prog_name="vqtok")  # the name in help and completion, also under `python -m vqtok`

@@ -1,13 +1,16 @@
 """Find input files, and write output files atomically."""
 
+import fcntl
 import glob
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from vqtok.errors import UsageError, os_reason
@@ -40,6 +43,9 @@ RUN_SAMPLES = "samples"
 # Folders of thumbnails and deleted files that network storage and Windows leave behind.
 SKIPPED_FOLDERS = {"@eaDir", "#recycle", "$RECYCLE.BIN"}
 NAMED_SUFFIXES = 5  # in a note on files that were passed over
+TEMPORARY = ".vqtok-"  # how the names of temporary files begin
+# Control characters, line separators, and what reverses the direction of text.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _ALL_FILES: tuple[str, ...] = ("**", "*")  # the parts of a pattern
 
 
@@ -172,12 +178,20 @@ def _mode(path: Path) -> int:
 
 
 def printable(text: object) -> str:
-    r"""Return text for people and JSON: bytes of file names that are not UTF-8 become \xe9."""
+    r"""Return text on one line, for people and JSON.
+
+    Control characters, which could forge lines or drive a terminal, become \x1b, and bytes of file
+    names that are not UTF-8 become \xe9.
+    """
     try:
         data = str(text).encode(errors="surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte
         data = str(text).encode(errors="backslashreplace")
-    return data.decode(errors="backslashreplace")
+    return _CONTROL.sub(_escape, data.decode(errors="backslashreplace"))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def check_overwrite(path: Path, force: bool) -> None:
@@ -190,19 +204,60 @@ def check_overwrite(path: Path, force: bool) -> None:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
 
-    The temporary name keeps the suffix, because FFmpeg chooses the container by it. A symbolic
-    link stays a link. Raises UsageError if `path` exists and is not a regular file, or if its
-    folder does not exist.
+    The file exists already, empty. Its name keeps the suffix. A symbolic link stays a link. What a
+    process that was killed has left in the folder is deleted.
+
+    Raises UsageError if `path` exists and is not a regular file, or if its folder does not exist.
     """
     path = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file")
-    # Not longer than `path`, whose name may have the largest length that its folder allows.
-    temporary = path.with_name(f".{os.urandom(8).hex()}{path.suffix}")
+    sweep(path.parent)
+    temporary, descriptor = _create_temporary(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """Create an empty file beside `target`; return its path and a descriptor that locks it."""
+    while True:
+        # As short as most names: `target` may have the largest length that its folder allows.
+        path = target.with_name(f"{TEMPORARY}{os.urandom(4).hex()}{target.suffix[:16]}")
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except OSError as error:
+            error.filename = str(target)
+            raise
+        with suppress(OSError):  # a file system without locks, where nothing is swept either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)  # swept before it was locked
+
+
+@cache
+def sweep(folder: Path) -> None:
+    """Delete the temporary files of dead processes in a folder, once.
+
+    A file is locked as long as the process lives that writes it.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):  # locked, or of another user
+                    _delete_unlocked(Path(entry))
+
+
+def _delete_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)

@@ -13,7 +13,7 @@ from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
-from vqtok.interrupt import defer_sigint
+from vqtok.interrupt import defer_interrupt
 from vqtok.model import checkpoint
 from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def _encode_one(source: str, output: str | None, options: EncodeOptions, run: Ru
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output is None or output == "-" else output
     with (
-        defer_sigint() if options.keep_partial else nullcontext(lambda: False) as interrupted,
+        defer_interrupt() if options.keep_partial else nullcontext(lambda: None) as interrupted,
         ProgressBars(run.quiet) as bars,
         bars.task("encoding") as task,
     ):
@@ -74,8 +74,8 @@ def _encode_one(source: str, output: str | None, options: EncodeOptions, run: Ru
             write_tokens(target, tokens)
     run.say(*clip.notes, f"{source}: {_summary(tokens, stopwatch.elapsed())}")
     run.say_verbose(f"{source}: {clip.decoder}; {stopwatch.shares('model')}")
-    if interrupted():
-        raise KeyboardInterrupt
+    if number := interrupted():
+        raise KeyboardInterrupt(number)
 
 
 def _encode_many(
@@ -106,7 +106,7 @@ def encode_source(
     options: EncodeOptions,
     task: ProgressTask,
     stopwatch: Stopwatch | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], object] = lambda: False,
 ) -> tuple[Tokens, Clip]:
     """Encode a video file, or stdin (-); return the tokens and the closed clip with its notes.
 

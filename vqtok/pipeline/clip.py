@@ -29,7 +29,7 @@ def encode_clip(
     clip: Clip,
     tokenizer: Tokenizer,
     on_progress: OnProgress = lambda frames: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], object] = lambda: False,
     stopwatch: Stopwatch | None = None,
     rate: Rate = ALL_TOKENS,
 ) -> Tokens:
@@ -38,8 +38,8 @@ def encode_clip(
     A thread decodes the next frames while the model runs. Indices go to a temporary file.
 
     rate: how many tokens to spend. Raises UsageError if the tokenizer has no zero code.
-    should_stop: polled while the clip is encoded; when it returns True, the tokens so far are
-        returned.
+    should_stop: polled while the clip is encoded; when it returns a true value, the tokens so far
+        are returned.
     stopwatch: records how long the model waits for `reading`.
     """
     stopwatch = stopwatch or Stopwatch()

@@ -12,7 +12,7 @@ from torch import Tensor
 from vqtok import distributed
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_SAMPLES, RUN_STATE, RUN_TOKENIZER
-from vqtok.interrupt import defer_sigint
+from vqtok.interrupt import defer_interrupt
 from vqtok.model import checkpoint
 from vqtok.pipeline.overlap import prefetch
 from vqtok.precision import set_global_flags
@@ -38,9 +38,9 @@ def train(
     """Train a run, from its last save if there is one, up to `last_step` (default: `train.steps`).
 
     Writes the files of the run folder and passes each row of metrics.jsonl to `show`. On a CPU, a
-    run that was stopped and resumed equals an uninterrupted one to the last bit. Ctrl-C saves after
-    the current step. Under `torchrun`, each rank works on its share of every batch, and rank 0
-    writes.
+    run that was stopped and resumed equals an uninterrupted one to the last bit. Ctrl-C and SIGTERM
+    save after the current step. Under `torchrun`, each rank works on its share of every batch, and
+    rank 0 writes.
 
     Raises VqtokError if the data or the saved state cannot be read, or if the loss is not finite;
     the last save remains.
@@ -54,7 +54,7 @@ def train(
         raise UsageError(
             f"{run.folder} has done {state.step} steps already: ask for more with --steps"
         )
-    with distributed.process_group(device), defer_sigint() as interrupted:
+    with distributed.process_group(device), defer_interrupt() as interrupted:
         distributed.broadcast_module(state.tokenizer)
         logger = make_logger(run, state.step, show) if distributed.rank() == 0 else None
         run_steps(run, clips, state, last_step, logger, interrupted)
@@ -66,7 +66,7 @@ def run_steps(
     state: TrainState,
     last_step: int,
     logger: Logger | None,
-    interrupted: Callable[[], bool],
+    interrupted: Callable[[], int | None],
 ) -> None:
     """Train until `last_step` or an interrupt; `logger` is None on all ranks but the first.
 
@@ -84,7 +84,7 @@ def run_steps(
             metrics, indices = train_step(state, video, settings)
             averager.update(metrics, distributed.all_gather(indices.flatten()), data_wait)
 
-            stop = distributed.any_rank(interrupted())
+            stop = distributed.any_rank(interrupted() is not None)
             save_now = stop or state.step == last_step or is_due(state.step, settings.save_every)
             validate_now = is_due(state.step, settings.validate_every)
             if save_now or validate_now or is_due(state.step, LOG_EVERY):
@@ -101,7 +101,7 @@ def run_steps(
                 checkpoint.save(path, state.ema_model, run.settings, state.step)
                 state.save(run.folder / RUN_STATE)
             if stop:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(interrupted())
 
 
 def is_due(step: int, every: int) -> bool:
