@@ -1,0 +1,66 @@
+"""Files appear whole or not at all, and what killed processes leave is swept."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers.command import file_names
+from vqtok.files import TEMPORARY, atomic_write, sweep
+
+WRITE_FOREVER = """
+import sys, time
+from vqtok.files import atomic_write
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that is writing a file to tmp_path and does not end."""
+    command = [sys.executable, "-c", WRITE_FOREVER, str(tmp_path / "half.mp4")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        yield process
+        process.kill()
+
+
+def test_files_of_dead_processes_are_swept_by_the_next_write(writer, tmp_path):
+    (left,) = file_names(tmp_path)
+    assert left.startswith(TEMPORARY) and left.endswith(".mp4")
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert file_names(tmp_path) == [left]
+    sweep.cache_clear()
+    with atomic_write(tmp_path / "next.json") as temporary:
+        assert file_names(tmp_path) == [temporary.name]
+    assert file_names(tmp_path) == ["next.json"]
+
+
+def test_files_that_are_being_written_are_not_swept(writer, tmp_path):
+    (left,) = file_names(tmp_path)
+    with atomic_write(tmp_path / "mine.json") as temporary:
+        sweep.cache_clear()
+        sweep(tmp_path)
+        assert file_names(tmp_path) == sorted([left, temporary.name])
+
+
+def test_only_temporary_files_are_swept(tmp_path):
+    (tmp_path / f"{TEMPORARY}folder").mkdir()
+    (tmp_path / f"{TEMPORARY}link").symlink_to(tmp_path / "target")
+    (tmp_path / "target").touch()
+    (tmp_path / ".vqtokrc").touch()
+    before = file_names(tmp_path)
+    sweep(tmp_path)
+    assert file_names(tmp_path) == before
+
+
+def test_errors_name_the_target_and_not_the_temporary_file(tmp_path):
+    target = tmp_path / ("x" * 300 + ".mp4")
+    with pytest.raises(OSError, match="too long") as error, atomic_write(target):
+        pass
+    assert error.value.filename == str(target)
