@@ -13,7 +13,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 
 from vqtok.errors import VqtokError
-from vqtok.video.source import start_seconds
+from vqtok.video.container import start_seconds
 
 
 class AudioCopier:

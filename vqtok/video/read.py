@@ -14,9 +14,10 @@ from av.video.stream import VideoStream
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.video.color import ALPHA_DROPPED, RGBConverter
+from vqtok.video.container import open_container, start_seconds
 from vqtok.video.cropping import read_cropping
 from vqtok.video.decode import UNDECODABLE_START, Decoder
-from vqtok.video.source import PathOrFile, display_name, open_container, start_seconds
+from vqtok.video.source import PathOrFile, display_name
 
 TimestampedFrame = tuple[VideoFrame, int]
 

@@ -17,6 +17,7 @@ from vqtok.errors import UsageError, VqtokError, os_reason
 from vqtok.files import atomic_write
 from vqtok.video.audio import AudioCopier
 from vqtok.video.color import encoder_input
+from vqtok.video.container import open_container
 from vqtok.video.formats import (
     MAX_DURATION,
     MP4,
@@ -25,7 +26,7 @@ from vqtok.video.formats import (
     find_encoder,
     is_image,
 )
-from vqtok.video.source import PathOrFile, display_name, open_container
+from vqtok.video.source import PathOrFile, display_name
 
 _MAX_SIDE = 65535  # pixels, for any codec
 _MAX_SECONDS = 2**32  # 136 years; in ticks of 1 ns, they fit in 64 bits
