@@ -23,7 +23,7 @@ _VIDEOS = """
 mov matroska avi flv live_flv kux asf asf_o wtv ogg mpeg mpegts mpegvideo rm mxf gxf nut dv dhav
 h264 hevc vvc evc h261 h263 ivf obu av1 vc1 vc1test mjpeg mjpeg_2000 m4v dirac dnxhd cavsvideo avs2
 avs3 apv hxvs yuv4mpegpipe cine bink smk flic apng gif jpegxl_anim
-4xm amv anm avr avs bethsoftvid bfi bmv c93 cdxl dfa dsicin dxa ea ea_cdata film_cpk filmstrip frm
+4xm anm avr avs bethsoftvid bfi bmv c93 cdxl dfa dsicin dxa ea ea_cdata film_cpk filmstrip frm
 gdv hnm idcin iff ifv ingenient ipmovie ipu iss iv8 ivr jv lmlm4 lvf lxf mgsts mlv mm mods moflex
 mpjpeg mtv mv mvi mxg nc nsv nuv paf pdv pmp psxstr pva r3d rl2 roq rpl ser sga siff simbiosis_imx
 smjpeg smush swf thp tiertexseq tmv ty usm v210 v210x vividas vivo vmd wc3movie wsvqa xmv yop
