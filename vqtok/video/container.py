@@ -94,7 +94,7 @@ def _open(file: InputFile, name: str, hwaccel: HWAccel | None = None) -> InputCo
         )
     except VqtokError:
         raise
-    except av.FFmpegError as error:
+    except (av.FFmpegError, ValueError, ArithmeticError) as error:  # the last two are PyAV's own
         raise VqtokError(f"{name} {_reason(file.head)}") from error
     except OSError as error:
         raise VqtokError(f"{name}: {os_reason(error)}") from error
