@@ -6,7 +6,8 @@ import pytest
 
 from helpers.clips import pattern, write_clip
 from helpers.roundtrip import round_trip
-from vqtok.pipeline.frame_rate import average_frame_rate
+from vqtok.errors import UsageError
+from vqtok.pipeline.frame_rate import average_frame_rate, parse_frame_rate
 
 MS = Fraction(1, 1000)
 
@@ -30,3 +31,29 @@ def test_tokens_have_the_average_rate_of_their_timestamps(tmp_path):
     clip = write_clip(tmp_path / "clip.mkv", pattern(4), fps=25, times=times)
     tokens, _ = round_trip(clip, tmp_path / "out.mp4")
     assert tokens.timestamps == times and tokens.fps == Fraction(3, 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("24", Fraction(24)),
+        ("29.97", Fraction(2997, 100)),
+        ("30000/1001", Fraction(30000, 1001)),
+        (" 2.5e1 ", Fraction(25)),
+        ("1_000", Fraction(1000)),
+        (0.5, Fraction(1, 2)),
+        (Fraction(25), Fraction(25)),
+    ],
+)
+def test_a_frame_rate_is_read(value, expected):
+    assert parse_frame_rate(value) == expected
+
+
+ABSURD = ["1e9999999", "1e-9999999", "9" * 5000, "1/" + "9" * 5000, "0", "-1", "nan", "inf", "1/0"]
+
+
+@pytest.mark.parametrize("value", [*ABSURD, "1e", "", "24 fps", 1e300, float("nan"), 1001])
+def test_an_absurd_frame_rate_is_refused_at_once(value):
+    with pytest.raises(UsageError, match=r"must be a number up to 1000") as caught:
+        parse_frame_rate(value)
+    assert len(str(caught.value)) < 200

@@ -180,6 +180,38 @@ def test_audio_whose_clock_jumps_back_is_refused(tmp_path):
     assert sorted(tmp_path.iterdir()) == [one, two]
 
 
+def test_damaged_audio_is_copied_or_refused_in_one_sentence(tmp_path, folder):
+    """Whatever PyAV raises, and no half-written file is left."""
+    run_ffmpeg(*TONE, "-c:a", "libopus", tmp_path / "a.webm")
+    data, path, target = (tmp_path / "a.webm").read_bytes(), tmp_path / "b.webm", tmp_path / "o.mkv"
+    refused = 0
+    for seed in range(150):
+        rng, damaged = np.random.default_rng(seed), bytearray(data)
+        for position in rng.integers(0, 600, 3):
+            damaged[position] = rng.choice([0, 127, 128, 255, damaged[position] ^ 16])
+        path.write_bytes(damaged)
+        try:
+            write(target, pattern(5, 16, 16), range(5), Fraction(1, 25), 0, path)
+            target.unlink()
+        except VqtokError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        assert not target.exists() and len(list(tmp_path.iterdir())) == 2
+    assert refused
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".webm"])
+def test_audio_at_times_that_ffmpeg_cannot_store_is_refused(tmp_path, suffix):
+    run_ffmpeg(*TONE, "-c:a", "libopus", tmp_path / "a.webm")
+    data = bytearray((tmp_path / "a.webm").read_bytes())
+    scale = data.index(bytes.fromhex("2ad7b1")) + 4  # TimestampScale: ns per tick, 3 bytes
+    data[scale : scale + 3] = (999938).to_bytes(3)  # needs more than 32 bits as a fraction
+    (tmp_path / "b.webm").write_bytes(data)
+    target = tmp_path / f"out{suffix}"
+    with pytest.raises(VqtokError, match=r"b.webm: its audio is damaged"):
+        write(target, pattern(5, 16, 16), range(5), Fraction(1, 25), 0, tmp_path / "b.webm")
+
+
 def test_audio_that_ffmpeg_cannot_read_is_refused(tmp_path):
     run_ffmpeg(*TONE, "-c:a", "wmav2", tmp_path / "a.nut")  # NUT does not store what it needs
     with pytest.raises(VqtokError, match=r"a.nut has no audio that FFmpeg can read"):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from helpers.clips import clip_files, pattern, read_clip, write_clip
 from helpers.ffmpeg import run_ffmpeg
 from vqtok.cli import app
-from vqtok.video.source import is_truncated
+from vqtok.video.container import is_truncated
 
 FRAMES = 12
 FILES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.clips import clip_files
-from vqtok.video import open_video, source
+from vqtok.video import container, open_video
 
 PHONE_CLIPS = ("phone_rotated_cut.mov", "talk_vfr_cut.mkv")
 
@@ -34,8 +34,8 @@ def test_missing_hardware_changes_nothing(path, hardware):
 
 def test_a_file_reopened_for_hardware_gives_the_same_frames(make_clip, monkeypatch):
     path, devices = make_clip(), []
-    monkeypatch.setattr(source, "hwdevices_available", lambda: ["made-up"])
-    monkeypatch.setattr(source, "HWAccel", lambda *device: devices.append(device))
+    monkeypatch.setattr(container, "hwdevices_available", lambda: ["made-up"])
+    monkeypatch.setattr(container, "HWAccel", lambda *device: devices.append(device))
     with open_video(path) as software, open_video(path, hardware="made-up:1") as clip:
         assert_same_frames(software, clip)
     assert devices == [("made-up", "1")]

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from helpers.clips import clip_files, mean_difference, pattern, read_clip, write_clip
 from helpers.ffmpeg import run_ffmpeg
 from vqtok.errors import UsageError, VqtokError
-from vqtok.video import open_video, read_window
+from vqtok.video import VideoWriter, open_video, read_window
 from vqtok.video.decode import Decoder
 
 
@@ -224,6 +224,36 @@ def test_a_still_is_one_frame_at_any_rate(tmp_path, make_still, fps):
     make_still(tmp_path / "still.png")
     frames, timestamps, _ = read_clip(tmp_path / "still.png", fps=Fraction(fps))
     assert len(frames) == 1 and timestamps == [0]
+
+
+def test_a_long_gap_is_not_filled_with_frames_without_end(tmp_path):
+    """A frame lasts 10^6 s; without a frame rate it is one frame."""
+    gap = write_clip(tmp_path / "gap.mkv", pattern(2, 16, 16), times=[0, 10**9])
+    assert read_clip(gap)[1] == [0, 10**9]
+    message = r"gap\.mkv: a frame would be repeated 2\.4e\+07 times at this fps"
+    with pytest.raises(VqtokError, match=message):
+        read_clip(gap, fps=Fraction(24))
+    assert len(read_clip(gap, fps=Fraction(1, 1000))[0]) == 1001
+
+
+@pytest.mark.parametrize(("shape", "size"), [((2, 3000), 64), ((3000, 2), 64), ((16, 16), 2**31)])
+def test_frames_that_would_be_too_large_are_refused(tmp_path, shape, size):
+    path = tmp_path / "long.png"
+    tick = Fraction(1, 25)
+    with VideoWriter(path, height=shape[0], width=shape[1], fps=25, time_base=tick) as writer:
+        writer.write(pattern(1, *shape), [0])
+    with pytest.raises(UsageError, match=r"are too large: choose a smaller size"):
+        read_clip(path, size=size)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yaf32le", "yaf32be", "gray32le", "y210be"])
+def test_pixel_formats_that_ffmpeg_cannot_convert_are_refused(make_clip, monkeypatch, pix_fmt):
+    """For some of them, it would abort the process."""
+    frame = av.VideoFrame(16, 16, pix_fmt)
+    monkeypatch.setattr(Decoder, "frames", lambda _: iter([frame]))
+    path = make_clip()
+    with pytest.raises(VqtokError, match=f"{path}: FFmpeg cannot convert its .* \\({pix_fmt}, "):
+        read_clip(path)
 
 
 def test_a_cover_picture_is_not_a_video(tmp_path, make_still):

@@ -2,13 +2,14 @@
 
 import io
 import subprocess
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from helpers.clips import mean_difference, pattern, read_clip
-from helpers.ffmpeg import ffmpeg_frames, probe
+from helpers.ffmpeg import ffmpeg_frames, probe, run_ffmpeg
 from helpers.roundtrip import LosslessTokenizer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.pipeline.clip import decode_clip
@@ -203,6 +204,23 @@ def test_a_stream_is_written_to_a_pipe(tmp_path):
         write(cat.stdin, pattern(10), IRREGULAR)
     frames, timestamps, _ = read_clip(tmp_path / "out.mkv")
     assert timestamps == IRREGULAR and len(frames) == 10
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".gif", ".png", None])
+def test_equal_frames_give_equal_bytes(tmp_path, suffix):
+    """With audio too, and to a pipe, at another time of day."""
+    frames, audio = pattern(1 if suffix == ".png" else 10), None
+    if suffix not in (".gif", ".png"):
+        audio = tmp_path / "audio.mka"
+        codec = "libopus" if suffix == ".webm" else "aac"
+        run_ffmpeg("-f", "lavfi", "-i", "sine=duration=0.5", "-c:a", codec, audio)
+    contents = []
+    for seconds in 0, 1.1:
+        time.sleep(seconds)
+        target = tmp_path / f"out{suffix}" if suffix else io.BytesIO()
+        write(target, frames, IRREGULAR[: len(frames)], audio_from=audio)
+        contents.append(target.read_bytes() if suffix else target.getvalue())
+    assert contents[0] == contents[1]
 
 
 def test_a_closed_pipe_raises_an_os_error():

@@ -5,6 +5,8 @@ from fractions import Fraction
 
 from vqtok.errors import UsageError
 
+_MAX_LENGTH = 100  # characters of a frame rate
+
 
 def parse_frame_rate(value: str | float | Fraction) -> Fraction:
     """Return a frame rate, such as 24, 29.97 or "30000/1001", as a fraction.
@@ -12,11 +14,16 @@ def parse_frame_rate(value: str | float | Fraction) -> Fraction:
     Raises UsageError if it is not a number above 0 and up to 1000.
     """
     try:
-        fps = Fraction(value).limit_denominator(1_000_000)
+        # Fraction("1e9999999") computes ten million digits, but float("1e9999999") is infinite.
+        is_decimal = isinstance(value, str) and "/" not in value
+        in_range = not is_decimal or 1e-9 < float(value) <= 1000
+        in_range &= not isinstance(value, str) or len(value) <= _MAX_LENGTH
+        fps = Fraction(value).limit_denominator(1_000_000) if in_range else Fraction(0)
     except (ValueError, OverflowError, ZeroDivisionError):
         fps = Fraction(0)
     if not 0 < fps <= 1000:
-        raise UsageError(f"fps {value}: must be a number up to 1000, such as 24 or 30000/1001")
+        shown = str(value)[:_MAX_LENGTH]
+        raise UsageError(f"fps {shown}: must be a number up to 1000, such as 24 or 30000/1001")
     return fps
 
 

@@ -13,7 +13,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 
 from vqtok.errors import VqtokError
-from vqtok.video.source import start_seconds
+from vqtok.video.container import start_seconds
 
 
 class AudioCopier:
@@ -97,6 +97,17 @@ class AudioCopier:
         assert self._start is not None
         if _seconds(packet) < self._start:
             return
+        try:
+            self._move(packet)
+            self._target.mux(packet)
+        except (av.error.ArgumentError, av.error.InvalidDataError, ArithmeticError) as error:
+            raise VqtokError(
+                f"{self._name}: its audio is damaged or its timestamps jump back, so it cannot be "
+                "copied; write the video without audio"
+            ) from error
+
+    def _move(self, packet: av.Packet) -> None:
+        """Move a packet to the target, in time too; OverflowError if FFmpeg cannot store a time."""
         # In AVI, a tick lasts as long as a packet: too coarse to subtract the origin.
         scale = ceil(packet.time_base * 10000)
         time_base = packet.time_base / scale
@@ -105,13 +116,6 @@ class AudioCopier:
         packet.dts = None if packet.dts is None else packet.dts * scale - shift
         packet.duration, packet.time_base = (packet.duration or 0) * scale, time_base
         packet.stream = self._output_stream
-        try:
-            self._target.mux(packet)
-        except (av.error.ArgumentError, av.error.InvalidDataError) as error:
-            raise VqtokError(
-                f"{self._name}: its audio is damaged or its timestamps jump back, so it cannot be "
-                "copied; write the video without audio"
-            ) from error
 
     def _refusal(self, stream: AudioStream) -> str:
         """Return why the audio cannot be copied, and what to do."""
@@ -129,7 +133,7 @@ class AudioCopier:
         """Yield the audio packets up to the first error, and track the time of the video."""
         streams = [stream] if self._video_stream is None else [stream, self._video_stream]
         previous: int | None = None
-        with suppress(av.FFmpegError):
+        with suppress(av.FFmpegError, IndexError):  # PyAV's, if a stream has appeared midway
             for packet in source.demux(streams):
                 if packet.dts is None:  # the empty packet at the end
                     continue

@@ -20,12 +20,19 @@ _NOT_TONE_MAPPED = "HDR ({transfer}) is not tone-mapped: colors look washed out"
 
 _HDR_TRANSFERS: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
+MAX_SIDE = 65535  # pixels, for any codec
+
+# Pixel formats for which swscale aborts the process.
+_UNCONVERTIBLE = {"yaf32le", "yaf32be"}
+
 # Without these flags, swscale's fast path darkens the image by one or two levels.
 _EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
 class RGBConverter:
     """Converts the frames of a clip to upright RGB images of one size.
+
+    Here and in `convert`, raises OSError if FFmpeg cannot convert the colors of a frame.
 
     first: the first frame, which determines size and orientation.
     size: the short side of the images in pixels; None keeps the size of the first frame. The long
@@ -38,6 +45,7 @@ class RGBConverter:
     """
 
     def __init__(self, first: VideoFrame, size: int | None, cropping: Cropping) -> None:
+        _check_format(first)
         self.notes: Counter[str] = Counter()
         self._cropping = cropping
         first = cropping.apply(first)
@@ -50,7 +58,8 @@ class RGBConverter:
         self.height, self.width = (width, height) if self.transposed else (height, width)
 
     def convert(self, frame: VideoFrame) -> np.ndarray:
-        """Return uint8 (h w 3) RGB; raise OSError if FFmpeg cannot convert the color matrix."""
+        """Return uint8 (h w 3) RGB."""
+        _check_format(frame)
         frame = self._cropping.apply(frame)
         if (frame.height, frame.width) != self._input_size:
             self.notes[_RESIZED] += 1
@@ -91,13 +100,20 @@ class RGBConverter:
         return rgb.to_ndarray()
 
 
+def _check_format(frame: VideoFrame) -> None:
+    if frame.format.name in _UNCONVERTIBLE:
+        raise OSError("FFmpeg cannot convert this pixel format")
+
+
 def _scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     if short_side is not None:
         short = min(height, width)
         height = (2 * height * short_side + short) // (2 * short)
         width = (2 * width * short_side + short) // (2 * short)
-    if (height + 128) * (width + 128) >= 2**28:  # FFmpeg allocates no larger frame
-        raise UsageError(f"frames of {height}x{width} are too large: choose a smaller size")
+    # FFmpeg allocates no larger frame, and no codec stores longer sides.
+    if (height + 128) * (width + 128) >= 2**28 or max(height, width) > MAX_SIDE:
+        size = f"{height}x{width}" if max(height, width) < 10**9 else "that size"
+        raise UsageError(f"frames of {size} are too large: choose a smaller size")
     return max(height, 1), max(width, 1)
 
 

@@ -16,9 +16,10 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
+from vqtok.video.container import is_truncated, open_container
 from vqtok.video.images import is_still_image, refuse_animated_webp
 from vqtok.video.orientation import expose_orientation
-from vqtok.video.source import PathOrFile, display_name, is_seekable, is_truncated, open_container
+from vqtok.video.source import PathOrFile, display_name, is_seekable
 from vqtok.video.tiles import read_tile_grid
 
 # Kinds of damage, worded for the user.

@@ -14,13 +14,15 @@ from av.video.stream import VideoStream
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.video.color import ALPHA_DROPPED, RGBConverter
+from vqtok.video.container import open_container, start_seconds
 from vqtok.video.cropping import read_cropping
 from vqtok.video.decode import UNDECODABLE_START, Decoder
-from vqtok.video.source import PathOrFile, display_name, open_container, start_seconds
+from vqtok.video.source import PathOrFile, display_name
 
 TimestampedFrame = tuple[VideoFrame, int]
 
 _TIME_TOLERANCE = 0.001  # seconds
+_MAX_REPEATS = 1_000_000  # of a frame; half a day at 24 frames per second
 
 
 @contextmanager
@@ -43,7 +45,8 @@ def open_video(
         is not available or does not support the codec.
 
     Raises UsageError for a size, start or duration out of range; VqtokError, naming the file and
-    the reason, if there is no such frame.
+    the reason, if there is no such frame, and from `chunks` if one frame would be repeated more
+    than a million times at `fps`.
     """
     if (size is not None and size < 1) or not all(0 <= s <= 1e9 for s in (start, duration or 0)):
         raise UsageError("size must be 1 or more, start and duration 0 to 1e9 seconds")
@@ -106,7 +109,9 @@ class Clip:
         is_complete = not start and not self._decoder.damage[UNDECODABLE_START]
         if playback_start is not None and is_complete:
             self.origin = min(playback_start, first[1])
-        self._converter = RGBConverter(first[0], size, read_cropping(container, stream))
+        cropping = read_cropping(container, stream)
+        with self._naming_colors(first[0]):
+            self._converter = RGBConverter(first[0], size, cropping)
         self.height, self.width = self._converter.height, self._converter.width
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         self.pixel_aspect = 1 / aspect if self._converter.transposed else aspect
@@ -117,7 +122,8 @@ class Clip:
             self._resample(Fraction(fps))
 
     def _resample(self, fps: Fraction) -> None:
-        self._frames = _resampled(self._frames, 1 / (fps * self.time_base), self._end_of_last)
+        step = 1 / (fps * self.time_base)
+        self._frames = _resampled(self._frames, step, self._end_of_last, self._name)
         self.origin = round(self.origin * self.time_base * fps)
         self.fps, self.time_base = fps, 1 / fps
 
@@ -171,10 +177,17 @@ class Clip:
         return np.empty((frames, self.height, self.width, 3), np.uint8)
 
     def _to_rgb(self, frame: VideoFrame) -> np.ndarray:
-        try:
+        with self._naming_colors(frame):
             return self._converter.convert(frame)
+
+    @contextmanager
+    def _naming_colors(self, frame: VideoFrame) -> Iterator[None]:
+        """Raise VqtokError where FFmpeg cannot convert the colors of a frame."""
+        try:
+            yield
         except OSError as error:
-            reason = f"FFmpeg cannot convert its colors to RGB (matrix {frame.colorspace})"
+            colors = f"{frame.format.name}, matrix {frame.colorspace}"
+            reason = f"FFmpeg cannot convert its colors to RGB ({colors})"
             raise VqtokError(f"{self._name}: {reason}") from error
 
     def _select(
@@ -241,7 +254,10 @@ def _format_counts(counts: Mapping[str, int]) -> list[str]:
 
 
 def _resampled(
-    frames: Iterator[TimestampedFrame], step: Fraction, end_of_last: Callable[[int], Fraction]
+    frames: Iterator[TimestampedFrame],
+    step: Fraction,
+    end_of_last: Callable[[int], Fraction],
+    name: str,
 ) -> Iterator[TimestampedFrame]:
     """Yield the frame shown at each instant, a step apart, from the first frame on.
 
@@ -250,11 +266,15 @@ def _resampled(
 
     step: in source ticks.
     end_of_last: given the timestamp of the last frame, returns the tick at which it ends.
+    name: of the file, for messages.
     """
     frame, timestamp = next(frames)
     first, first_index, count = timestamp, round(timestamp / step), 0
     for following in chain(frames, [None]):
         end = following[1] if following else end_of_last(timestamp)
+        if end - timestamp > _MAX_REPEATS * step:
+            repeats = f"a frame would be repeated {float((end - timestamp) / step):.3g} times"
+            raise VqtokError(f"{name}: {repeats} at this fps; choose a lower one, or none")
         while not count or count * step < end - first - Fraction(1, 2):
             yield frame, first_index + count
             count += 1

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import av
@@ -78,7 +77,7 @@ def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | 
     if not is_heif_picture(container):
         return None
     streams = {stream.id: stream for stream in container.streams.video if stream.codec_context}
-    with suppress(LookupError, OverflowError, struct.error), _open_file(container) as file:
+    with suppress(LookupError, OverflowError, struct.error), _borrow_file(container) as file:
         items = HeifItems(file)
         if items.primary in streams:
             return None
@@ -116,13 +115,9 @@ def _filters(kind: bytes, content: bytes) -> list[str]:
 
 
 @contextmanager
-def _open_file(container: InputContainer) -> Iterator[BinaryIO]:
-    """Open the file that a container reads, or lend the file object that PyAV reads."""
-    if container.file is None:
-        with Path(container.name.removeprefix("file:")).open("rb") as file:
-            yield file
-    else:
-        file = container.file.file
-        position = file.tell()
-        yield file
-        file.seek(position)
+def _borrow_file(container: InputContainer) -> Iterator[BinaryIO]:
+    """Lend the file that a container reads."""
+    file = container.file.file
+    position = file.tell()
+    yield file
+    file.seek(position)

@@ -16,7 +16,8 @@ from av.video.stream import VideoStream
 from vqtok.errors import UsageError, VqtokError, os_reason
 from vqtok.files import atomic_write
 from vqtok.video.audio import AudioCopier
-from vqtok.video.color import encoder_input
+from vqtok.video.color import MAX_SIDE, encoder_input
+from vqtok.video.container import open_container
 from vqtok.video.formats import (
     MAX_DURATION,
     MP4,
@@ -25,9 +26,8 @@ from vqtok.video.formats import (
     find_encoder,
     is_image,
 )
-from vqtok.video.source import PathOrFile, display_name, open_container
+from vqtok.video.source import PathOrFile, display_name
 
-_MAX_SIDE = 65535  # pixels, for any codec
 _MAX_SECONDS = 2**32  # 136 years; in ticks of 1 ns, they fit in 64 bits
 # What a container rounds times to, in ticks per second, and the ticks that a frame lasts at least.
 # Players replace shorter delays in a gif by longer ones.
@@ -189,7 +189,7 @@ class VideoWriter:
     def _make_pixels_square(self) -> None:
         (height, width), aspect = self._size, self._pixel_aspect
         size = (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
-        if max(size) > _MAX_SIDE:
+        if max(size) > MAX_SIDE:
             raise VqtokError(f"{self._codec} cannot store frames of {size[0]}x{size[1]}")
         if size != self._size:
             self._stretch_note = (
@@ -200,12 +200,16 @@ class VideoWriter:
         self._size, self._pixel_aspect = size, Fraction(1)
 
     def _container_options(self) -> dict[str, str]:
-        """Return options that make mp4 and mov store timestamps in ticks of the timescale."""
+        """Return options for equal files of equal frames, and for timestamps of mp4 and mov.
+
+        These store timestamps in ticks of the timescale.
+        """
+        options = {"fflags": "+bitexact"}  # no random IDs in mkv and webm
         if self._format not in MP4:
-            return {}
+            return options
         # The start of a track is stored in ticks of the movie. They must be fine enough for audio.
         movie_timescale = self._timescale * max(1, 90000 // self._timescale)
-        return {
+        return options | {
             "video_track_timescale": str(self._timescale),
             "movie_timescale": str(movie_timescale),
         }
