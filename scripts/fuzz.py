@@ -1,7 +1,8 @@
-"""Try hostile input: damaged clips, playlists, token files, tokenizers, sounds, command lines, runs.
+"""Try hostile files and command lines on vqtok.
 
     python scripts/fuzz.py [--seconds 120] [--seed 0] [--target NAME] [--case N] [--out FOLDER]
 
+Damages clips, playlists, token files, tokenizers, sounds and runs, and makes up command lines.
 A case is determined by target, number and seed: `--target tokens --case 17` tries one again. Finds
 exceptions, hangs, crashes, much memory, unclean messages, files left behind, inputs that changed
 and playlists that were followed; shows one case of each, with the mutations that matter alone, and
@@ -10,6 +11,7 @@ keeps it in FOLDER. Exits with 1 if there is any. Linux only, as bench_memory.py
 
 import itertools
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,8 @@ from fuzzing.case import Case, Target, build
 from fuzzing.judge import Finding
 from fuzzing.targets import TARGETS
 from fuzzing.worker import Worker
+
+MAX_SHOWN = 600  # characters of a part of a report
 
 
 def schedule(targets: Mapping[str, Target], rounds: int | None) -> Iterator[tuple[str, int]]:
@@ -42,6 +46,11 @@ def minimize(
         if again and (again.kind, again.where) == (found.kind, found.where):
             kept, found = fewer, again
     return kept, found
+
+
+def describe(report: Mapping[str, object]) -> str:
+    """Return the report for people; long values are cut."""
+    return "\n".join(f"{key:10}{str(value)[:MAX_SHOWN]}" for key, value in report.items()) + "\n"
 
 
 def keep(folder: Path, case: Case, report: Mapping[str, object]) -> None:
@@ -78,12 +87,12 @@ def fuzz(
             case, mutations = build(targets[name], name, number, seed, kept)
             report = {
                 **vars(found),
-                "args": case.args,
+                "command": shlex.join(["vqtok", *case.args]),
                 "mutations": mutations,
                 "again": f"python scripts/fuzz.py --seed {seed} --target {name} --case {number}",
             }
             reports[found.kind, found.where] = report
-            print(json.dumps(report, indent=2), flush=True)
+            print(describe(report), flush=True)
             if out is not None:
                 keep(out / f"{name}-{number}", case, report)
     return list(reports.values()), counts

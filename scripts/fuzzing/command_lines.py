@@ -93,7 +93,7 @@ def start(random: Random) -> Case:
         "clip.mp4": dict(inputs.videos())["clip.mp4"],
         "clip.png": dict(inputs.videos())["clip.png"],
         "tokens.safetensors": inputs.tokens()[0][1],
-        "tokenizer.safetensors": inputs.TOKENIZER.read_bytes(),
+        "tokenizer.safetensors": inputs.tokenizer(),
     }
     return Case(pick(random, STARTS), files, "clip.mp4", odd_paths=True, may_run_out=True)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from fuzzing.clips import sound_files, video_files
 
-from vqtok import encode_video, load, write_tokens
+from vqtok import config, encode_video, load, write_tokens
+from vqtok.model import checkpoint
+from vqtok.model.tokenizer import Tokenizer
 
 TESTS = Path(__file__).parents[2] / "tests"
-TOKENIZER = TESTS / "golden/tokenizers/v2-ema.safetensors"
 
 Files = tuple[tuple[str, bytes], ...]  # (name, contents)
 
@@ -41,15 +42,28 @@ def tokenizers() -> Files:
 
 
 @cache
-def tokens() -> Files:
-    """Return token files of `TOKENIZER`, and of others."""
-    tokenizer, clip, buffer = load(TOKENIZER), video_files(), io.BytesIO()
+def tokenizer() -> bytes:
+    """Return the file of a small tokenizer with stages, which has a zero code and so rates."""
+    small = ("model.widths=[4, 8]", "model.encoder_blocks=[0, 0]", "model.decoder_blocks=[0, 0]")
+    staged = ("quantizer.codebook_size=16", "quantizer.stages=2", "model.predictor_blocks=1")
+    settings = config.load(config.folder() / "ema.toml", [*small, *staged])
+    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "clip.mp4")
-        path.write_bytes(dict(clip)["clip.mp4"])
-        write_tokens(buffer, encode_video(path, tokenizer=tokenizer))
+        path = Path(folder, "tokenizer.safetensors")
+        checkpoint.save(path, Tokenizer(settings.model, settings.quantizer), settings, step=1)
+        return path.read_bytes()
+
+
+@cache
+def tokens() -> Files:
+    """Return token files: of `tokenizer()`, most often, and of others."""
+    buffer = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        path, clip = Path(folder, "tokenizer.safetensors"), io.BytesIO(dict(videos())["clip.mp4"])
+        path.write_bytes(tokenizer())
+        write_tokens(buffer, encode_video(clip, tokenizer=load(path)))
     own = ("tokens.safetensors", buffer.getvalue())
-    return (own, own, own, *read_files("golden/tokens-*.safetensors"))
+    return (*[own] * 6, *read_files("golden/tokens-*.safetensors"))
 
 
 @cache
@@ -79,5 +93,5 @@ TRAINING = (
 def prepare() -> None:
     """Build everything once, with one thread: a fork of a process with more hangs."""
     torch.set_num_threads(1)
-    for build in (videos, sounds, tokenizers, tokens, run_folder):
+    for build in (videos, sounds, tokenizer, tokenizers, tokens, run_folder):
         build()

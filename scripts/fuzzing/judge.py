@@ -15,8 +15,10 @@ from fuzzing.case import Case, Result
 from fuzzing.odd_paths import make_odd_paths
 from typer.testing import CliRunner
 
+import vqtok
 from vqtok.cli import app
 
+PACKAGE = Path(vqtok.__file__).parent
 MAX_LINE = 2000  # characters of a message
 MEMORY = 1536  # MiB that a case may take
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -79,13 +81,13 @@ def complaints(
     yield from wrong_output(case, result)
     yield from wrong_files(case, result, before, root)
     if printed := text(native.read_bytes()):
-        yield Finding("native output", generic(printed), printed[:500])
+        yield Finding("native output", generic(printed, case), printed[:500])
 
 
 def crashed(error: BaseException) -> Finding:
     """Return the finding of an exception, by its type and the last line of vqtok that it left."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/vqtok/" in f.filename and "/site-packages/" not in f.filename]
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)]
     frame = (own or frames)[-1]
     where = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.name}"
     return Finding("exception", where, f"line {frame.lineno}: {str(error)[:300]}")
@@ -98,16 +100,18 @@ def wrong_messages(case: Case, result: Result) -> Iterator[Finding]:
     if result.code not in (0, 1, 2):
         yield Finding("exit code", f"{result.code}", stderr[-500:])
     if result.code and not last.startswith("vqtok: ") and "Usage: " not in stderr:
-        yield Finding("no sentence", generic(last), stderr[-500:])
+        yield Finding("no sentence", generic(last, case), stderr[-500:])
     if found := UNEXPECTED.search(stderr):
-        yield Finding("unexpected error", generic(found[0]), stderr[-1000:])
+        yield Finding("unexpected error", generic(found[0], case), stderr[-1000:])
     if found := CONTROL.search(stderr):
-        around = stderr[max(0, found.start() - 60) : found.end() + 20]
-        yield Finding("control character", generic(around[:40]), repr(around))
-    if (longest := max(map(len, stderr.split("\n")))) > MAX_LINE:
+        start = max(0, stderr.rfind("\n", 0, found.start()) + 1, found.start() - 60)
+        around = stderr[start : found.end() + 40]
+        yield Finding("control character", generic(around, case)[:30], repr(around))
+    typed = max(map(len, case.args))  # may be repeated
+    if (longest := max(map(len, stderr.split("\n")))) > MAX_LINE + 2 * typed:
         yield Finding("long line", case.args[0], f"{longest} characters: {stderr[:300]}")
-    if not case.may_run_out and re.search("out of memory|too large|allocate", last):
-        yield Finding("out of memory", generic(last), last[:500])
+    if not case.may_run_out and re.search("out of memory|file too large", last):
+        yield Finding("out of memory", generic(last, case), last[:500])
     if case.must_fail and result.code == 0:
         yield Finding("file read that was not named", case.args[0], stderr[-500:])
 
@@ -168,8 +172,11 @@ def text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-def generic(message: str) -> str:
+def generic(message: str, case: Case) -> str:
     """Return a message without what differs from case to case."""
+    for arg in sorted(case.args[1:], key=len, reverse=True):
+        message = message.replace(arg, "X") if len(arg) > 1 else message
+    message = CONTROL.sub("?", message)
     message = re.sub(r"\S*[/\\.]\S*|'[^']*'|\"[^\"]*\"", "X", message[:500])
     return re.sub(r"[-+]?\d[\w.]*", "N", message)[:80]
 

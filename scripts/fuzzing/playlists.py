@@ -52,7 +52,7 @@ OUT = "out.safetensors"
 def start(random: Random) -> Case:
     """Return a command that reads a playlist, or a name that FFmpeg takes for several files."""
     clip = dict(inputs.videos())
-    files = {"tokenizer.safetensors": inputs.TOKENIZER.read_bytes(), OTHER: clip["clip.mp4"]}
+    files = {"tokenizer.safetensors": inputs.tokenizer(), OTHER: clip["clip.mp4"]}
     files["img001.png"] = clip["clip.png"]
     name = pick(random, NAMES)
     if random.random() < 0.1:

@@ -8,6 +8,7 @@ from fuzzing.case import Case, Random, Target
 from fuzzing.inputs import Files
 from fuzzing.judge import run_command
 from fuzzing.safetensors_mutations import SAFETENSORS
+from fuzzing.token_mutations import forge_clip
 from fuzzing.values import pick
 
 TOKENS, TOKENIZER, OUT = "tokens.safetensors", "tokenizer.safetensors", "out.safetensors"
@@ -56,7 +57,7 @@ def reading(
         args = tuple(part.format(name) for part in command.split())
         extra = (*options, *(SMALL if args[0] in ("encode", "eval") else ()))
         beside = {
-            TOKENIZER: inputs.TOKENIZER.read_bytes(),
+            TOKENIZER: inputs.tokenizer(),
             TOKENS: inputs.tokens()[0][1],
             "clip.png": dict(inputs.videos())["clip.png"],
         }
@@ -89,13 +90,14 @@ TARGETS = {
     "playlists": Target(playlists.start, playlists.MUTATIONS, run_command, weight=2),
     "tokens": Target(
         reading(inputs.tokens, READ_TOKENS, *USE_TOKENIZER),
-        (*SAFETENSORS, *BYTES[:7]),
+        (*[forge_clip] * 5, *SAFETENSORS, *SAFETENSORS, *BYTES),
         run_command,
+        most=3,
         weight=6,
     ),
     "tokenizers": Target(
         reading(inputs.tokenizers, READ_TOKENIZER),
-        (*SAFETENSORS, *BYTES[:7]),
+        (*SAFETENSORS, *SAFETENSORS, *BYTES),
         run_command,
         weight=6,
     ),

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fuzzing.case import Target, build
-from fuzzing.judge import MEMORY, Finding, try_case
+from fuzzing.judge import MEMORY, PACKAGE, Finding, try_case
 
 ADDRESS_SPACE = 4 * MEMORY  # MiB more than at the start: threads reserve much and use little
 FILE_SIZE = 256  # MiB
@@ -61,7 +61,7 @@ class Worker:
 
     def _start(self) -> None:
         self._pipe, other = _fork.Pipe()
-        arguments = (other, self._targets, self._seed, self._folder, self._limit)
+        arguments = (other, self._targets, self._seed, self._folder)
         self._process = _fork.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         other.close()
@@ -80,30 +80,29 @@ class Worker:
         self._stop()
         reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         stack = self._stack()
-        return Finding("crash", f"{reason} in {own_frame(stack)}", stack[-2000:])
+        return Finding("crash", f"{reason} in {own_frame(stack)}", stack[:2000])
 
     def _hung(self) -> Finding:
+        assert self._process is not None
+        os.kill(self._process.pid or 0, signal.SIGUSR1)  # writes the stack
+        self._pipe.poll(1)
         self._stop()
         stack = self._stack()
-        return Finding("hang", own_frame(stack), stack[-2000:])
+        return Finding("hang", own_frame(stack), stack[:2000])
 
     def _stack(self) -> str:
-        """Return the stacks of all threads at the time of the crash, or late in a hang."""
+        """Return the stack at the time of a crash or a hang, innermost frame first."""
         return (self._folder / "stack.log").read_text(errors="replace")
 
 
 def own_frame(stack: str) -> str:
     """Return the innermost function of vqtok in a stack that faulthandler printed."""
-    frames = re.findall(
-        r'File "([^"]*)", line \d+ in (\S+)', stack.partition("Current thread")[2] or stack
-    )
-    own = [frame for frame in frames if "/vqtok/" in frame[0] and "/site-packages/" not in frame[0]]
+    frames = re.findall(r'File "([^"]*)", line \d+ in (\S+)', stack)
+    own = [frame for frame in frames if Path(frame[0]).is_relative_to(PACKAGE)]
     return "{}:{}".format(*(Path(part).name for part in (own or frames or [("?", "?")])[0]))
 
 
-def _serve(
-    pipe: Connection, targets: Mapping[str, Target], seed: int, folder: Path, limit: float
-) -> None:
+def _serve(pipe: Connection, targets: Mapping[str, Target], seed: int, folder: Path) -> None:
     """Try the cases that come through the pipe, and send what was found."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops
     _limit_resources()
@@ -111,15 +110,14 @@ def _serve(
     for output in (1, 2):
         os.dup2(native, output)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    with (folder / "stack.log").open("w") as stack:
+    with (folder / "stack.log").open("a") as stack:
         faulthandler.enable(stack)
+        faulthandler.register(signal.SIGUSR1, stack, all_threads=False)
         while True:
             name, number, kept = pipe.recv()
             stack.truncate(0)
-            faulthandler.dump_traceback_later(0.9 * limit, file=stack)
             case, _ = build(targets[name], name, number, seed, kept)
             found = try_case(case, targets[name].run, folder)
-            faulthandler.cancel_dump_traceback_later()
             pipe.send(found)
 
 
