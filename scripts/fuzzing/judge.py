@@ -99,7 +99,7 @@ def wrong_messages(case: Case, result: Result) -> Iterator[Finding]:
     last = stderr.rstrip("\n").rpartition("\n")[2]
     if result.code not in (0, 1, 2):
         yield Finding("exit code", f"{result.code}", stderr[-500:])
-    if result.code and not last.startswith("vqtok: ") and "Usage: " not in stderr:
+    if result.code and not last.startswith("vqtok: ") and "─ Error ─" not in stderr:
         yield Finding("no sentence", generic(last, case), stderr[-500:])
     if found := UNEXPECTED.search(stderr):
         yield Finding("unexpected error", generic(found[0], case), stderr[-1000:])

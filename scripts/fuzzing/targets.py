@@ -44,11 +44,11 @@ READ_SOUND = tuple(
 
 
 def reading(
-    files: Callable[[], Files], commands: tuple[str, ...], *options: str, **others: bytes
+    files: Callable[[], Files], commands: tuple[str, ...], *options: str
 ) -> Callable[[Random], Case]:
     """Return a start: a command that reads one of the files.
 
-    options: added to every command. others: files beside it, with _ for the point.
+    options: added to every command.
     """
 
     def start(random: Random) -> Case:
