@@ -34,7 +34,7 @@ def hang(_):
 
 
 def allocate(_):
-    np.ones(2**31, np.uint8)
+    np.ones(1700 * 2**20, np.uint8)
 
 
 def abort(_):
@@ -99,9 +99,9 @@ def find(scripts, fault, limit=5.0):
     """Return the report on a planted fault, and its number of cases."""
     fuzz, case, _ = scripts
     targets = {"planted": plant(case, fault)}
-    reports, counts = fuzz.fuzz(targets, fuzz.schedule(targets, 8), seed=0, limit=limit)
+    reports, counts = fuzz.fuzz(targets, fuzz.schedule(targets, 3), seed=0, limit=limit)
     assert len(reports) == 1
-    assert 0 < counts["planted"]["findings"] <= counts["planted"]["cases"] == 8
+    assert 0 < counts["planted"]["findings"] <= counts["planted"]["cases"] == 3
     return reports[0]
 
 
@@ -131,7 +131,7 @@ def test_a_case_depends_on_its_number_and_the_seed_alone(scripts):
 
 
 def test_a_clean_sentence_is_no_finding(scripts):
-    fuzz, case, worker = scripts
+    _, case, worker = scripts
     from fuzzing.judge import run_command
 
     start = case.Case(("encode", "missing.mp4", "-o", "out.safetensors"), {"a": b""}, "a")
@@ -142,6 +142,6 @@ def test_a_clean_sentence_is_no_finding(scripts):
 
 @pytest.mark.slow
 def test_two_minutes_find_nothing():
-    command = [sys.executable, ROOT / "scripts" / "fuzz.py", "--rounds", "110", "--seed", "11"]
+    command = [sys.executable, ROOT / "scripts" / "fuzz.py", "--rounds", "180", "--seed", "11"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stdout + result.stderr

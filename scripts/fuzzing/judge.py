@@ -60,7 +60,10 @@ def try_case(case: Case, run: Callable[[Case], Result], folder: Path) -> Finding
     before = snapshot(root)
     start = reset_peak_memory()
     with chdir(inside):
-        result = run(case)
+        try:
+            result = run(case)
+        except Exception as error:
+            result = Result(1, error=error)
     peak = peak_memory() - start
     if peak > MEMORY:
         return Finding("memory", case.args[0], f"{peak:.0f} MiB; {text(result.stderr)[-300:]}")
