@@ -20,7 +20,9 @@ def scripts(monkeypatch):
     """The script fuzz, and the modules fuzzing.case and fuzzing.worker."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     import fuzz
-    from fuzzing import case, worker
+    from fuzzing import case, judge, worker
+
+    monkeypatch.setattr(judge, "MEMORY", 300)  # MiB, to be quick
 
     return fuzz, case, worker
 
@@ -34,7 +36,7 @@ def hang(_):
 
 
 def allocate(_):
-    np.ones(1700 * 2**20, np.uint8)
+    np.ones(400 * 2**20, np.uint8)
 
 
 def abort(_):
