@@ -16,22 +16,22 @@ SMALL = ("--size", "32")
 
 # Ways to read a file, with {} for its name.
 READ_VIDEO = (
-    *(f"encode {{}} -o {OUT}", f"encode {{}} -o {OUT} --duration 0.2 --fps 24"),
-    *(
-        f"encode {{}} -o {OUT} --start 0.05 --duration 0.1",
-        f"encode {{}} -o {OUT} --strict --quiet",
-    ),
-    *(f"encode - -o {OUT} --duration 0.2", "encode {} --tokens 0.5 --duration 0.1 --verbose"),
-    *("eval {} --frames 3 --json", "stats {} --json"),
+    f"encode {{}} -o {OUT}",
+    f"encode {{}} -o {OUT} --duration 0.2 --fps 24",
+    f"encode {{}} -o {OUT} --start 0.05 --duration 0.1",
+    f"encode {{}} -o {OUT} --strict --quiet",
+    f"encode - -o {OUT} --duration 0.2",
+    "encode {} --tokens 0.5 --duration 0.1 --verbose",
+    "eval {} --frames 3 --json",
+    "stats {} --json",
 )
 READ_TOKENS = (
-    *(
-        "decode {} -o out.mp4",
-        "decode {} -o out.mkv --codec ffv1",
-        "decode {} -o out.png",
-        "decode {} -o -",
-    ),
-    *("decode - -o out.gif", "stats {} --json", "stats {}", "stats {} --csv", "stats - --each"),
+    "decode {} -o out.mp4",
+    "decode {} -o out.mkv --codec ffv1",
+    "decode {} -o out.png",
+    "decode {} -o -",
+    "decode - -o out.gif",
+    *("stats {} --json", "stats {}", "stats {} --csv", "stats - --each"),
 )
 READ_TOKENIZER = (
     *(f"stats --tokenizer {{}} {end}".strip() for end in ("", "--json")),
