@@ -12,6 +12,7 @@ keeps it in FOLDER. Exits with 1 if there is any. Linux only, as bench_memory.py
 import itertools
 import json
 import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -111,6 +112,7 @@ def main(
     limit: Annotated[float, typer.Option(help="Seconds that a case may take.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Folder for the files of findings.")] = None,
 ) -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # arguments may be no text
     targets = {name: TARGETS[name] for name in target or TARGETS}
     inputs.prepare()
     cases = schedule(targets, rounds)

@@ -103,7 +103,9 @@ def wrong_messages(case: Case, result: Result) -> Iterator[Finding]:
     if result.code not in (0, 1, 2):
         yield Finding("exit code", f"{result.code}", stderr[-500:])
     if result.code and not last.startswith("vqtok: ") and "─ Error ─" not in stderr:
-        yield Finding("no sentence", generic(last, case), stderr[-500:])
+        broken = any("\n" in arg for arg in case.args)
+        where = "a line break in an argument" if broken else generic(last, case)
+        yield Finding("no sentence", where, stderr[-500:])
     if found := UNEXPECTED.search(stderr):
         yield Finding("unexpected error", generic(found[0], case), stderr[-1000:])
     if found := CONTROL.search(stderr):

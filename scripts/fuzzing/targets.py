@@ -12,50 +12,49 @@ from fuzzing.token_mutations import forge_clip
 from fuzzing.values import pick
 
 TOKENS, TOKENIZER, OUT = "tokens.safetensors", "tokenizer.safetensors", "out.safetensors"
+USE = f"--tokenizer {TOKENIZER}"
 SMALL = ("--size", "32")
 
-# Ways to read a file, with {} for its name.
+# Ways to read a file, with FILE for its name.
 READ_VIDEO = (
-    f"encode {{}} -o {OUT}",
-    f"encode {{}} -o {OUT} --duration 0.2 --fps 24",
-    f"encode {{}} -o {OUT} --start 0.05 --duration 0.1",
-    f"encode {{}} -o {OUT} --strict --quiet",
-    f"encode - -o {OUT} --duration 0.2",
-    "encode {} --tokens 0.5 --duration 0.1 --verbose",
-    "eval {} --frames 3 --json",
-    "stats {} --json",
+    f"encode FILE -o {OUT} {USE}",
+    f"encode FILE -o {OUT} {USE} --duration 0.2 --fps 24",
+    f"encode FILE -o {OUT} {USE} --start 0.05 --duration 0.1",
+    f"encode FILE -o {OUT} {USE} --strict --quiet",
+    f"encode - -o {OUT} {USE} --duration 0.2",
+    f"encode FILE {USE} --tokens 0.5 --duration 0.1 --verbose",
+    f"eval FILE {USE} --frames 3 --json",
+    f"stats FILE {USE} --json",
 )
 READ_TOKENS = (
-    "decode {} -o out.mp4",
-    "decode {} -o out.mkv --codec ffv1",
-    "decode {} -o out.png",
-    "decode {} -o -",
-    "decode - -o out.gif",
-    *("stats {} --json", "stats {}", "stats {} --csv", "stats - --each"),
+    f"decode FILE -o out.mp4 {USE}",
+    f"decode FILE -o out.mkv {USE} --codec ffv1",
+    f"decode FILE -o out.png {USE}",
+    f"decode FILE -o - {USE}",
+    f"decode - -o out.gif {USE}",
+    f"stats FILE {USE} --json",
+    *("stats FILE --json", "stats FILE", "stats FILE --csv", "stats - --each"),
 )
 READ_TOKENIZER = (
-    *(f"stats --tokenizer {{}} {end}".strip() for end in ("", "--json")),
-    *(f"encode clip.png -o {OUT} --tokenizer {{}}", f"decode {TOKENS} -o out.png --tokenizer {{}}"),
-    "stats clip.png --tokenizer {} --json",
+    "stats --tokenizer FILE",
+    "stats --tokenizer FILE --json",
+    "stats clip.png --tokenizer FILE --json",
+    f"encode clip.png -o {OUT} --tokenizer FILE",
+    f"decode {TOKENS} -o out.png --tokenizer FILE",
 )
 READ_SOUND = tuple(
-    f"decode {TOKENS} -o out.{end} --audio-from {{}}" for end in ("mp4", "mkv", "webm", "mov")
+    f"decode {TOKENS} -o out.{end} {USE} --audio-from FILE" for end in ("mp4", "mkv", "webm", "mov")
 )
 
 
-def reading(
-    files: Callable[[], Files], commands: tuple[str, ...], *options: str
-) -> Callable[[Random], Case]:
-    """Return a start: a command that reads one of the files.
-
-    options: added to every command.
-    """
+def reading(files: Callable[[], Files], commands: tuple[str, ...]) -> Callable[[Random], Case]:
+    """Return a start: a command that reads one of the files, beside a few that are valid."""
 
     def start(random: Random) -> Case:
         name, data = pick(random, files())
         command = pick(random, commands)
-        args = tuple(part.format(name) for part in command.split())
-        extra = (*options, *(SMALL if args[0] in ("encode", "eval") else ()))
+        args = tuple(name if part == "FILE" else part for part in command.split())
+        extra = SMALL if args[0] in ("encode", "eval") else ()
         beside = {
             TOKENIZER: inputs.tokenizer(),
             TOKENS: inputs.tokens()[0][1],
@@ -82,14 +81,11 @@ def damaged_run(random: Random) -> Case:
     return Case(args, dict(files), subject=name, outputs=("run",), donor=donor)
 
 
-USE_TOKENIZER = ("--tokenizer", TOKENIZER)
 TARGETS = {
-    "videos": Target(
-        reading(inputs.videos, READ_VIDEO, *USE_TOKENIZER), BYTES, run_command, weight=3
-    ),
+    "videos": Target(reading(inputs.videos, READ_VIDEO), BYTES, run_command, weight=3),
     "playlists": Target(playlists.start, playlists.MUTATIONS, run_command, weight=2),
     "tokens": Target(
-        reading(inputs.tokens, READ_TOKENS, *USE_TOKENIZER),
+        reading(inputs.tokens, READ_TOKENS),
         (*[forge_clip] * 5, *SAFETENSORS, *SAFETENSORS, *BYTES),
         run_command,
         most=3,
@@ -101,9 +97,7 @@ TARGETS = {
         run_command,
         weight=6,
     ),
-    "sound": Target(
-        reading(inputs.sounds, READ_SOUND, *USE_TOKENIZER), BYTES, run_command, weight=2
-    ),
+    "sound": Target(reading(inputs.sounds, READ_SOUND), BYTES, run_command, weight=2),
     "commands": Target(command_lines.start, command_lines.MUTATIONS, run_command, weight=4),
     "runs": Target(damaged_run, (*SAFETENSORS, *BYTES), run_command),
 }
