@@ -46,12 +46,6 @@ _OPTIONS = {
     "pattern_type": "none",  # of image2: a name is no pattern
 }
 
-
-# Codecs that NVDEC decodes to the same pixels as FFmpeg's software decoder, in these formats.
-_HWACCEL_CODECS = {"h264", "hevc", "vp9"}
-_HWACCEL_PIX_FMTS = {"yuv420p", "yuv420p10le"}
-
-
 # Codecs that NVDEC decodes to the same pixels as FFmpeg's software decoder, in these formats.
 _HWACCEL_CODECS = {"h264", "hevc", "vp9"}
 _HWACCEL_PIX_FMTS = {"yuv420p", "yuv420p10le"}
