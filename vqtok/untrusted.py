@@ -2,6 +2,7 @@
 
 import json
 import os
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from reprlib import Repr
@@ -26,8 +27,9 @@ def quote(value: object) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return text for a message, cut short."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    """Return text for a message, cut short, with control characters escaped."""
+    start = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST])
+    return start if len(text) <= LONGEST else f"{start}..."
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -42,6 +44,14 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError("not UTF-8 text") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the value of a TOML text. Raises ValueError, with a short reason, as `parse_json`."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
