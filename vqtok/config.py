@@ -12,6 +12,7 @@ from vqtok.settings import QUANTIZERS, Config, QuantizerSettings
 from vqtok.untrusted import parse_json, parse_toml, quote, read_text, shorten
 
 T = TypeVar("T")
+MAX_TOML = 2**16  # bytes
 
 # Settings that were renamed. Files written with an old name are still read; TOML files and
 # overrides that use one are refused, and the error gives the new name.
@@ -40,7 +41,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises UsageError for a wrong file, key or value; the message lists the valid keys.
     """
     try:
-        settings = parse_toml(read_text(path))
+        settings = parse_toml(read_text(path, MAX_TOML))
     except VqtokError as error:  # such as a file that does not exist
         raise UsageError(str(error)) from None
     except ValueError as error:

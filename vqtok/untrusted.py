@@ -11,6 +11,7 @@ from typing import Any
 from vqtok.errors import VqtokError, os_reason
 
 MAX_TEXT = 2**20  # bytes of a config
+MAX_DOTS = 64  # in a line of TOML
 LONGEST = 60  # characters of a value in a message
 
 _repr = Repr()
@@ -48,6 +49,9 @@ def parse_json(text: str | bytes) -> Any:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Return the value of a TOML text. Raises ValueError, with a short reason, as `parse_json`."""
+    # The time and memory that Python takes for a key grow with the square of its parts.
+    if any(line.partition("#")[0].count(".") > MAX_DOTS for line in text.splitlines()):
+        raise ValueError("a key has too many parts")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -169,12 +169,11 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
 
     Raises ValueError if they are not the state of these parameters, which torch does not check.
     """
-    groups: list[dict[str, Any]] = optimizer.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, value in tensors.items():
-        i, name = key.split(".")
-        state[int(i)][name] = value
+        index, name = key.split(".")
+        state[int(index)][name] = value
     for i, moments in state.items():
         if i not in range(len(parameters)) or moments.keys() != STATE_NAMES[type(optimizer)]:
             raise ValueError("the state of an optimizer is of another kind")
