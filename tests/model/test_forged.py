@@ -2,7 +2,6 @@
 
 import json
 import time
-import tracemalloc
 
 import pytest
 import torch
@@ -76,12 +75,10 @@ def test_settings_that_are_no_object_are_refused(name, text, tmp_path):
 
 def test_a_file_without_weights_builds_nothing(tmp_path):
     metadata, _ = read("v2-ema")
+    # A codebook of 32 GiB: it would take minutes and more memory than there is.
     quantizer = json.loads(metadata["quantizer"]) | {"codebook_size": 2**21, "dim": 4096}
     metadata["quantizer"] = json.dumps(quantizer)
-    tracemalloc.start()
     refused(tmp_path / "t.safetensors", metadata, {}, "the weights do not fit its settings")
-    assert tracemalloc.get_traced_memory()[1] < 2**24
-    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", SOURCES)
