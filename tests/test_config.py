@@ -80,7 +80,7 @@ def test_an_override_of_a_key_inside_a_value_is_explained():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.toml", None, "no such config file"),
+        ("missing.toml", None, "missing.toml: no such file"),
         ("bad.toml", "[quantizer", r"bad\.toml is not valid TOML"),
         ("empty.toml", "", "quantizer"),
     ],

@@ -1,7 +1,5 @@
 """Settings from a TOML file and `section.key=value` overrides, or from the JSON of a run."""
 
-import json
-import tomllib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -11,8 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from vqtok.errors import UsageError, VqtokError
 from vqtok.settings import QUANTIZERS, Config, QuantizerSettings
+from vqtok.untrusted import parse_json, parse_toml, quote, read_text, shorten
 
 T = TypeVar("T")
+MAX_TOML = 2**16  # bytes
 
 # Settings that were renamed. Files written with an old name are still read; TOML files and
 # overrides that use one are refused, and the error gives the new name.
@@ -41,10 +41,10 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises UsageError for a wrong file, key or value; the message lists the valid keys.
     """
     try:
-        settings = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such config file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        settings = parse_toml(read_text(path, MAX_TOML))
+    except VqtokError as error:  # such as a file that does not exist
+        raise UsageError(str(error)) from None
+    except ValueError as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         _set(settings, override)
@@ -53,7 +53,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
 
 def read_json(path: Path) -> Config:
     """Read a file of what `Config.to_json` wrote; errors as in `from_json`."""
-    return from_json(path.read_text(errors="replace"), str(path))
+    return from_json(read_text(path), str(path))
 
 
 def from_json(text: str, origin: str) -> Config:
@@ -62,12 +62,12 @@ def from_json(text: str, origin: str) -> Config:
     origin: the file's name for error messages. Raises VqtokError if the text is not a config.
     """
     try:
-        settings = json.loads(text)
+        settings = parse_json(text)
         if not isinstance(settings, dict):
             raise UsageError(f"{origin}: not a JSON object")
         rename_keys(settings)
         return validate(Config, settings, origin)
-    except (json.JSONDecodeError, UsageError) as error:
+    except ValueError as error:
         reason = str(error).removeprefix(f"{origin}: ")
         raise VqtokError(f"{origin} is not a vqtok configuration: {reason}") from None
 
@@ -83,18 +83,19 @@ def rename_keys(settings: dict[str, Any]) -> None:
 
 
 def _set(settings: dict[str, Any], override: str) -> None:
+    option = f"--set {shorten(override)}"
     key, equals, text = override.partition("=")
     *sections, name = key.strip().split(".")
     if not equals or not sections:
-        raise UsageError(f"--set {override}: write section.key=value, such as train.steps=1000")
+        raise UsageError(f"{option}: write section.key=value, such as train.steps=1000")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     for section in sections:
         settings = settings.setdefault(section, {})
         if not isinstance(settings, dict):
-            raise UsageError(f"--set {override}: {section} is a value, not a section")
+            raise UsageError(f"{option}: {shorten(section)} is a value, not a section")
     settings[name] = value
 
 
@@ -111,14 +112,14 @@ def _explain(error: Any, settings: Any) -> str:
     path = [str(part) for part in error["loc"]]
     if path[:1] == ["quantizer"] and path[1:2] and path[1] in QUANTIZERS:
         del path[1]  # pydantic puts the kind there; users do not write it
-    name = ".".join(path)
+    name = shorten(".".join(path))
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         if name in RENAMED:
             return f"{name} is now called {RENAMED[name]}"
         return f"unknown key {name}; the keys there are {', '.join(_keys(path[:-1], settings))}"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{name}.kind must be one of {', '.join(QUANTIZERS)}"
-    return f"{name}: {error['msg'].lower()}, not {error['input']!r}"
+    return f"{name}: {error['msg'].lower()}, not {quote(error['input'])}"
 
 
 def _keys(path: list[str], settings: Any) -> list[str]:

@@ -2,14 +2,40 @@
 
 import json
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Annotated, Literal, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+# A tokenizer file may come from anyone, so every size has a limit that none in use comes near.
+MAX_CODES = 2**21
+
+
+def _check_product(levels: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(levels) > MAX_CODES:
+        raise ValueError(f"the levels multiply to {prod(levels):,}; the limit is {MAX_CODES:,}")
+    return levels
+
+
+Steps = Annotated[int, Field(gt=0, lt=2**31)]
+StepsOrNever = Annotated[int, Field(ge=0, lt=2**31)]
+CodebookSize = Annotated[int, Field(gt=0, le=MAX_CODES)]
+Dim = Annotated[int, Field(gt=0, le=4096)]
+Levels = Annotated[
+    tuple[Annotated[int, Field(gt=0, le=MAX_CODES)], ...],
+    Field(min_length=1, max_length=21),
+    AfterValidator(_check_product),
+]
+Channels = Annotated[int, Field(gt=0, le=8192)]
+Blocks = Annotated[int, Field(ge=0, le=64)]
+Clips = Annotated[int, Field(gt=0, le=2**16)]
+Pixels = Annotated[int, Field(gt=0, le=2**13)]
+Strides = Annotated[
+    tuple[Annotated[int, Field(gt=0, le=2**12)], ...], Field(min_length=1, max_length=64)
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0, lt=1)]
 
 strict = ConfigDict(extra="forbid")
@@ -20,11 +46,13 @@ class SearchSettings:
     """What quantizers that search a codebook for the nearest code have in common."""
 
     __pydantic_config__ = strict
-    codebook_size: Positive = 4096
-    dim: Positive = 8
+    codebook_size: CodebookSize = 4096
+    dim: Dim = 8
     beta: Weight = 0.25  # weight of the codebook loss (vq2) or of the commitment loss (ema)
     init_from_data: bool = True  # k-means of the first latents
-    revive_after: Count = 100  # steps unused after which a code is replaced by a latent; 0: never
+    revive_after: StepsOrNever = (
+        100  # steps unused after which a code is replaced by a latent; 0: never
+    )
     stages: Annotated[int, Field(ge=0, le=4)] = 0  # residual stages, each with a zero code
 
 
@@ -49,12 +77,12 @@ class GumbelSettings:
 
     __pydantic_config__ = strict
     kind: Literal["gumbel"] = "gumbel"
-    codebook_size: Positive = 1024
-    dim: Positive = 32
+    codebook_size: CodebookSize = 1024
+    dim: Dim = 32
     kl_weight: Weight = 5e-4
-    temp_start: Annotated[float, Field(gt=0)] = 1.0
-    temp_end: Annotated[float, Field(gt=0)] = 0.1
-    temp_steps: Count = 2000
+    temp_start: Above0 = 1.0
+    temp_end: Above0 = 0.1
+    temp_steps: StepsOrNever = 2000
     init_from_data: bool = True  # k-means of the first latents
 
 
@@ -64,11 +92,11 @@ class LFQSettings:
 
     __pydantic_config__ = strict
     kind: Literal["lfq"] = "lfq"
-    codebook_size: Positive = 65536
+    codebook_size: CodebookSize = 65536
     entropy_loss_weight: Weight = 0.1
     commitment_loss_weight: Weight = 0.25
     diversity_gamma: Weight = 1.0
-    inv_temperature: Annotated[float, Field(gt=0)] = 1.0
+    inv_temperature: Above0 = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +105,7 @@ class FSQSettings:
 
     __pydantic_config__ = strict
     kind: Literal["fsq"] = "fsq"
-    levels: tuple[Positive, ...] = (8, 8, 8, 5, 5, 5)
+    levels: Levels = (8, 8, 8, 5, 5, 5)
     whitening_weight: Weight = 0.1
 
 
@@ -93,11 +121,11 @@ class ModelSettings:
 
     __pydantic_config__ = strict
     stride: Literal["4x8x8", "4x16x16", "8x8x8", "8x16x16", "1x8x8", "1x16x16"] = "4x8x8"
-    widths: tuple[Positive, Positive] = (128, 256)  # channels at each scale
-    encoder_blocks: tuple[Count, Count] = (3, 4)  # residual blocks at each scale
-    decoder_blocks: tuple[Count, Count] = (4, 4)
-    predictor_blocks: Count = 0  # residual blocks of the predictor; 0: no prediction
-    keyframe_interval: Positive = 32  # latent frames from one key frame to the next
+    widths: tuple[Channels, Channels] = (128, 256)  # channels at each scale
+    encoder_blocks: tuple[Blocks, Blocks] = (3, 4)  # residual blocks at each scale
+    decoder_blocks: tuple[Blocks, Blocks] = (4, 4)
+    predictor_blocks: Blocks = 0  # residual blocks of the predictor; 0: no prediction
+    keyframe_interval: Steps = 32  # latent frames from one key frame to the next
     intra_share: UnitInterval = 0.0  # share of codes that ignore the prediction; vq2 and ema only
 
     @property
@@ -112,22 +140,22 @@ class TrainSettings:
     """A training run; docs/training.md explains each setting."""
 
     __pydantic_config__ = strict
-    steps: Positive = 5000
-    batch_size: Positive = 4  # clips per step, over all processes
-    accumulate: Positive = 1  # gradient accumulation: micro-batches per step
-    frames: Positive = 13  # per training clip; 1 + s*n wastes none
-    crop: Positive = 112  # height and width of a training clip, pixels
-    size: Positive = 256  # larger videos are scaled to this short side before cropping
-    strides: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)  # frame strides, sampled
+    steps: Steps = 5000
+    batch_size: Clips = 4  # clips per step, over all processes
+    accumulate: Clips = 1  # gradient accumulation: micro-batches per step
+    frames: Annotated[int, Field(gt=0, le=2**12)] = 13  # per training clip; 1 + s*n wastes none
+    crop: Pixels = 112  # height and width of a training clip, pixels
+    size: Pixels = 256  # larger videos are scaled to this short side before cropping
+    strides: Strides = (1,)  # frame strides, sampled
     flip: bool = False  # also flip vertically, transpose and reverse in time, each with p = 0.5
     random_scale: Annotated[float, Field(ge=1, le=8)] = 1.0  # up to this factor, up and down
     color_jitter: Annotated[float, Field(ge=0, le=4)] = 0.0  # strength, applied with p = 0.5
     init_from: str | None = None  # initial weights: a tokenizer file or the name of a bundled one
-    init_clips: Positive = 32  # clips that the first weights and codebook are computed from
+    init_clips: Clips = 32  # clips that the first weights and codebook are computed from
     optimizer: Literal["adamw", "muon"] = "muon"
-    learning_rate: Annotated[float, Field(gt=0)] = 7e-4
+    learning_rate: Above0 = 7e-4
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup: Count = 100  # steps
+    warmup: StepsOrNever = 100  # steps
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps; wsd only
     weight_decay: Weight = 0.01  # of weight matrices and kernels
     clip_norm: Annotated[float, Field(gt=0)] = 1.0  # maximum gradient norm
@@ -141,8 +169,8 @@ class TrainSettings:
     perceptual_model: str = "microsoft/resnet-18"  # the feature network, for AutoModel
     seed: Seed = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of autocast; weights stay float32
-    save_every: Positive = 100  # steps
-    validate_every: Count = 500  # steps; 0: never
+    save_every: Steps = 100  # steps
+    validate_every: StepsOrNever = 500  # steps; 0: never
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of the files
     cache_gib: Weight = 6.0  # decoded clips kept in memory or in --cache, per process
     tensorboard: bool = False

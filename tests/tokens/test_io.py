@@ -3,6 +3,7 @@
 import hashlib
 import io
 import subprocess
+import tracemalloc
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vqtok.tokens import (
     IndexBuffer,
     Tokens,
     count_tokens,
+    read_settings,
     read_tokens,
     tokens_to_bytes,
     write_tokens,
@@ -95,8 +97,8 @@ def test_indices_are_read_and_written_from_any_integer_dtype(tmp_path, dtype):
         ("int32", 64, "the indices are 0 to 64, not"),
         ("int64", 2**62, "not in a codebook of 64"),
         ("uint64", 2**64 - 1, "not in a codebook of 64"),
-        ("float32", 0, "the indices are F32, not integers"),
-        ("bool", 0, "the indices are BOOL, not integers"),
+        ("float32", 0, "the indices are float32, not integers"),
+        ("bool", 0, "the indices are bool, not integers"),
     ],
 )
 def test_a_file_with_other_values_or_dtypes_is_refused(tmp_path, dtype, index, message):
@@ -159,6 +161,67 @@ def test_safetensors_reads_the_file(tmp_path):
     assert metadata["fps"] == "30000/1001" and metadata["stride"] == "4x8x8"
 
 
+def test_memory_does_not_grow_with_the_frames_that_a_file_claims():
+    n = 200_000
+    changes = {"frames": str(256 * (n - 1) + 1), "stride": "256x8x8", "height": "1", "width": "1"}
+    header, _ = split_file(sample_file(**changes))
+    header["indices"] = {"dtype": "U8", "shape": [n, 1, 1], "data_offsets": [0, n]}
+    data = join_file(header, bytes(n))
+    tracemalloc.start()
+    tokens = read_tokens(io.BytesIO(data))
+    assert tokens.max_gap == 1001
+    assert read_tokens(io.BytesIO(tokens_to_bytes(tokens))).frames == tokens.frames > 5 * 10**7
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+def test_forged_settings_are_refused_before_the_tensors_are_read():
+    for changes in ({"quantizer": "\x1b[31mfsq"}, {"model": "A" * 64}, {"version": "\x1b[31m2"}):
+        stream = io.BytesIO(sample_file(**changes))
+        with pytest.raises(VqtokError) as caught:
+            read_tokens(stream)
+        assert str(caught.value).isprintable()
+        assert stream.read() == split_file(tokens_to_bytes(SAMPLE))[1]
+
+
+def test_a_stream_ends_where_its_header_says():
+    data = tokens_to_bytes(SAMPLE)
+    for damaged in (data[:-1], data + b"x"):
+        with pytest.raises(VqtokError, match="the input stream is truncated or not a token file"):
+            read_tokens(io.BytesIO(damaged))
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/null"])
+def test_a_device_is_refused_at_once(device):
+    with pytest.raises(VqtokError, match=f"{device} is truncated or not a token file"):
+        read_tokens(device)
+
+
+def test_settings_are_read_without_the_tensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for tokens in (SAMPLE, replace(SAMPLE, timestamps=VARYING, rate="psnr=32")):
+        write_tokens(path, tokens)
+        found = read_settings(path)
+        keys = [f.name for f in fields(Tokens) if f.name not in ("indices", "timestamps")]
+        assert [getattr(found, name) for name in keys] == [getattr(tokens, name) for name in keys]
+        assert found.indices.shape == tokens.indices.shape
+    damaged = {"height": "x"}, {"fps": None}, {"fps": "1e99999999"}, {"fps": "abc"}
+    for changes in damaged:
+        path.write_bytes(sample_file(**changes))
+        with pytest.raises(VqtokError, match=r"a\.safetensors has"):
+            read_settings(path)
+    path.write_bytes(sample_file()[:-1])
+    with pytest.raises(VqtokError, match=r"a\.safetensors is truncated"):
+        read_settings(path)
+
+
+def test_the_number_of_codebooks_is_limited(tmp_path):
+    indices = np.zeros((1, 1, 1, 65), np.uint8)
+    tokens = replace(SAMPLE, indices=indices, frames=1, height=1, width=1, timestamps=[0])
+    with pytest.raises(VqtokError, match="there are 65 codebooks; the limit is 64"):
+        write_tokens(tmp_path / "a.safetensors", tokens)
+
+
 def test_tokens_are_read_from_a_pipe(tmp_path):
     path = tmp_path / "a.safetensors"
     write_tokens(path, SAMPLE)
@@ -179,7 +242,7 @@ def test_truncated_files_are_refused(tmp_path):
     [
         ({"format": None}, "is not a token file"),
         ({"format": "vqtok-tokenizer"}, "is not a token file"),
-        ({"version": "2"}, "version 2"),
+        ({"version": "2"}, "version '2' of"),
         ({"frames": None}, "has no 'frames'"),
         ({"start": None}, "has no 'start'"),
         ({"frames": "nine"}, "invalid metadata"),
@@ -238,6 +301,7 @@ def test_invalid_metadata_is_refused_in_one_sentence(tmp_path, changes, message)
         ({"indices": SAMPLE.indices[:2]}, "do not fit"),
         ({"timestamps": VARYING[:8]}, "number of timestamps"),
         ({"timestamps": [*VARYING[:8], VARYING[7]]}, "do not increase"),
+        ({"timestamps": [*VARYING[:7], 2**80, VARYING[8]]}, "a timestamp is out of range"),
     ],
 )
 def test_inconsistent_tokens_are_not_written(tmp_path, changes, message):

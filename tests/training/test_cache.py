@@ -74,6 +74,17 @@ def test_damaged_entry_is_written_again(paths, cache, folder):
         index.write_text(damaged)
         assert not cache.get(paths[0], 20, 1).hit
         assert cache.get(paths[0], 20, 1).hit
+    content = json.loads(index.read_text())
+    t, h, w, c = content["shape"]
+    shapes = ([-t, -h, w, c], [t, 0, w, c], [float(t), h, w, c], [t, h * w, 1, c], [t, h, w * c, 1])
+    changes = [{"shape": shape} for shape in ([str(t), h, w, c], [10**30] * 4, [t], 3, *shapes)]
+    times = (10**30, 0.5, "a", None, [0])
+    changes += [{"times": [value, *content["times"][1:]]} for value in times]
+    changes += [{"times": content["times"][::-1]}, {"times": []}, {"times": "a" * t}]
+    for damaged in (*(json.dumps(content | change) for change in changes), "[" * 10**5, "9" * 5000):
+        index.write_text(damaged)
+        assert not cache.get(paths[0], 20, 1).hit
+        assert cache.get(paths[0], 20, 1).hit
     frames.unlink()
     assert np.array_equal(cache.get(paths[0], 20, 1).open_frames(), expected)
 

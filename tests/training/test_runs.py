@@ -9,7 +9,7 @@ import pytest
 from helpers.command import file_names, works
 from helpers.training import TINY, make_run, read_metrics, train_run
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_DATA, RUN_SAMPLES
+from vqtok.files import RUN_CONFIG, RUN_DATA, RUN_SAMPLES
 from vqtok.training.runs import DataPaths, create, reopen
 
 NO_DATA = DataPaths()
@@ -59,6 +59,41 @@ def test_folders_without_a_readable_run_are_refused(tmp_path):
     run = create(tmp_path / "run", "vq2", None, TINY, NO_DATA)
     run.save()
     (run.folder / RUN_DATA).write_text("{}")
+    with pytest.raises(VqtokError, match=r"data\.json is damaged"):
+        reopen(run.folder, NO_DATA)
+
+
+@pytest.mark.parametrize("name", [RUN_CONFIG, RUN_DATA])
+def test_damaged_files_of_a_run_are_named(name, tmp_path):
+    run = create(tmp_path / "run", "vq2", None, TINY, NO_DATA)
+    run.save()
+    whole = (run.folder / name).read_bytes()
+    for content in (b"", b"{", b"[]", b"3", b"\xff", b"[" * 10**5, whole[:-9], b"9" * 5000):
+        (run.folder / name).write_bytes(content)
+        with pytest.raises(VqtokError, match=name) as caught:
+            reopen(run.folder, NO_DATA)
+        assert len(str(caught.value)) < 300 + len(str(run.folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sources": "clips"},
+        {"sources": [3]},
+        {"sources": ["a\0b"]},
+        {"validation": None},
+        {"cache": 3},
+        {"cache": "\0"},
+        {"held_out": {}},
+        {"held_out": [""]},
+    ],
+    ids=str,
+)
+def test_data_paths_of_another_type_are_refused(change, tmp_path):
+    run = create(tmp_path / "run", "vq2", None, TINY, NO_DATA)
+    run.save()
+    paths = json.loads((run.folder / RUN_DATA).read_text())
+    (run.folder / RUN_DATA).write_text(json.dumps(paths | change))
     with pytest.raises(VqtokError, match=r"data\.json is damaged"):
         reopen(run.folder, NO_DATA)
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from helpers.training import CPU, make_run, settings, train_run
@@ -85,3 +86,41 @@ def test_state_of_an_older_version_is_refused_with_a_way_to_go_on(tmp_path):
     hint = f"start a new run with --set train.init_from={run.folder / RUN_TOKENIZER}"
     with pytest.raises(VqtokError, match=re.escape(hint)):
         train_run(run, 2)
+
+
+def test_a_saved_state_has_equal_bytes(tmp_path):
+    run = make_run(tmp_path / "run")
+    train_run(run, 1)
+    state = TrainState.new(run.settings, CPU)
+    state.load(run.folder / RUN_STATE)
+    state.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (run.folder / RUN_STATE).read_bytes()
+
+
+def test_a_forged_state_is_refused(tmp_path):
+    run = make_run(tmp_path / "run")
+    train_run(run, 1)
+    path = run.folder / RUN_STATE
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    moment = next(key for key in tensors if key.endswith("exp_avg"))
+    momentum = next(key for key in tensors if key.endswith("momentum_buffer"))
+    nan, shape = torch.full_like(tensors[moment], torch.nan), "does not fit the settings"
+    rest = {key: value for key, value in tensors.items() if key != moment}
+    for forged, changes, message in (
+        (tensors | {moment: torch.zeros(3, 5)}, {}, shape),
+        (tensors | {momentum: torch.zeros(3, 5)}, {}, shape),
+        (tensors | {momentum: tensors[momentum].long()}, {}, shape),
+        (tensors | {"optimizer_0.999.exp_avg": torch.zeros(1)}, {}, shape),
+        (tensors | {"optimizer_0.x.exp_avg": torch.zeros(1)}, {}, shape),
+        (tensors | {"optimizer_0.1": torch.zeros(1)}, {}, shape),
+        (rest, {}, shape),
+        (tensors | {moment: nan}, {}, "holds NaN or infinity"),
+        (tensors, {"step": "soon"}, "its step is 'soon'"),
+        (tensors, {"step": "-1"}, "its step is '-1'"),
+        (tensors, {"step": "9" * 5000}, "its step is"),
+    ):
+        save_file(forged, path, metadata | changes)
+        with pytest.raises(VqtokError, match=message) as caught:
+            train_run(run, 2)
+        assert str(path) in str(caught.value)

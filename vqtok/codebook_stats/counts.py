@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from vqtok.errors import VqtokError
 from vqtok.tokens.format import Tokens
 
+MAX_IDS = 1 << 21  # all counts and figures of so many take 100 MiB
 TOKENS_AT_A_TIME = 1 << 20
 SAMPLE_SIZE = 1 << 22  # 32 MiB per sample
 TIME_BINS = 20
@@ -28,6 +30,8 @@ class CodeCounts:
     time_tokens, cell_tokens: (TIME_BINS codebooks), (cells codebooks) int64, number of tokens
         there. With a zero code only: else every position has a token of each codebook.
     transition_sample: sample of previous id * codebook_size + next index.
+
+    Raises VqtokError if there are more than MAX_IDS ids.
     """
 
     def __init__(self, like: Tokens) -> None:
@@ -35,6 +39,11 @@ class CodeCounts:
         self.model, self.stride, self.zero_code = like.model, like.stride, like.zero_code
         self.codebooks = int(np.prod(like.indices.shape[3:]))
         self.ids = self.codebooks * self.codebook_size
+        if self.ids > MAX_IDS:
+            raise VqtokError(
+                f"the codebook is too large to count: it has {self.ids:,} codes, and the limit is "
+                f"{MAX_IDS:,}"
+            )
         self.files = self.frames = self.pixels = 0
         self.seconds = 0.0
         self.occurrences, self.changes = np.zeros((2, self.ids), np.int64)
@@ -56,7 +65,6 @@ class CodeCounts:
         t, h, w = tokens.indices.shape[:3]
         cells = _grid_cells(h, w)  # (p), p positions
         time_bins = np.arange(t) * TIME_BINS // t
-        positions = GRID_ROWS * GRID_COLUMNS * time_bins[:, None] + cells  # (t p)
         np.add.at(self.time_positions, time_bins, h * w)
         np.add.at(self.cell_positions, cells, t)
         step = max(1, TOKENS_AT_A_TIME * t // tokens.indices.size)
@@ -67,7 +75,8 @@ class CodeCounts:
             np.add.at(self.occurrences, ids.ravel(), 1)
             np.add.at(self.latent_frames, time_bins[part], 1)
             np.add.at(self.distinct_ids, time_bins[part], self._count_codes(ids))
-            located = ids + self.ids * positions[part, :, None]
+            positions = GRID_ROWS * GRID_COLUMNS * time_bins[part, None] + cells  # (t p)
+            located = ids + self.ids * positions[..., None]
             if self.zero_code:
                 spent = self._is_token(ids)
                 located = located[spent]

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
-from vqtok.errors import UsageError, VqtokError, describe_failure
+from vqtok.errors import UsageError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, is_pattern, list_files, printable
 from vqtok.tokens import Tokens, check_tokenizer, read_tokens
 
 # PyTorch and PyAV are imported where a clip is encoded: counting token files needs neither.
 if TYPE_CHECKING:
     from vqtok.model.tokenizer import Tokenizer
-
-MAX_CODEBOOK_SIZE = 2**26  # two counts of each code take 1 GiB
 
 
 class Input(NamedTuple):
@@ -108,7 +106,7 @@ def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
 
 
 def _read(path: str, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:
-    """Read a token file, or encode a clip; raise VqtokError if its tokens cannot be counted."""
+    """Read a token file, or encode a clip; raise VqtokError for tokens of another tokenizer."""
     if tokenizer is not None and _is_clip(path):
         from vqtok.commands.encode import EncodeOptions, encode_source
 
@@ -117,11 +115,6 @@ def _read(path: str, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Token
         bars.say(*(f"{path}: {note}" for note in clip.notes))
     else:
         tokens = read_tokens(sys.stdin.buffer if path == "-" else path)
-    if tokens.codebook_size > MAX_CODEBOOK_SIZE:
-        raise VqtokError(
-            f"{path}: a codebook of {tokens.codebook_size:,} codes is too large to count; the "
-            f"limit is {MAX_CODEBOOK_SIZE:,}"
-        )
     if tokenizer is not None:
         check_tokenizer(tokens, tokenizer, path)
     return tokens

@@ -2,27 +2,30 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqtok import DEFAULT, config
 from vqtok.device import check_dtype, find_device
-from vqtok.errors import VqtokError
-from vqtok.files import atomic_write
+from vqtok.errors import VqtokError, os_reason
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
 from vqtok.precision import has_fast_bfloat16, set_global_flags
+from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config, TokenizerConfig
+from vqtok.untrusted import parse_json, quote
 
 FORMAT, VERSION = "vqtok-tokenizer", "2"
 BUNDLED = Path(__file__).parents[1] / "bundled"  # tokenizers, each beside its model card
 PRICE = "coder.price"  # its range is unknown: float16 might not hold it
+_DAMAGED = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ArithmeticError)
+_STORED_AS = {torch.float32: {torch.float16, torch.float32}}
 QUANTIZER = "coder.quantizer."  # prefix of the quantizer's state dict
 
 
@@ -47,8 +50,7 @@ def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
     }
     metadata = {name: json.dumps(asdict(section)) for name, section in sections.items()}
     metadata |= {"format": FORMAT, "version": VERSION, "step": str(step)}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(weights, metadata))
+    write_file(path, metadata, {name: weight.cpu().numpy() for name, weight in weights.items()})
 
 
 def load(source: str | Path = DEFAULT) -> Tokenizer:
@@ -62,11 +64,11 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     digest = fingerprint(weights)
     try:
         settings = _settings(path, metadata, weights)
-        _check_shapes(settings, weights)
+        check_weights(lambda: Tokenizer(settings.model, settings.quantizer), weights)
         tokenizer = Tokenizer(settings.model, settings.quantizer)
         tokenizer.load_state_dict(weights)
-    except (RuntimeError, TypeError, VqtokError) as error:
-        reason = str(error).removeprefix(f"{path}: ").partition("\n")[0]
+    except VqtokError as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise VqtokError(f"cannot load {path}: {reason}") from None
     tokenizer.fingerprint = digest
     return tokenizer.eval()
@@ -103,7 +105,7 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 def _find(source: str | Path) -> Path:
     bundled = {f.stem: f for f in BUNDLED.glob("*.safetensors")}
     path = bundled.get(str(source), Path(source))
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         names = ", ".join(sorted(bundled))
         raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
     return path
@@ -112,11 +114,12 @@ def _find(source: str | Path) -> Path:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return metadata and weights."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            return metadata, {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError) as error:
+        metadata, arrays = read_file(path)
+    except OSError as error:
+        raise VqtokError(f"{path}: {os_reason(error)}") from None
+    except ValueError as error:
         raise VqtokError(f"{path} is damaged or not a tokenizer file: {error}") from None
+    return metadata, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _settings(path: Path, metadata: dict[str, str], weights: dict[str, Tensor]) -> TokenizerConfig:
@@ -130,8 +133,8 @@ def _settings(path: Path, metadata: dict[str, str], weights: dict[str, Tensor]) 
             upgrade(settings, weights)
         except VqtokError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise VqtokError(f"its settings are damaged: {error}") from None
+        except _DAMAGED as error:
+            raise VqtokError(f"its settings are damaged: {quote(str(error))}") from None
     else:
         settings = {name: _json(metadata.get(name, "")) for name in ("model", "quantizer")}
     return config.validate(TokenizerConfig, settings, str(path))
@@ -139,18 +142,37 @@ def _settings(path: Path, metadata: dict[str, str], weights: dict[str, Tensor]) 
 
 def _json(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = parse_json(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise VqtokError("it has no settings")
     return value
 
 
-def _check_shapes(settings: TokenizerConfig, weights: dict[str, Tensor]) -> None:
-    """Raise VqtokError if weights do not fit, before memory of a forged size is allocated."""
+def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> None:
+    """Raise VqtokError unless a module can load these weights, all finite, and no others.
+
+    build: returns the module. It is built without memory: that of a forged size costs nothing.
+    """
     with torch.device("meta"):
-        shapes = Tokenizer(settings.model, settings.quantizer).state_dict()
-    # Missing ones are left to load_state_dict, which can compute some of them.
-    if any(k not in shapes or shapes[k].shape != v.shape for k, v in weights.items()):
-        raise VqtokError("the weights do not fit its settings")
+        module = build()
+        expected = module.state_dict()
+        try:
+            # The module itself knows which weights it can compute from others.
+            module.load_state_dict({name: w.to("meta") for name, w in weights.items()})
+        except RuntimeError:
+            raise VqtokError("the weights do not fit its settings") from None
+    for name, weight in weights.items():
+        if weight.dtype not in _STORED_AS.get(expected[name].dtype, {expected[name].dtype}):
+            raise VqtokError("the weights do not fit its settings")
+        if not is_finite(weight):
+            raise VqtokError(f"the weights of {name} hold NaN or infinity; train it again")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds no NaN or infinity."""
+    if not tensor.is_floating_point():
+        return True
+    # The sum is six times as fast; it may overflow.
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())

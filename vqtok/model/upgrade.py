@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from vqtok.config import rename_keys
 from vqtok.errors import VqtokError
 
+MAX_FOLDED = 2**26  # numbers in a codebook that has been projected
+
 
 def upgrade(settings: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Bring the settings and weights of a version 1 file to today's layout, in place.
@@ -44,7 +46,10 @@ def _fold_transforms(quantizer: dict[str, Any], weights: dict[str, Tensor]) -> N
     quantizer.pop("rotate", None)  # changed gradients only
     codes = "quantizer.embedding.weight"
     if projected:
-        weights[codes] = weights[codes].float() @ weights.pop("quantizer.projection.weight").T
+        projection = weights.pop("quantizer.projection.weight")
+        if len(weights[codes]) * len(projection) > MAX_FOLDED:
+            raise VqtokError("its projected codebook is too large")
+        weights[codes] = weights[codes].float() @ projection.float().T
     if normalized:
         weights[codes] = F.normalize(weights[codes].float(), dim=-1)
         weights.pop("quantizer.embedding.embed_avg", None)

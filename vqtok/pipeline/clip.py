@@ -110,7 +110,7 @@ def decode_clip(
         width=tokens.width,
         fps=tokens.fps,
         time_base=tokens.time_base,
-        max_gap=int(np.diff(tokens.timestamps).max(initial=0)),
+        max_gap=tokens.max_gap,
         origin=min(tokens.origin, tokens.timestamps[0]),
         pixel_aspect=tokens.pixel_aspect,
         codec=codec,

@@ -4,6 +4,7 @@ from vqtok.tokens.format import Tokens, check_tokenizer, count_tokens, validate
 from vqtok.tokens.io import (
     IndexBuffer,
     read_metadata,
+    read_settings,
     read_tokens,
     tokens_to_bytes,
     write_tokens,
@@ -17,6 +18,7 @@ __all__ = [
     "count_tokens",
     "pack_sequence",
     "read_metadata",
+    "read_settings",
     "read_tokens",
     "sequence_vocabulary",
     "tokens_to_bytes",

@@ -1,13 +1,11 @@
 """The content of a token file: the tokens of a clip and what is needed to restore the video.
 
-docs/token-format.md describes every key. Metadata values are strings: fractions are written as
-30000/1001 and the stride as 4x8x8. Evenly spaced timestamps are written as `start` and `step`;
-others are an int64 tensor `timestamps` (t). `origin`, `zero_code` and `rate` are left out where
-they are 0, False and empty.
+docs/token-format.md describes every key.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -15,11 +13,16 @@ from typing import Protocol
 import numpy as np
 
 from vqtok.errors import VqtokError
+from vqtok.untrusted import quote
 
-_FORMAT = {"format": "vqtok-tokens", "version": "1"}
-_MAX_STRIDE = 256  # bounds what a forged file can make a reader allocate
+# Bounds on what a forged file can make a reader allocate.
+_MAX_STRIDE = 256
+MAX_CODEBOOKS = 64
+_QUANTIZER = re.compile(r"[!-~]{1,32}")
+_MODEL = re.compile(r"[0-9a-f]{64}")
 _RATE = re.compile(r"[a-z_]{1,32}=[!-~]{1,32}")
 _ROWS_PER_COUNT = 64  # latent frames
+_TIMES_PER_CHECK = 2**16
 INDEX_DTYPES = tuple(np.dtype(name) for name in ("<u1", "<u2", "<i4"))
 
 
@@ -57,6 +60,11 @@ class Tokens:
     origin: int = 0
     zero_code: bool = False
     rate: str = ""
+
+    @property
+    def max_gap(self) -> int:
+        """The longest time from one frame to the next, in ticks; 0 for a single frame."""
+        return max((int(steps.max()) for steps in _steps(self.timestamps)), default=0)
 
     @property
     def tokens_per_position(self) -> float:
@@ -121,15 +129,18 @@ def index_dtype(codebook_size: int) -> np.dtype:
 
 def validate(tokens: Tokens) -> None:
     """Raise VqtokError if the tokens are out of range or inconsistent."""
-    if problem := _find_problem(tokens):
+    if problem := find_problem(tokens) or find_wrong_value(tokens):
         raise VqtokError(f"the tokens are not valid: {problem}")
 
 
-def _find_problem(tokens: Tokens) -> str | None:
-    """Return the first problem. Each check may rely on those before it, so order matters."""
+def find_problem(tokens: Tokens) -> str | None:
+    """Return the first problem, apart from the values of indices and of a list of timestamps.
+
+    Each check may rely on those before it, so order matters.
+    """
     sizes = tokens.frames, tokens.height, tokens.width, tokens.codebook_size
     rates = tokens.fps, tokens.time_base, tokens.pixel_aspect
-    indices, timestamps = tokens.indices, tokens.timestamps
+    indices = tokens.indices
     if not all(0 < size < 2**31 for size in sizes):
         return "a size is out of range"
     if not all(0 < part < 2**31 for rate in rates for part in rate.as_integer_ratio()):
@@ -137,158 +148,57 @@ def _find_problem(tokens: Tokens) -> str | None:
     if len(tokens.stride) != 3 or not all(0 < side <= _MAX_STRIDE for side in tokens.stride):
         return f"the stride is not three numbers from 1 to {_MAX_STRIDE}"
     if not isinstance(tokens.zero_code, bool):
-        return f"zero_code is {tokens.zero_code!r}, not True or False"
+        return f"zero_code is {quote(tokens.zero_code)}, not True or False"
     if tokens.zero_code and tokens.codebook_size < 2:
         return "a codebook with a zero code has 2 codes or more, not 1"
     if not isinstance(tokens.rate, str) or (tokens.rate and not _RATE.fullmatch(tokens.rate)):
-        return f"the rate is {_shorten(tokens.rate)}, not a name and a value such as tokens=0.6"
+        return f"the rate is {quote(tokens.rate)}, not a name and a value such as tokens=0.6"
     if not isinstance(indices, np.ndarray):
         return f"the indices are {type(indices).__name__}, not a NumPy array"
     if indices.dtype.kind not in "iu":
         return f"the indices are {indices.dtype}, not integers"
     if indices.shape[:3] != _grid(tokens) or indices.ndim > 4 or indices.shape[3:] == (1,):
         size = f"{tokens.frames} frames of {tokens.height}x{tokens.width}"
-        return f"indices of shape {indices.shape} do not fit {size}"
+        return f"indices of shape {quote(indices.shape)} do not fit {size}"
     if indices.size == 0:
         return "there are no indices"
-    if indices.min() < 0 or indices.max() >= tokens.codebook_size:
-        found = f"{indices.min():,} to {indices.max():,}"
-        return f"the indices are {found}, not in a codebook of {tokens.codebook_size:,}"
-    if len(timestamps) != tokens.frames:
+    if math.prod(indices.shape[3:]) > MAX_CODEBOOKS:
+        return f"there are {indices.shape[3]:,} codebooks; the limit is {MAX_CODEBOOKS}"
+    if len(tokens.timestamps) != tokens.frames:
         return "the number of timestamps is not the number of frames"
-    if max(map(abs, (timestamps[0], timestamps[-1], tokens.origin))) >= 2**62:
+    ends = tokens.timestamps[0], tokens.timestamps[-1], tokens.origin
+    if max(map(abs, ends)) >= 2**62:
         return "a timestamp is out of range"
-    if (np.diff(np.asarray(timestamps)) <= 0).any():
-        return "the timestamps do not increase"
     return None
 
 
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 50 else f"{text[:50]}..."
+def find_wrong_value(tokens: Tokens) -> str | None:
+    """Return the problem of the indices or the timestamps, if `find_problem` found none."""
+    indices = tokens.indices
+    if indices.min() < 0 or indices.max() >= tokens.codebook_size:
+        found = f"{indices.min():,} to {indices.max():,}"
+        return f"the indices are {found}, not in a codebook of {tokens.codebook_size:,}"
+    try:
+        increasing = all((steps > 0).all() for steps in _steps(tokens.timestamps))
+    except OverflowError:
+        return "a timestamp is out of range"
+    return None if increasing else "the timestamps do not increase"
+
+
+def _steps(timestamps: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the steps between timestamps, part by part; that of a range only once."""
+    if isinstance(timestamps, range):
+        timestamps = timestamps[:2]
+    for i in range(0, len(timestamps) - 1, _TIMES_PER_CHECK):
+        yield np.diff(np.asarray(timestamps[i : i + _TIMES_PER_CHECK + 1], np.int64))
+
+
+def is_named(tokens: Tokens) -> bool:
+    """Return whether the tokens tell which tokenizer made them, as a file has to."""
+    return bool(_QUANTIZER.fullmatch(tokens.quantizer) and _MODEL.fullmatch(tokens.model))
 
 
 def _grid(tokens: Tokens) -> tuple[int, int, int]:
     """Return the (t h w) of the indices; the first latent frame covers the first frame alone."""
     t, h, w = tokens.stride
     return 1 - (1 - tokens.frames) // t, -(-tokens.height // h), -(-tokens.width // w)
-
-
-def _is_named(tokens: Tokens) -> bool:
-    return bool(tokens.quantizer) and len(tokens.model) == 64
-
-
-def pack(tokens: Tokens) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return the metadata and the tensors of a token file.
-
-    Raises VqtokError if the tokenizer cannot be identified.
-    """
-    if not _is_named(tokens):
-        raise VqtokError("the tokens cannot be written: their tokenizer was not loaded from a file")
-    metadata = _FORMAT | {
-        "frames": str(tokens.frames),
-        "height": str(tokens.height),
-        "width": str(tokens.width),
-        "codebook_size": str(tokens.codebook_size),
-        "quantizer": tokens.quantizer,
-        "model": tokens.model,
-        "fps": _format_fraction(tokens.fps),
-        "time_base": _format_fraction(tokens.time_base),
-        "pixel_aspect": _format_fraction(tokens.pixel_aspect),
-        "stride": format_stride(tokens.stride),
-    }
-    if tokens.origin:
-        metadata["origin"] = str(tokens.origin)
-    if tokens.zero_code:
-        metadata["zero_code"] = "true"
-    if tokens.rate:
-        metadata["rate"] = tokens.rate
-    tensors = {"indices": tokens.indices}
-    timestamps = np.asarray(tokens.timestamps, "<i8")
-    steps = np.diff(timestamps)
-    if (steps == steps[:1]).all():
-        metadata["start"] = str(timestamps[0])
-        metadata["step"] = str(steps[0] if len(steps) else 1)
-    else:
-        tensors = {"timestamps": timestamps} | tensors
-    return metadata, tensors
-
-
-def unpack(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray], name: str) -> Tokens:
-    """Return the tokens in the file `name`; raise VqtokError if they are not valid."""
-    if metadata.get("format") != _FORMAT["format"]:
-        raise VqtokError(f"{name} is not a token file; make one with `vqtok encode`")
-    if metadata.get("version") != _FORMAT["version"]:
-        raise VqtokError(
-            f"{name} has version {metadata.get('version')} of the token format, and this vqtok "
-            f"reads version {_FORMAT['version']}; encode the video again"
-        )
-    try:
-        tokens = _parse(metadata, tensors)
-    except KeyError as error:
-        raise VqtokError(f"{name} has no {error}; encode the video again") from error
-    except (ValueError, ZeroDivisionError) as error:
-        raise VqtokError(f"{name} has invalid metadata: {error}; encode the video again") from error
-    problem = _find_problem(tokens)
-    if not problem and not _is_named(tokens):
-        problem = "the quantizer or the model is not named"
-    if problem:
-        raise VqtokError(
-            f"{name}: {problem}; encode the video again, or make generated tokens with "
-            "vqtok.tokens_from_indices"
-        )
-    return tokens
-
-
-def _parse(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> Tokens:
-    return Tokens(
-        indices=tensors["indices"],
-        frames=int(metadata["frames"]),
-        height=int(metadata["height"]),
-        width=int(metadata["width"]),
-        fps=_parse_fraction(metadata["fps"]),
-        time_base=_parse_fraction(metadata["time_base"]),
-        timestamps=_parse_timestamps(metadata, tensors),
-        pixel_aspect=_parse_fraction(metadata["pixel_aspect"]),
-        codebook_size=int(metadata["codebook_size"]),
-        quantizer=metadata["quantizer"],
-        stride=_parse_stride(metadata["stride"]),
-        model=metadata["model"],
-        origin=int(metadata.get("origin", 0)),
-        zero_code=_parse_flag(metadata.get("zero_code", "false"), "zero_code"),
-        rate=metadata.get("rate", ""),
-    )
-
-
-def _parse_timestamps(
-    metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]
-) -> Sequence[int]:
-    if "timestamps" in tensors:
-        timestamps = tensors["timestamps"]
-        if timestamps.dtype != np.int64 or timestamps.ndim != 1:
-            raise ValueError("the timestamps are not a list of integers")
-        return timestamps.tolist()
-    start, step, frames = (int(metadata[key]) for key in ("start", "step", "frames"))
-    return range(start, start + step * frames, step)
-
-
-def _parse_flag(text: str, key: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(f"{key} is {_shorten(text)}, not true or false")
-    return text == "true"
-
-
-def _parse_stride(text: str) -> tuple[int, int, int]:
-    sides = text.split("x")
-    if len(sides) != 3:
-        raise ValueError(f"stride {text} is not time x height x width")
-    return int(sides[0]), int(sides[1]), int(sides[2])
-
-
-def _format_fraction(value: Fraction) -> str:
-    return f"{value.numerator}/{value.denominator}"
-
-
-def _parse_fraction(text: str) -> Fraction:
-    numerator, denominator = map(int, text.split("/"))
-    return Fraction(numerator, denominator)

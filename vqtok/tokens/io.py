@@ -1,28 +1,35 @@
 """Token files: reading, writing, and a disk buffer for the indices of a clip being encoded."""
 
-import json
 import math
 import os
-import shutil
+import stat
+from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryFile
-from typing import Any, BinaryIO
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from vqtok.errors import VqtokError, os_reason
 from vqtok.files import atomic_write
-from vqtok.tokens.format import Tokens, index_dtype, pack, unpack, validate
+from vqtok.safetensors_io import (
+    DTYPES,
+    Header,
+    check_size,
+    read_array,
+    read_header,
+    read_pieces,
+    serialize,
+)
+from vqtok.tokens.format import Tokens, index_dtype, validate
+from vqtok.tokens.metadata import check_values, pack, unpack
 
 # Bytes of indices that are read into memory: 12 minutes of 256x456 at 25 frames/s. A larger array
 # is mapped, which keeps a file open, and often a process may have only 1,024 open files.
 MAX_IN_MEMORY = 2**24
-_ROWS_PER_WRITE = 64  # latent frames, or timestamps, converted at a time
-_INTEGERS = [np.dtype(f"<{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
-_DTYPES = {f"{dtype.kind.upper()}{8 * dtype.itemsize}": dtype for dtype in _INTEGERS}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class IndexBuffer:
@@ -70,28 +77,10 @@ def write_tokens(target: str | os.PathLike[str] | BinaryIO, tokens: Tokens) -> N
 
 
 def _serialize(tokens: Tokens) -> Iterator[bytes]:
-    """Yield the file piece by piece.
-
-    safetensors' own writer is not used: it orders the metadata differently on every run.
-    """
+    """Yield the file piece by piece."""
     validate(tokens)
     metadata, tensors = pack(tokens)
-    dtypes = {"timestamps": np.dtype("<i8"), "indices": index_dtype(tokens.codebook_size)}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, array in tensors.items():
-        begin, end = end, end + array.size * dtypes[name].itemsize
-        header[name] = {
-            "dtype": _DTYPE_NAMES[dtypes[name]],
-            "shape": array.shape,
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, sort_keys=True).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for name, array in tensors.items():
-        for i in range(0, len(array), _ROWS_PER_WRITE):
-            yield array[i : i + _ROWS_PER_WRITE].astype(dtypes[name]).tobytes()
+    yield from serialize(metadata, tensors, {"indices": index_dtype(tokens.codebook_size)})
 
 
 def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
@@ -101,60 +90,72 @@ def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
     VqtokError, naming the file, if it is not a complete and consistent token file.
     """
     if not isinstance(source, str | os.PathLike):
-        return _read_stream(source, "the input stream")
-    if Path(source).is_file():
-        return _read_file(source, str(source))
-    try:
-        with Path(source).open("rb") as stream:  # a named pipe
-            return _read_stream(stream, str(source))
-    except OSError as error:
-        raise VqtokError(f"{source}: {os_reason(error)}") from error
+        with _explain(name := "the input stream"):
+            return _read_stream(source, name)
+    with _explain(name := str(source)), Path(source).open("rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a named pipe or a device
+            return _read_stream(file, name)
+        header = read_header(file)
+        settings = unpack(header, name)
+        check_size(file, header)
+        return _read_values(file, header, header.start, settings, name)
+
+
+def read_settings(path: Path) -> Tokens:
+    """Read the header of a token file: its tokens, but with zeros for indices and no timestamps.
+
+    Raises VqtokError, naming the file, if it is not a complete token file with valid settings.
+    """
+    with _explain(str(path)), path.open("rb") as file:
+        header = read_header(file)
+        check_size(file, header)
+        return unpack(header, str(path))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file, unchecked; empty if the file is not one."""
     try:
-        with safe_open(path, "np") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError):
+        with path.open("rb") as file:
+            return read_header(file).metadata
+    except (ValueError, OSError):
         return {}
 
 
-def _read_stream(stream: BinaryIO, name: str) -> Tokens:
-    with NamedTemporaryFile() as copy:
-        shutil.copyfileobj(stream, copy)
-        copy.flush()
-        return _read_file(copy.name, name)
-
-
-def _read_file(path: str | os.PathLike[str], name: str) -> Tokens:
-    tensors: dict[str, np.ndarray] = {}
+@contextmanager
+def _explain(name: str) -> Iterator[None]:
+    """Raise errors of reading as a VqtokError that names the file."""
     try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            keys = set(file.keys())
-            if "timestamps" in keys:
-                tensors["timestamps"] = file.get_tensor("timestamps")
+        yield
+    except VqtokError:
+        raise
     except OSError as error:
         raise VqtokError(f"{name}: {os_reason(error)}") from error
-    except (SafetensorError, ValueError, KeyError) as error:
+    except ValueError as error:
         message = f"{name} is truncated or not a token file; encode the video again"
         raise VqtokError(message) from error
-    if "indices" in keys:
-        tensors["indices"] = _open_indices(path, name)
-    return unpack(metadata, tensors, name)
 
 
-def _open_indices(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """Return the indices of the file `name` at `path`, which safetensors has checked."""
-    with Path(path).open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))["indices"]
-        if entry["dtype"] not in _DTYPES:
-            reason = f"the indices are {entry['dtype']}, not integers; save integers"
-            raise VqtokError(f"{name}: {reason}")
-        offset = 8 + size + entry["data_offsets"][0]
-        return _open_array(file, _DTYPES[entry["dtype"]], offset, tuple(entry["shape"]))
+def _read_stream(stream: BinaryIO, name: str) -> Tokens:
+    header = read_header(stream)
+    settings = unpack(header, name)  # before anything is copied
+    with TemporaryFile() as copy:  # has no name, so nothing is left of it if the process dies
+        copy.writelines(read_pieces(stream, header.data_size))
+        if stream.read(1):
+            raise ValueError("something follows the tensors")
+        copy.flush()
+        return _read_values(copy, header, 0, settings, name)
+
+
+def _read_values(file: BinaryIO, header: Header, start: int, tokens: Tokens, name: str) -> Tokens:
+    """Return tokens with the indices and timestamps of a file whose data begin at `start`."""
+    indices = header.tensors["indices"]
+    offset, dtype = start + indices.begin, DTYPES[indices.dtype]
+    tokens = replace(tokens, indices=_open_array(file, dtype, offset, indices.shape))
+    if "timestamps" in header.tensors:
+        times = read_array(file, header.tensors["timestamps"], start)
+        tokens = replace(tokens, timestamps=array("q", times.astype(np.int64).tobytes()))
+    check_values(tokens, name)
+    return tokens
 
 
 def _open_array(file: BinaryIO, dtype: np.dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:

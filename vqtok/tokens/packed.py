@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vqtok.errors import UsageError, VqtokError
+from vqtok.tokens.format import MAX_CODEBOOKS
 
 _BASE, _EXPONENTS = 16, 6
 _RUN_IDS = (_BASE - 1) * _EXPONENTS
@@ -25,9 +26,9 @@ _POSITIONS_AT_A_TIME = 1 << 18
 def sequence_vocabulary(codebook_size: int, codebooks: int = 1) -> int:
     """Return the number of ids that sequences of these codebooks use; the last is the frame id.
 
-    Raises UsageError unless both numbers are positive.
+    Raises UsageError unless a token file can have so many codebooks and codes.
     """
-    if codebook_size < 1 or codebooks < 1:
+    if not (0 < codebook_size < 2**31 and 0 < codebooks <= MAX_CODEBOOKS):
         raise UsageError(f"there are no {codebooks} codebooks of {codebook_size} codes")
     return codebooks * codebook_size + _RUN_IDS + 1
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vqtok.files import atomic_write
+from vqtok.untrusted import parse_json
 from vqtok.video import open_video
 
 CHUNK = 16  # frames decoded at a time
@@ -54,10 +55,10 @@ class ClipCache:
         if self.folder is None:
             return self._decode(path, short_side) if estimated_bytes <= self.capacity else None
         entry = self.folder / _entry_name(path, short_side)
-        cached = _read_entry(entry, hit=True)
+        cached = _read_entry(entry, short_side, hit=True)
         if cached is None and estimated_bytes <= self.capacity:
             self.capacity -= _write_entry(entry, path, short_side)
-            cached = _read_entry(entry, hit=False)
+            cached = _read_entry(entry, short_side, hit=False)
         return cached
 
     def _decode(self, path: Path, short_side: int) -> CachedClip:
@@ -100,14 +101,20 @@ def _write_entry(entry: Path, path: Path, short_side: int) -> int:
     return prod(shape)
 
 
-def _read_entry(entry: Path, hit: bool) -> CachedClip | None:
+def _read_entry(entry: Path, short_side: int, hit: bool) -> CachedClip | None:
     """Return the clip of an entry; None if it does not exist or is damaged."""
     frames, index = _entry_files(entry)
     try:
-        content = json.loads(index.read_text())
-        timestamps, shape = np.asarray(content["times"], np.int64), tuple(content["shape"])
-        complete = len(timestamps) == shape[0] and frames.stat().st_size == prod(shape)
-    except (OSError, ValueError, KeyError, TypeError):
+        content = parse_json(index.read_bytes())
+        times, shape = content["times"], tuple(content["shape"])
+        if not all(type(number) is int for number in (*shape, *times)):
+            return None
+        t, height, width, channels = shape
+        timestamps = np.asarray(times, np.int64)
+        if not (min(height, width) == short_side and channels == 3 and 0 < t == len(times)):
+            return None
+        complete = frames.stat().st_size == prod(shape) and (np.diff(timestamps) > 0).all()
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     # Mapped for each use: thousands of clips would otherwise be as many open files.
     open_frames = partial(np.memmap, frames, np.uint8, "r", shape=shape)

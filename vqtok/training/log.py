@@ -12,6 +12,7 @@ from torch import Tensor
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.errors import UsageError
 from vqtok.files import atomic_write
+from vqtok.untrusted import parse_json
 
 Row = dict[str, Any]
 Logger = Callable[[Row], None]
@@ -82,7 +83,7 @@ def jsonl_logger(path: Path, first_step: int) -> Logger:
 
 def _is_row_until(line: str, last_step: int) -> bool:
     try:
-        return json.loads(line)["step"] <= last_step
+        return parse_json(line)["step"] <= last_step
     except (ValueError, KeyError, TypeError):
         return False
 

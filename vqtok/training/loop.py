@@ -26,6 +26,7 @@ from vqtok.training.train_state import TrainState
 from vqtok.training.validation import validate
 
 LOG_EVERY = 10  # steps
+MAX_PIXELS = 2**32  # of all clips of a step: 12 GiB before the model has seen them
 
 
 def train(
@@ -130,6 +131,12 @@ def check_settings(settings: TrainSettings, last_step: int) -> None:
         raise UsageError(
             f"--steps {last_step} is beyond train.steps={settings.steps}, where the learning rate "
             "reaches zero: start a run with more train.steps"
+        )
+    if settings.batch_size * settings.frames * settings.crop**2 > MAX_PIXELS:
+        raise UsageError(
+            f"a step of {settings.batch_size} clips of {settings.frames} frames of "
+            f"{settings.crop}x{settings.crop} has more than {MAX_PIXELS:,} pixels: lower "
+            "train.batch_size, train.frames or train.crop"
         )
     processes = distributed.world_size()
     if settings.batch_size % (settings.accumulate * processes):

@@ -9,6 +9,11 @@ from torch.optim import AdamW, Muon, Optimizer
 from vqtok.settings import TrainSettings
 
 BETAS = (0.9, 0.99)  # of AdamW
+# What each optimizer keeps of a parameter: tensors of its shape, and `step`, a number.
+STATE_NAMES: dict[type[Optimizer], set[str]] = {
+    AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    Muon: {"momentum_buffer"},
+}
 
 
 def make_optimizers(model: nn.Module, settings: TrainSettings) -> list[Optimizer]:

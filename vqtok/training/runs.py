@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from vqtok import config, distributed
 from vqtok.errors import UsageError, VqtokError
@@ -16,8 +16,10 @@ from vqtok.files import RUN_CONFIG, RUN_DATA, atomic_write, is_pattern
 from vqtok.settings import QUANTIZERS, Config
 from vqtok.training.data import TrainingClips, VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips
+from vqtok.untrusted import parse_json, read_text
 
 RUNS = Path("runs")  # where new runs go by default
+MAX_DATA = 2**26  # bytes of the data paths of a run, which name every file that is held out
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,17 @@ class DataPaths:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError for other text."""
-        paths = json.loads(text)
-        sources, validation = ([Path(p) for p in paths[k]] for k in ("sources", "validation"))
+        """Read what `to_json` wrote. Raises ValueError for other text."""
+        paths = parse_json(text)
+        if not isinstance(paths, dict):
+            raise ValueError("not a JSON object")
+        cache = paths.get("cache")
         held_out = paths.get("held_out")  # missing in older runs
         return cls(
-            sources,
-            validation,
-            cache=paths["cache"] and Path(paths["cache"]),
-            held_out=None if held_out is None else list(map(Path, held_out)),
+            _parse_paths(paths.get("sources")),
+            _parse_paths(paths.get("validation")),
+            cache=None if cache is None else _parse_paths([cache])[0],
+            held_out=None if held_out is None else _parse_paths(held_out),
         )
 
 
@@ -161,10 +165,12 @@ def reopen(folder: Path, data: DataPaths) -> Run:
         raise UsageError(f"{folder} holds no run to resume")
     settings = config.read_json(folder / RUN_CONFIG)
     try:
-        saved = DataPaths.from_json((folder / RUN_DATA).read_text(errors="replace"))
-    except (ValueError, KeyError, TypeError):
+        saved = DataPaths.from_json(read_text(folder / RUN_DATA, MAX_DATA))
+    except VqtokError:
+        raise
+    except ValueError as error:
         raise VqtokError(
-            f"{folder / RUN_DATA} is damaged: start a new run with the same --data"
+            f"{folder / RUN_DATA} is damaged: {error}; start a new run with the same --data"
         ) from None
     data = DataPaths(
         data.sources or saved.sources,
@@ -173,6 +179,14 @@ def reopen(folder: Path, data: DataPaths) -> Run:
         saved.held_out,
     )
     return Run(folder, settings, data.absolute())
+
+
+def _parse_paths(paths: Any) -> list[Path]:
+    if not isinstance(paths, list):
+        raise ValueError("the paths are not a list")
+    if not all(isinstance(path, str) and path and "\0" not in path for path in paths):
+        raise ValueError("a path is not valid")
+    return list(map(Path, paths))
 
 
 def _absolute(source: Path) -> Path:

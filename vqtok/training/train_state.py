@@ -1,5 +1,6 @@
 """The state of a training run: weights, their moving average and the optimizers."""
 
+import re
 from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass
@@ -7,19 +8,20 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_TOKENIZER, atomic_write
+from vqtok.errors import UsageError, VqtokError, os_reason
+from vqtok.files import RUN_TOKENIZER
+from vqtok.model.checkpoint import is_finite
 from vqtok.model.initialization import init_from_data
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config
 from vqtok.training.discriminator import Discriminator
-from vqtok.training.optimizer import make_optimizers
+from vqtok.training.optimizer import STATE_NAMES, make_optimizers
 from vqtok.training.perceptual import PerceptualLoss
+from vqtok.untrusted import quote
 
 FORMAT = {"format": "vqtok-train-state", "version": "2"}
 
@@ -95,9 +97,8 @@ class TrainState:
         for name, optimizer in self._optimizers().items():
             for i, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
-        tensors = {key: value.contiguous() for key, value in tensors.items()}
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(to_bytes(tensors, FORMAT | {"step": str(self.step)}))
+        arrays = {key: value.cpu().numpy() for key, value in tensors.items()}
+        write_file(path, FORMAT | {"step": str(self.step)}, arrays)
 
     def load(self, path: Path) -> None:
         """Restore what `save` wrote.
@@ -131,17 +132,23 @@ class TrainState:
 def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
     """Return the step and the tensors of a saved state."""
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        metadata, arrays = read_file(path)
+    except OSError as error:
+        raise VqtokError(f"{path}: {os_reason(error)}") from None
+    except ValueError as error:
         raise VqtokError(f"{path} is damaged: {error}") from None
     if {key: metadata.get(key) for key in FORMAT} != FORMAT:
         raise VqtokError(
             f"{path} was written by another version of vqtok and cannot be resumed: start a new "
             f"run with --set train.init_from={path.with_name(RUN_TOKENIZER)}"
         )
-    return int(metadata["step"]), tensors
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    step = metadata.get("step", "")
+    if not re.fullmatch("[0-9]{1,10}", step):
+        raise VqtokError(f"{path} is damaged: its step is {quote(step)}")
+    if not all(map(is_finite, tensors.values())):
+        raise VqtokError(f"{path} holds NaN or infinity: start a new run")
+    return int(step), tensors
 
 
 def _architecture(tokenizer: Tokenizer) -> tuple[str, int, int, dict[str, torch.Size]]:
@@ -158,9 +165,20 @@ def _with_prefix(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore an optimizer's state from tensors named `parameter index.state name`."""
+    """Restore an optimizer's state from tensors named `parameter index.state name`.
+
+    Raises ValueError if they are not the state of these parameters, which torch does not check.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for key, value in tensors.items():
-        i, name = key.split(".")
-        state[int(i)][name] = value
+        index, name = key.split(".")
+        state[int(index)][name] = value
+    for i, moments in state.items():
+        if i not in range(len(parameters)) or moments.keys() != STATE_NAMES[type(optimizer)]:
+            raise ValueError("the state of an optimizer is of another kind")
+        for name, value in moments.items():
+            shape = () if name == "step" else parameters[i].shape
+            if value.shape != shape or value.dtype != torch.float32:
+                raise ValueError("the state of an optimizer has another shape")
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
