@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vqtok"
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "targets": set(),
     "__init__": set(),
     "distributed": set(),
     "precision": set(),
@@ -25,18 +26,18 @@ MAY_IMPORT = {
     "codebook_stats": {"tokens"},
     "model": {"config", "settings", "device", "distributed", "precision", "quantizers"},
     "quality": {"codebook_stats", "model", "precision", "video"},
-    "pipeline": {"model", "precision", "tokens", "video"},
+    "pipeline": {"model", "precision", "targets", "tokens", "video"},
     "report": {"codebook_stats", "config", "settings", "tokens"},
     "training": {
         *("codebook_stats", "config", "distributed", "interrupt", "model", "pipeline"),
         *("precision", "quality", "settings", "video"),
     },
-    "options": set(),
+    "options": {"targets"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
-        *("quality", "quantizers", "report", "tokens", "training", "video"),
+        *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),
     },
-    "cli": {"commands", "options", "pipeline"},
+    "cli": {"commands", "options", "pipeline", "targets"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {"errors", "files"}

@@ -16,6 +16,7 @@ from vqtok import DEFAULT, __version__, options
 from vqtok.errors import UsageError, VqtokError, is_out_of_memory, os_message
 from vqtok.files import printable
 from vqtok.pipeline.frame_rate import parse_frame_rate
+from vqtok.targets import check_apart, tokenizer_file
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
 
@@ -104,7 +105,8 @@ def encode(
     options.check_stdin(clips)
     folder = options.output_folder(clips, output)
     if folder is None:
-        options.check_output(output, force, "redirect it (> tokens.safetensors) or use -o FILE")
+        hint = "redirect it (> tokens.safetensors) or use -o FILE"
+        options.check_output(output, [*clips, tokenizer_file(tokenizer)], force, hint)
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
 
@@ -141,7 +143,8 @@ def decode(
     options.check_stdin(tokens)
     folder = options.output_folder(tokens, output)
     if folder is None:
-        options.check_output(output, force, "redirect it or use -o FILE")
+        inputs = [*tokens, tokenizer_file(tokenizer), audio_from]
+        options.check_output(output, inputs, force, "redirect it or use -o FILE")
     elif audio_from is not None:
         raise UsageError("--audio-from is for a single file: decode the files one by one")
 
@@ -234,7 +237,7 @@ def evaluate(
     options.check_stdout()
     prices, counts, decibels = map(options.parse_numbers, (lambda_, tokens, psnr))
     if save is not None:
-        options.check_folder(str(save))
+        check_apart(options.check_folder(str(save)), clips, rereads=True)
 
     from vqtok import Rate
     from vqtok.commands import eval as command
@@ -277,7 +280,7 @@ def stats(
         raise UsageError("a codebook alone can be shown with --json only")
 
     if plot is not None:
-        options.check_plot(plot, force)
+        options.check_plot(plot, files or [], force)
 
     from vqtok.commands import stats as command
 

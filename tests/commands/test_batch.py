@@ -35,7 +35,7 @@ def tree(tmp_path):
 
 def test_the_tree_is_mirrored_and_failures_are_listed(tree, tmp_path, tiny):
     out = tmp_path / "out"
-    message = f"1 of 5 files failed; see {out}/failures.jsonl"
+    message = f"1 of 5 files failed, see {out}/failures.jsonl"
     fails(1, message, "encode", tree, "-o", out, *tiny)
     names = {"a.mp4", "sub/b.mkv", "sub/deep/a.mp4", "sub/c.mp4"}
     assert contents(out).keys() == {f"{name}.safetensors" for name in names} | {"failures.jsonl"}
