@@ -14,6 +14,7 @@ from vqtok.files import is_pattern, pattern_root
 File = str | os.PathLike[str] | IO[bytes] | IO[str] | None
 
 BUNDLED = Path(__file__).parent / "bundled"  # tokenizers, each beside its model card
+STREAMS = ("/dev/std", "/dev/fd/", "/proc/self/fd/")  # what their paths begin with
 
 
 def check_targets(targets: Iterable[File], inputs: Iterable[File]) -> None:
@@ -55,6 +56,8 @@ def tokenizer_file(tokenizer: str | os.PathLike[str]) -> Path:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise UsageError if no file can be written to `path`, where one may exist already."""
+    if str(path).startswith(STREAMS):  # links to files, which would be replaced
+        raise UsageError(f"{path} is a stream, not a file: - stands for stdout")
     try:
         target = Path(os.path.realpath(path))
         if not target.parent.is_dir():
