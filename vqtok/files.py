@@ -72,13 +72,15 @@ def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
     Hidden files and folders are skipped unless they are named. Linked folders are entered, except
     for links back to a folder above, so a file that is linked to is found once on each path.
 
-    Raises UsageError for a source that does not exist, for an invalid pattern, and for links that
-    lead to the same folders again and again.
+    Raises UsageError for a source that does not exist or is empty, for an invalid pattern, and for
+    links that lead to the same folders again and again.
     """
     files: list[tuple[Path, Path]] = []
     others: set[Path] = set()
     notes: list[str] = []
     for source in sources:
+        if source == "":  # which Path takes for the working directory
+            raise UsageError("the name of an input is empty: . stands for the working directory")
         path = Path(source)
         if is_pattern(source):
             root, pattern = _split_pattern(path)
@@ -161,7 +163,9 @@ def _find(root: Path, pattern: tuple[str, ...], notes: list[str]) -> Iterator[Pa
         visits += 1
         distinct.add(identity)
         if visits > max(MAX_VISITS, MEAN_VISITS * len(distinct)):
-            raise UsageError(f"{root}: its links lead to the same folders again and again: name those")
+            raise UsageError(
+                f"{root}: its links lead to the same folders again and again: name those"
+            )
         # `**` matches any number of folders: none, or this one and what follows.
         patterns = patterns | {pattern[1:] for pattern in patterns if pattern[0] == "**"}
         for entry in _scan(path, notes):

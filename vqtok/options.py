@@ -157,6 +157,8 @@ def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     A batch has several sources, a folder or a pattern as its source, or a folder as its output.
     Raises UsageError if a batch has no folder to write to, or if that is one of the sources.
     """
+    if output == "":  # which Path takes for the working directory
+        raise UsageError("the output is empty: . stands for the working directory")
     is_batch = len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir()
     if not is_batch and (output is None or not Path(output).is_dir()):
         return None

@@ -118,7 +118,7 @@ class FailureLog:
                 lines = b"" if self._shared else b"".join(self._running.values())
                 file.write(failure + lines)
                 self._end += len(failure)
-                self._size = self._end + len(lines)
+                self._size = file.tell()
             if not self._size:
                 self._path.unlink()
 
