@@ -29,6 +29,8 @@ COMMANDS = {
 class PanicException(BaseException):
     """What a panic in a library written in Rust raises: no Exception."""
 
+    __module__ = "pyo3_runtime"
+
 
 class Folders:
     """A folder of clips and one of their tokens, for commands to run over."""
@@ -120,7 +122,7 @@ def test_whatever_a_file_raises_is_its_failure_alone(command, error, reason, fol
 @pytest.mark.parametrize("command", ["encode", "decode", "eval"])
 def test_a_panic_is_the_failure_of_its_file_alone(command, folders, monkeypatch):
     test_whatever_a_file_raises_is_its_failure_alone(
-        command, PanicException("index"), "PanicException: index", folders, monkeypatch
+        command, PanicException("index"), "pyo3_runtime.PanicException: index", folders, monkeypatch
     )
 
 

@@ -118,8 +118,8 @@ class FailureLog:
                 lines = b"" if self._shared else b"".join(self._running.values())
                 file.write(failure + lines)
                 self._end += len(failure)
-                self._size = file.tell()
-            if not self._size:
+                self._size = self._end + len(lines)
+            if not self._size and not self._shared:
                 self._path.unlink()
 
 
