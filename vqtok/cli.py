@@ -105,8 +105,7 @@ def encode(
     options.check_stdin(clips)
     folder = options.output_folder(clips, output)
     if folder is None:
-        hint = "redirect it (> tokens.safetensors) or use -o FILE"
-        options.check_output(output, [*clips, tokenizer_file(tokenizer)], force, hint)
+        options.check_output(output, [*clips, tokenizer_file(tokenizer)], force)
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
 
@@ -143,8 +142,7 @@ def decode(
     options.check_stdin(tokens)
     folder = options.output_folder(tokens, output)
     if folder is None:
-        inputs = [*tokens, tokenizer_file(tokenizer), audio_from]
-        options.check_output(output, inputs, force, "redirect it or use -o FILE")
+        options.check_output(output, [*tokens, tokenizer_file(tokenizer), audio_from], force)
     elif audio_from is not None:
         raise UsageError("--audio-from is for a single file: decode the files one by one")
 

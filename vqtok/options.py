@@ -175,11 +175,10 @@ def check_folder(output: str | None) -> Path:
     return Path(output)
 
 
-def check_output(output: str | None, inputs: Sequence[File], force: bool, hint: str) -> None:
+def check_output(output: str | None, inputs: Sequence[File], force: bool) -> None:
     """Raise UsageError if binary data would go to a terminal or overwrite a file.
 
     inputs: files that are read, which even `force` does not overwrite; - is stdin.
-    hint: what to do instead of writing to a terminal.
     """
     is_stdout = output is None or output == "-"
     check_targets(
@@ -189,6 +188,7 @@ def check_output(output: str | None, inputs: Sequence[File], force: bool, hint: 
     if is_stdout:
         check_stdout()
         if sys.stdout.isatty():
+            hint = "redirect it (> FILE) or use -o FILE"
             raise UsageError(f"refusing to write binary data to the terminal: {hint}")
     else:
         check_file(Path(str(output)), force)
