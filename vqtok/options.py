@@ -154,13 +154,15 @@ def check_stdout() -> None:
 def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     """Return the output folder of a batch, or None for a single source and output file.
 
-    A batch has several sources, a folder or a pattern as its source, or a folder as its output.
+    A batch has several sources, a folder or a pattern as its source, or a folder as its output:
+    one that exists, or a name that ends in a slash.
     Raises UsageError if a batch has no folder to write to, or if that is one of the sources.
     """
     if output == "":  # which Path takes for the working directory
         raise UsageError("the output is empty: . stands for the working directory")
     is_batch = len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir()
-    if not is_batch and (output is None or not Path(output).is_dir()):
+    is_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
+    if not is_batch and not is_folder:
         return None
     folder = check_folder(output)
     check_apart(folder, sources)
@@ -170,7 +172,7 @@ def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
 def check_folder(output: str | None) -> Path:
     """Return the output as a folder, which need not exist; raise UsageError if it cannot be one."""
     if output is None or output == "-":
-        raise UsageError("several files need an output folder: -o FOLDER")
+        raise UsageError("several files need an output folder, which is not stdout: -o FOLDER")
     check_writable_folder(output)
     return Path(output)
 

@@ -235,6 +235,23 @@ def test_a_batch_needs_an_output_folder(tree, tmp_path, output, monkeypatch):
     fails(2, "folder", "encode", tree, *output)
 
 
+def test_a_name_with_a_slash_at_its_end_is_a_folder(tree, tmp_path, tiny):
+    works("encode", tree / "a.mp4", "-o", f"{tmp_path}/new/", *tiny)
+    assert file_names(tmp_path / "new") == ["a.mp4.safetensors"]
+    args = "encode", tree / "a.mp4", "-o", f"{tree / 'a.mp4'}/", "--force", *tiny
+    fails(2, "a.mp4/ cannot be written: not a directory", *args)
+
+
+@pytest.mark.parametrize(
+    "args", [("encode", ""), ("encode", "", "-o", "out"), ("encode", "a.mp4", "-o", "")]
+)
+def test_an_empty_name_is_not_the_working_directory(args, tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    before = contents(tree)
+    fails(2, "", *args)
+    assert contents(tree) == before
+
+
 @pytest.mark.parametrize("command", ["encode", "eval", "train --data"])
 def test_an_invalid_pattern_is_refused(command, tmp_path):
     pattern = f"{tmp_path}/a**b.mp4"

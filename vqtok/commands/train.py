@@ -82,8 +82,8 @@ def _check_folders(options: TrainOptions) -> None:
     """Raise UsageError if the run or its cache would lie among the data, or could not be saved."""
     sources, cache = [*options.sources, *options.validation], options.cache
     out = options.resume or options.out or RUNS
-    check_apart(out, sources, rereads=True)  # samples are images
     check_writable_folder(out)
+    check_apart(out, sources, rereads=True)  # samples are images
     if cache is not None:
-        check_apart(cache, [*sources, out])
         check_writable_folder(cache)
+        check_apart(cache, [*sources, out])
