@@ -239,7 +239,7 @@ def test_a_name_with_a_slash_at_its_end_is_a_folder(tree, tmp_path, tiny):
     works("encode", tree / "a.mp4", "-o", f"{tmp_path}/new/", *tiny)
     assert file_names(tmp_path / "new") == ["a.mp4.safetensors"]
     args = "encode", tree / "a.mp4", "-o", f"{tree / 'a.mp4'}/", "--force", *tiny
-    fails(2, "a.mp4/ cannot be written: not a directory", *args)
+    fails(2, "a.mp4 is a file: choose a folder", *args)
 
 
 @pytest.mark.parametrize(
