@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtok.files import atomic_write
+from vqtok.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -39,9 +39,10 @@ from plot_rates import BLOCKS, FIXED, TOKENIZER, X264, Point, mean_points, save_
 from torch import Tensor
 
 from vqtok import DEFAULT
+from vqtok.atomic import atomic_write
 from vqtok.commands.run_options import check_rates
 from vqtok.errors import VqtokError, describe_failure
-from vqtok.files import MEDIA_SUFFIXES, atomic_write, list_files
+from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer

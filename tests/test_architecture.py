@@ -12,8 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "vqtok"
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "atomic": set(),
     "untrusted": set(),
-    "safetensors_io": {"untrusted"},
+    "safetensors_io": {"atomic", "untrusted"},
+    "targets": set(),
     "__init__": set(),
     "distributed": set(),
     "precision": set(),
@@ -21,8 +23,8 @@ MAY_IMPORT = {
     "device": set(),
     "settings": set(),
     "config": {"settings", "untrusted"},
-    "video": set(),
-    "tokens": {"safetensors_io", "untrusted"},
+    "video": {"atomic"},
+    "tokens": {"atomic", "safetensors_io", "untrusted"},
     "quantizers": {"settings", "distributed", "precision"},
     "codebook_stats": {"tokens"},
     "model": {
@@ -30,20 +32,22 @@ MAY_IMPORT = {
         *("safetensors_io", "untrusted"),
     },
     "quality": {"codebook_stats", "model", "precision", "video"},
-    "pipeline": {"model", "precision", "tokens", "video"},
-    "report": {"codebook_stats", "config", "settings", "tokens"},
+    "pipeline": {"model", "precision", "targets", "tokens", "video"},
+    "report": {"atomic", "codebook_stats", "config", "settings", "tokens", "untrusted"},
     "training": {
-        *("codebook_stats", "config", "distributed", "interrupt", "model", "pipeline"),
+        *("atomic", "codebook_stats", "config", "distributed", "interrupt", "model", "pipeline"),
         *("precision", "quality", "safetensors_io", "settings", "untrusted", "video"),
     },
-    "options": set(),
+    "options": {"targets"},
     "streams": set(),
     "command_group": {"streams"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
-        *("quality", "quantizers", "report", "tokens", "training", "video"),
+        *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),
     },
-    "cli": {"command_group", "commands", "interrupt", "options", "pipeline", "streams"},
+    "cli": {
+        *("command_group", "commands", "interrupt", "options", "pipeline", "streams", "targets"),
+    },
     "__main__": {"cli"},
 }
 EVERYWHERE = {"errors", "files"}

@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from helpers.command import file_names
-from vqtok.files import TEMPORARY, atomic_write, sweep
+from vqtok.atomic import TEMPORARY, atomic_write, sweep
 
 WRITE_FOREVER = """
 import sys, time
-from vqtok.files import atomic_write
+from vqtok.atomic import atomic_write
 with atomic_write(sys.argv[1]) as temporary:
     temporary.write_text("half")
     print("writing", flush=True)

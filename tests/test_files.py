@@ -1,13 +1,18 @@
 """Which files folders and patterns stand for, and writing files atomically."""
 
 import os
+import re
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
+from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError
-from vqtok.files import MEDIA_SUFFIXES, atomic_write, check_overwrite, list_files, printable
+from vqtok.files import MEDIA_SUFFIXES, list_files, printable
+from vqtok.targets import check_overwrite
 
 VIDEOS = [
     *(".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".wmv"),
@@ -110,10 +115,53 @@ def test_patterns_match_as_in_a_shell(pattern, expected, tmp_path):
 def test_wrong_sources_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         list_files([tmp_path / "none.mp4"], {".mp4"})
-    with pytest.raises(UsageError, match="invalid pattern"):
-        list_files([tmp_path / "a**.mp4"], {".mp4"})
+    with pytest.raises(UsageError, match="the name of an input is empty"):
+        list_files([""], {".mp4"})
     assert found(tmp_path / "none" / "*.mp4") == []
     assert found(tmp_path / f"*{'x' * 300}.mp4") == []
+
+
+@pytest.mark.parametrize("part, star", [("**.mp4", "*.mp4"), ("c**", "c*"), ("***", "*")])
+def test_two_stars_stand_alone_or_are_refused(part, star, tmp_path):
+    hint = rf"write {re.escape(star)} to search one folder, \*\*/{re.escape(star)} to"
+    with pytest.raises(UsageError, match=hint):
+        list_files([tmp_path / part], {".mp4"})
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 100 + "b", "?*" * 120, "**/" * 900 + "*b", "**/*/" * 900 + "*", "[" * 200]
+)
+def test_patterns_of_many_wildcards_are_fast(pattern, tmp_path):
+    make(tmp_path, "a" * 240 + ".mp4", "a/a/a/a/a/a/a/a.mp4")
+    started = time.process_time()
+    assert len(found(tmp_path / pattern)) <= 1
+    assert time.process_time() - started < 2
+
+
+def test_links_that_multiply_folders_are_refused(tmp_path):
+    """Each of 30 folders has two links to the next: 2^30 paths, and none of them is a loop."""
+    for i in range(30):
+        make(tmp_path, f"{i}/a.mp4")
+        for name in "pq" if i < 29 else "":
+            (tmp_path / f"{i}" / name).symlink_to(f"../{i + 1}")
+    started = time.process_time()
+    with pytest.raises(UsageError, match="links lead to the same folders again and again"):
+        found(tmp_path)
+    assert time.process_time() - started < 5
+    assert len(found(tmp_path / "22")) == 2**8 - 1
+
+
+def test_folders_are_searched_deeper_than_python_recurses(tmp_path):
+    depth = sys.getrecursionlimit() + 100
+    folders = [tmp_path.joinpath(*["a"] * (i + 1)) for i in range(depth)]
+    for folder in folders:
+        folder.mkdir()
+    make(folders[-1], "x.mp4")
+    files = found(tmp_path)
+    (folders[-1] / "x.mp4").unlink()
+    for folder in reversed(folders):  # shutil.rmtree recurses
+        folder.rmdir()
+    assert len(files) == 1
 
 
 def test_a_folder_that_cannot_be_read_is_noted(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from vqtok.errors import UsageError
 from vqtok.interrupt import raise_on_termination
 from vqtok.pipeline.frame_rate import parse_frame_rate
 from vqtok.streams import prepare_streams
+from vqtok.targets import check_apart, tokenizer_file
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
 
@@ -71,7 +72,7 @@ def encode(
     options.check_stdin(clips)
     folder = options.output_folder(clips, output)
     if folder is None:
-        options.check_output(output, force, "redirect it (> tokens.safetensors) or use -o FILE")
+        options.check_output(output, [*clips, tokenizer_file(tokenizer)], force)
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
 
@@ -108,7 +109,7 @@ def decode(
     options.check_stdin(tokens)
     folder = options.output_folder(tokens, output)
     if folder is None:
-        options.check_output(output, force, "redirect it or use -o FILE")
+        options.check_output(output, [*tokens, tokenizer_file(tokenizer), audio_from], force)
     elif audio_from is not None:
         raise UsageError("--audio-from is for a single file: decode the files one by one")
 
@@ -201,7 +202,7 @@ def evaluate(
     options.check_stdout()
     prices, counts, decibels = map(options.parse_numbers, (lambda_, tokens, psnr))
     if save is not None:
-        options.check_folder(str(save))
+        check_apart(options.check_folder(str(save)), clips, rereads=True)
 
     from vqtok import Rate
     from vqtok.commands import eval as command
@@ -244,7 +245,7 @@ def stats(
         raise UsageError("a codebook alone can be shown with --json only")
 
     if plot is not None:
-        options.check_plot(plot, force)
+        options.check_plot(plot, files or [], force)
 
     from vqtok.commands import stats as command
 

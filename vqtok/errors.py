@@ -1,6 +1,13 @@
 """Errors that the user can fix, and errors as text. Any other exception is a bug."""
 
+from collections.abc import Sequence
 from traceback import format_exception_only
+
+MAX_REASONS = 5  # printed: the rest are most often the same
+
+# What ends a command on purpose. All else that is raised while a file of many is processed is a
+# failure of that file, even if it is no Exception, such as a panic of a library written in Rust.
+INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 class VqtokError(ValueError):
@@ -11,7 +18,7 @@ class UsageError(VqtokError):
     """Wrong usage, such as an option, a key or a value that does not exist."""
 
 
-def os_reason(error: Exception) -> str:
+def os_reason(error: BaseException) -> str:
     """Return why the operating system or FFmpeg refused something, in lower case."""
     return (getattr(error, "strerror", None) or str(error)).lower()
 
@@ -21,7 +28,7 @@ def os_message(error: OSError) -> str:
     return f"{error.filename}: {os_reason(error)}" if error.filename else os_reason(error)
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is a lack of memory, which PyTorch reports as a RuntimeError.
 
     oneDNN reports a tensor that is too large for it as "could not create a primitive".
@@ -32,7 +39,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
-def describe_failure(error: Exception, file: object) -> str:
+def describe_failure(error: BaseException, file: object) -> str:
     """Return one sentence on why a file of many failed.
 
     It names the file, and the kind of an error that was not expected.
@@ -46,3 +53,10 @@ def describe_failure(error: Exception, file: object) -> str:
     else:
         reason = " ".join("".join(format_exception_only(error)).split())
     return reason if reason.startswith(str(file)) else f"{file}: {reason}"
+
+
+def join_reasons(reasons: Sequence[str], count: int) -> str:
+    """Return the first of the reasons as one text, and how many of the `count` it leaves out."""
+    first = reasons[:MAX_REASONS]
+    more = count - len(first)
+    return "; ".join([*first, f"and {more} more"] if more else first)

@@ -1,17 +1,15 @@
-"""Find input files, and write output files atomically."""
+"""Find input files, and print the names of files."""
 
-import fcntl
 import glob
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from vqtok.errors import UsageError, os_reason
 
@@ -43,9 +41,11 @@ RUN_SAMPLES = "samples"
 # Folders of thumbnails and deleted files that network storage and Windows leave behind.
 SKIPPED_FOLDERS = {"@eaDir", "#recycle", "$RECYCLE.BIN"}
 NAMED_SUFFIXES = 5  # in a note on files that were passed over
-TEMPORARY = ".vqtok-"  # how the names of temporary files begin
 # Control characters, line separators, and what reverses the direction of text.
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Folders to search for one source: links can multiply them without end. Beyond the first number,
+# each folder may be reached this many times, on average.
+MAX_VISITS, MEAN_VISITS = 10_000, 10
 _ALL_FILES: tuple[str, ...] = ("**", "*")  # the parts of a pattern
 
 
@@ -73,12 +73,15 @@ def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
     Hidden files and folders are skipped unless they are named. Linked folders are entered, except
     for links back to a folder above, so a file that is linked to is found once on each path.
 
-    Raises UsageError for a source that does not exist and for an invalid pattern.
+    Raises UsageError for a source that does not exist or is empty, for an invalid pattern, and for
+    links that lead to the same folders again and again.
     """
     files: list[tuple[Path, Path]] = []
     others: set[Path] = set()
     notes: list[str] = []
     for source in sources:
+        if source == "":  # which Path takes for the working directory
+            raise UsageError("the name of an input is empty: . stands for the working directory")
         path = Path(source)
         if is_pattern(source):
             root, pattern = _split_pattern(path)
@@ -89,7 +92,7 @@ def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
             continue
         else:
             raise UsageError(f"{source}: no such file or folder")
-        for file in sorted(_find(root, {pattern}, set(), notes)):
+        for file in sorted(_find(root, pattern, notes)):
             if file.suffix.lower() in suffixes and stat.S_ISREG(_mode(file)):
                 files.append((root, file))
             else:
@@ -111,38 +114,78 @@ def is_pattern(source: str | Path) -> bool:
     return glob.has_magic(str(source)) and not exists(Path(source))
 
 
+def pattern_root(pattern: str | Path) -> Path:
+    """Return the folder that a glob pattern searches: its parts before the first wildcard."""
+    parts = Path(pattern).parts
+    return Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+
+
 def _split_pattern(path: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the folder before the first wildcard of a pattern, and the parts from there on."""
-    first = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-    parts = path.parts[first:]
-    if any("**" in part and part != "**" for part in parts):
-        raise UsageError(f"{path}: invalid pattern: '**' can only be a whole part of a path")
+    root = pattern_root(path)
+    parts = path.parts[len(root.parts) :]
+    wrong = next((part for part in parts if "**" in part and part != "**"), None)
+    if wrong is not None:
+        single = re.sub(r"\*+", "*", wrong)
+        raise UsageError(
+            f"{path}: invalid pattern: ** must stand alone between slashes: write {single} to "
+            f"search one folder, **/{single} to search those below it too"
+        )
     parts += _ALL_FILES if parts[-1] == "**" else ()
     repeated = zip(parts, ("", *parts), strict=False)  # `**/**` means the same as `**`
-    return Path(*path.parts[:first]), tuple(a for a, b in repeated if not a == b == "**")
+    return root, tuple(a for a, b in repeated if not a == b == "**")
 
 
-def _find(
-    folder: Path, patterns: Set[tuple[str, ...]], above: Set[str], notes: list[str]
-) -> Iterator[Path]:
-    """Yield the files below a folder that match one of the patterns, given as parts of a path.
+class _Folder(NamedTuple):
+    """A folder to search.
 
-    above: the resolved paths of the folders that led here.
-    notes: gets a note on each folder that cannot be read.
+    patterns: what to find below it, as parts of a path.
+    above: the folders that led here.
     """
-    resolved = os.path.realpath(folder)
-    if resolved in above:  # a link led back
-        return
-    # `**` matches any number of folders: none, or this one and what follows.
-    patterns = patterns | {pattern[1:] for pattern in patterns if pattern[0] == "**"}
-    for entry in _scan(folder, notes):
-        matching = [pattern for pattern in patterns if _matches(entry.name, pattern[0])]
-        if _is_folder(entry):
-            below = {p if p[0] == "**" else p[1:] for p in matching} - {()}
-            if below:
-                yield from _find(folder / entry.name, below, above | {resolved}, notes)
-        elif any(len(pattern) == 1 for pattern in matching):
-            yield folder / entry.name
+
+    path: Path
+    patterns: Set[tuple[str, ...]]
+    above: Set[tuple[int, int]]
+
+
+def _find(root: Path, pattern: tuple[str, ...], notes: list[str]) -> Iterator[Path]:
+    """Yield the files below a folder that match a pattern, given as parts of a path.
+
+    notes: gets a note on each folder that cannot be read.
+    Raises UsageError if links lead to the same folders again and again.
+    """
+    visits, distinct = 0, set[tuple[int, int]]()
+    folders = [_Folder(root, {pattern}, frozenset())]
+    while folders:
+        path, patterns, above = folders.pop()
+        identity = _identity(path)
+        if identity in above:  # a link led back
+            continue
+        visits += 1
+        distinct.add(identity)
+        if visits > max(MAX_VISITS, MEAN_VISITS * len(distinct)):
+            raise UsageError(
+                f"{root}: its links lead to the same folders again and again: name those"
+            )
+        # `**` matches any number of folders: none, or this one and what follows.
+        patterns = patterns | {pattern[1:] for pattern in patterns if pattern[0] == "**"}
+        for entry in _scan(path, notes):
+            matching = [pattern for pattern in patterns if _matches(entry.name, pattern[0])]
+            if _is_folder(entry):
+                below = {p if p[0] == "**" else p[1:] for p in matching} - {()}
+                if below:
+                    folders.append(_Folder(path / entry.name, below, above | {identity}))
+            elif any(len(pattern) == 1 for pattern in matching):
+                yield path / entry.name
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Return what all paths to a folder have in common; the same for all that cannot be reached."""
+    try:
+        status = folder.stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_dev, status.st_ino
 
 
 def _scan(folder: Path, notes: list[str]) -> list[os.DirEntry[str]]:
@@ -192,72 +235,3 @@ def printable(text: object) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
-
-
-def check_overwrite(path: Path, force: bool) -> None:
-    """Raise UsageError if a file exists and may not be overwritten."""
-    if exists(path) and not force:
-        raise UsageError(f"{path} exists: --force overwrites it")
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
-
-    The file exists already, empty. Its name keeps the suffix. A symbolic link stays a link. What a
-    process that was killed has left in the folder is deleted.
-
-    Raises UsageError if `path` exists and is not a regular file, or if its folder does not exist.
-    """
-    path = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a regular file")
-    sweep(path.parent)
-    temporary, descriptor = _create_temporary(path)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _create_temporary(target: Path) -> tuple[Path, int]:
-    """Create an empty file beside `target`; return its path and a descriptor that locks it."""
-    while True:
-        # As short as most names: `target` may have the largest length that its folder allows.
-        path = target.with_name(f"{TEMPORARY}{os.urandom(4).hex()}{target.suffix[:16]}")
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        except OSError as error:
-            error.filename = str(target)
-            raise
-        with suppress(OSError):  # a file system without locks, where nothing is swept either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return path, descriptor
-        os.close(descriptor)  # swept before it was locked
-
-
-@cache
-def sweep(folder: Path) -> None:
-    """Delete the temporary files of dead processes in a folder, once.
-
-    A file is locked as long as the process lives that writes it.
-    """
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
-                with suppress(OSError):  # locked, or of another user
-                    _delete_unlocked(Path(entry))
-
-
-def _delete_unlocked(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-    finally:
-        os.close(descriptor)

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.files import check_overwrite, is_pattern
+from vqtok.files import is_pattern
+from vqtok.targets import (
+    File,
+    check_apart,
+    check_overwrite,
+    check_targets,
+    check_writable,
+    check_writable_folder,
+)
 
 PLOT_SUFFIXES = (".png", ".svg")
 
@@ -147,47 +155,62 @@ def check_stdout() -> None:
 def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     """Return the output folder of a batch, or None for a single source and output file.
 
-    A batch has several sources, a folder or a pattern as its source, or a folder as its output.
-    Raises UsageError if a batch has no folder to write to.
+    A batch has several sources, a folder or a pattern as its source, or a folder as its output:
+    one that exists, or a name that ends in a slash.
+    Raises UsageError if a batch has no folder to write to, or if that is one of the sources.
     """
-    if len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir():
-        return check_folder(output)
-    return Path(output) if output is not None and Path(output).is_dir() else None
+    if output == "":  # which Path takes for the working directory
+        raise UsageError("the output is empty: . stands for the working directory")
+    is_batch = len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir()
+    is_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
+    if not is_batch and not is_folder:
+        return None
+    folder = check_folder(output)
+    check_apart(folder, sources)
+    return folder
 
 
 def check_folder(output: str | None) -> Path:
     """Return the output as a folder, which need not exist; raise UsageError if it cannot be one."""
     if output is None or output == "-":
-        raise UsageError("several files need an output folder: -o FOLDER")
-    if Path(output).exists() and not Path(output).is_dir():
-        raise UsageError(f"{output} is a file: choose a folder")
+        raise UsageError("several files need an output folder, which is not stdout: -o FOLDER")
+    check_writable_folder(output)
     return Path(output)
 
 
-def check_output(output: str | None, force: bool, hint: str) -> None:
+def check_output(output: str | None, inputs: Sequence[File], force: bool) -> None:
     """Raise UsageError if binary data would go to a terminal or overwrite a file.
 
-    hint: what to do instead of writing to a terminal.
+    inputs: files that are read, which even `force` does not overwrite; - is stdin.
     """
-    if output is None or output == "-":
+    is_stdout = output is None or output == "-"
+    check_targets(
+        [sys.stdout if is_stdout else output],
+        [sys.stdin if file == "-" else file for file in inputs],
+    )
+    if is_stdout:
         check_stdout()
         if sys.stdout.isatty():
+            hint = "redirect it (> FILE) or use -o FILE"
             raise UsageError(f"refusing to write binary data to the terminal: {hint}")
     else:
-        check_file(Path(output), force)
+        check_file(Path(str(output)), force)
 
 
 def check_file(path: Path, force: bool) -> None:
-    """Raise UsageError if a file may not be overwritten, or if its folder does not exist."""
+    """Raise UsageError if a file may not be overwritten, or cannot be written."""
     check_overwrite(path, force)
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder")
+    check_writable(path)
 
 
-def check_plot(path: Path, force: bool) -> None:
-    """Raise UsageError if a plot could not be written to `path`, or may not overwrite it."""
+def check_plot(path: Path, inputs: Sequence[File], force: bool) -> None:
+    """Raise UsageError if a plot could not be written to `path`, or may not overwrite it.
+
+    inputs: as in `check_output`.
+    """
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise UsageError(f"--plot {path}: must end in {' or '.join(PLOT_SUFFIXES)}")
+    check_targets([path], inputs)
     check_file(path, force)
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib: pip install matplotlib")

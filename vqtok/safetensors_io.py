@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vqtok.files import atomic_write
+from vqtok.atomic import atomic_write
 from vqtok.untrusted import parse_json, quote
 
 # Bytes of the JSON. The format allows 100 MB, of which Python would make gigabytes of objects;

@@ -2,12 +2,14 @@
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from helpers.clips import pattern, write_clip
-from helpers.command import fails, in_process, start, wait_until, works
-from vqtok.commands.batch import plan_jobs
+from helpers.command import fails, file_names, in_process, start, wait_until, works
+from vqtok.commands.batch import FailureLog, Job, plan_jobs
 from vqtok.commands.decode import video_name
 from vqtok.errors import UsageError
 from vqtok.files import OUTPUT_SUFFIXES, list_files
@@ -35,13 +37,13 @@ def tree(tmp_path):
 
 def test_the_tree_is_mirrored_and_failures_are_listed(tree, tmp_path, tiny):
     out = tmp_path / "out"
-    message = f"1 of 5 files failed; see {out}/failures.jsonl"
+    message = f"1 of 5 files failed, see {out}/failures.jsonl"
     fails(1, message, "encode", tree, "-o", out, *tiny)
     names = {"a.mp4", "sub/b.mkv", "sub/deep/a.mp4", "sub/c.mp4"}
     assert contents(out).keys() == {f"{name}.safetensors" for name in names} | {"failures.jsonl"}
     (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
     assert failure["source"] == str(tree / "sub" / "bad.mp4")
-    assert "is not a video" in failure["reason"]
+    assert failure["kind"] == "VqtokError" and "is not a video" in failure["reason"]
 
     decoded = tmp_path / "decoded"
     works("decode", out, "-o", decoded, *tiny)
@@ -106,12 +108,86 @@ def test_a_killed_batch_resumes(tree, tmp_path):
     wait_until((out / "sub" / "deep" / "a.mp4.safetensors").exists, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert "sub/bad.mp4" in (out / "failures.jsonl").read_text()  # there before the end
+    lines = (out / "failures.jsonl").read_text().splitlines()
+    failed, running = map(json.loads, lines)  # there before the end
+    assert (failed["source"], failed["kind"]) == (str(tree / "sub" / "bad.mp4"), "VqtokError")
+    # The kill may come before the end of the clip whose target was there already.
+    assert running["source"] in (str(tree / "z.mp4"), str(tree / "sub" / "deep" / "a.mp4"))
+    assert running["kind"] == "unfinished"
     done = {name: data for name, data in contents(out).items() if name.endswith(".safetensors")}
     assert "z.mp4.safetensors" not in done
     fails(1, "1 of 2 files failed", "encode", tree, "-o", out)  # the broken one
     assert contents(out).items() >= done.items()
     assert (out / "z.mp4.safetensors").exists()
+
+
+def test_the_reasons_of_the_first_failures_are_printed(tmp_path, tiny):
+    (tmp_path / "in").mkdir()
+    for i in range(7):
+        (tmp_path / "in" / f"{i}.mp4").write_text("not a video")
+    args = "encode", tmp_path / "in", "-o", tmp_path / "out", *tiny
+    stderr = fails(1, "7 of 7 files failed, see", *args)
+    assert stderr.count("is not a video") == 5 and stderr.endswith("; and 2 more\n")
+    assert len((tmp_path / "out" / "failures.jsonl").read_text().splitlines()) == 7
+
+
+def jobs(folder, count):
+    return [Job(folder / f"{i}.mp4", folder / f"{i}") for i in range(count)]
+
+
+def listed(path):
+    """Return the name and the kind of each line."""
+    failures = map(json.loads, path.read_text().splitlines())
+    return [(Path(failure["source"]).stem, failure["kind"]) for failure in failures]
+
+
+def test_the_log_lists_failures_and_jobs_in_progress(tmp_path):
+    path = tmp_path / "failures.jsonl"
+    path.write_text("of an earlier run\n")
+    log, (a, b, c) = FailureLog(path), jobs(tmp_path, 3)
+    assert not path.exists()
+    with log.watch(a):
+        assert listed(path) == [("0", "unfinished")]
+        with log.watch(b):
+            assert listed(path) == [("0", "unfinished"), ("1", "unfinished")]
+            raise RuntimeError("why")
+        assert listed(path) == [("1", "RuntimeError"), ("0", "unfinished")]
+    assert listed(path) == [("1", "RuntimeError")]
+    with pytest.raises(KeyboardInterrupt), log.watch(c):
+        raise KeyboardInterrupt
+    assert listed(path) == [("1", "RuntimeError")]
+    assert (log.count, log.reasons) == (1, [f"{b.source}: RuntimeError: why"])
+
+
+def test_there_is_no_log_without_failures(tmp_path):
+    log = FailureLog(tmp_path / "failures.jsonl")
+    with log.watch(*jobs(tmp_path, 1)):
+        pass
+    assert file_names(tmp_path) == []
+
+
+def test_two_runs_into_one_folder_keep_each_others_failures(tmp_path):
+    path = tmp_path / "failures.jsonl"
+    logs = FailureLog(path), FailureLog(path)
+    for i, job in enumerate(jobs(tmp_path, 6)):
+        with logs[i % 2].watch(job):
+            raise RuntimeError
+    failures = [(f"{i}", "RuntimeError") for i in range(6)]
+    assert [line for line in listed(path) if line[1] != "unfinished"] == failures
+
+
+def test_many_threads_write_one_log(tmp_path):
+    path = tmp_path / "failures.jsonl"
+    log = FailureLog(path)
+
+    def fail(job):
+        with log.watch(job):
+            raise RuntimeError
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fail, jobs(tmp_path, 200)))
+    assert sorted(listed(path)) == sorted((f"{i}", "RuntimeError") for i in range(200))
+    assert log.count == 200 and len(log.reasons) == 5
 
 
 def test_ctrl_c_ends_all_jobs_and_leaves_complete_files_only(tree, tmp_path):
@@ -157,6 +233,23 @@ def test_a_batch_needs_an_output_folder(tree, tmp_path, output, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").touch()
     fails(2, "folder", "encode", tree, *output)
+
+
+def test_a_name_with_a_slash_at_its_end_is_a_folder(tree, tmp_path, tiny):
+    works("encode", tree / "a.mp4", "-o", f"{tmp_path}/new/", *tiny)
+    assert file_names(tmp_path / "new") == ["a.mp4.safetensors"]
+    args = "encode", tree / "a.mp4", "-o", f"{tree / 'a.mp4'}/", "--force", *tiny
+    fails(2, "a.mp4 is a file: choose a folder", *args)
+
+
+@pytest.mark.parametrize(
+    "args", [("encode", ""), ("encode", "", "-o", "out"), ("encode", "a.mp4", "-o", "")]
+)
+def test_an_empty_name_is_not_the_working_directory(args, tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    before = contents(tree)
+    fails(2, "", *args)
+    assert contents(tree) == before
 
 
 @pytest.mark.parametrize("command", ["encode", "eval", "train --data"])

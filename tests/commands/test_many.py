@@ -26,6 +26,12 @@ COMMANDS = {
 }
 
 
+class PanicException(BaseException):
+    """What a panic in a library written in Rust raises: no Exception."""
+
+    __module__ = "pyo3_runtime"
+
+
 class Folders:
     """A folder of clips and one of their tokens, for commands to run over."""
 
@@ -87,6 +93,8 @@ def folders(tmp_path, tiny):
         (MemoryError(), "out of memory"),
         (RuntimeError("can't allocate memory"), "out of memory"),
         (OSError(5, "Input/output error"), "input/output error"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (SystemError("error return"), "SystemError: error return"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -109,6 +117,26 @@ def test_whatever_a_file_raises_is_its_failure_alone(command, error, reason, fol
     assert "bad.mp4" in failure and f": {reason}" in failure
     assert b"Traceback" not in result.stderr
     assert folders.done(command, result.stdout) in (2, None)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "eval"])
+def test_a_panic_is_the_failure_of_its_file_alone(command, folders, monkeypatch):
+    test_whatever_a_file_raises_is_its_failure_alone(
+        command, PanicException("index"), "pyo3_runtime.PanicException: index", folders, monkeypatch
+    )
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "eval"])
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (SystemExit(7), 7)])
+def test_what_ends_a_command_is_no_failure(command, error, code, folders, monkeypatch):
+    def read(*args, **options):
+        raise error
+
+    for name in ("a.mp4", "b.mp4"):
+        folders.add(name)
+    monkeypatch.setattr(COMMANDS[command][1], read)
+    assert folders.run(command).returncode == code
+    assert not (folders.out / "failures.jsonl").exists()
 
 
 def test_a_full_disk_ends_a_training_run(folders, monkeypatch):

@@ -1,18 +1,26 @@
 """Process many files: plan the outputs, run several jobs at once, list the failures."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from vqtok.commands.progress import ProgressBars, ProgressTask
+from vqtok.commands.progress import Cancelled, ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
-from vqtok.errors import UsageError, VqtokError, describe_failure
+from vqtok.errors import (
+    INTERRUPTS,
+    MAX_REASONS,
+    UsageError,
+    VqtokError,
+    describe_failure,
+    join_reasons,
+)
 from vqtok.files import FileList, exists, printable
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.targets import check_targets, check_writable, tokenizer_file
 
 FAILURES = "failures.jsonl"
 
@@ -29,13 +37,17 @@ class Job:
 Work = Callable[[Job, Tokenizer, ProgressTask], Sequence[str]]
 
 
-def plan_jobs(found: FileList, folder: Path, rename: Callable[[str], str]) -> list[Job]:
+def plan_jobs(
+    found: FileList, folder: Path, rename: Callable[[str], str], tokenizer: str = ""
+) -> list[Job]:
     """Return the jobs for the files that were found.
 
     The tree below each source folder is mirrored in `folder`.
 
     rename: returns the file name of a target, given that of its source.
-    Raises UsageError if there are no files, or if two of them would have the same target.
+    tokenizer: another file to read.
+    Raises UsageError if there are no files, if two of them would have the same target, or if a
+    target is one of the files to read.
     """
     jobs: dict[Path, Path] = {}  # target: source
     for root, source in found.files:
@@ -45,6 +57,8 @@ def plan_jobs(found: FileList, folder: Path, rename: Callable[[str], str]) -> li
             raise UsageError(f"{other} and {source} would both be written to {target}")
     if not jobs:
         raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
+    inputs = [*jobs.values(), tokenizer_file(tokenizer)]
+    check_targets([*jobs, folder / FAILURES], inputs)
     return [Job(jobs[target], target) for target in sorted(jobs)]
 
 
@@ -55,26 +69,63 @@ def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Path]]:
 
 
 class FailureLog:
-    """A file with a line of JSON for each job that failed; there is none before the first.
+    """A file with a line of JSON for each job that failed, then one for each job in progress.
 
-    Each line is written at once, so that it is there even if the run does not reach its end.
+    It is rewritten whenever a job starts or ends, so that it tells what a process was working on
+    that was killed, or that a library has ended. There is no file if there is no such job.
 
-    count: number of failures.
+    count: number of failures. reasons: of the first of them.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, Lock()
-        self.count = 0
+        self._running: dict[Job, bytes] = {}  # their lines
+        self._end = self._size = 0  # bytes of the failures, and of the whole file
+        self._shared = False
+        self.count, self.reasons = 0, list[str]()
         path.unlink(missing_ok=True)
 
-    def add(self, job: Job, error: Exception) -> None:
-        """Add the failure of a job. Thread-safe."""
-        failure = {"source": job.source, "reason": describe_failure(error, job.source)}
-        line = json.dumps({key: printable(value) for key, value in failure.items()})
+    @contextmanager
+    def watch(self, job: Job) -> Iterator[None]:
+        """List a job while the block runs, and for good if it fails. Thread-safe."""
+        reason = f"{job.source}: was in progress when this was written"
+        self._update(job, _line(job, "unfinished", reason), b"")
+        failure = b""
+        try:
+            yield
+        except (Cancelled, *INTERRUPTS):
+            raise
+        except BaseException as error:
+            reason = describe_failure(error, job.source)
+            failure = _line(job, type(error).__name__, reason)
+            with self._lock:
+                self.count += 1
+                self.reasons += [reason] * (len(self.reasons) < MAX_REASONS)
+        finally:
+            self._update(job, b"", failure)
+
+    def _update(self, job: Job, running: bytes, failure: bytes) -> None:
+        """Set the line of a job in progress, none if it has ended, and add a failure."""
         with self._lock, suppress(OSError):  # such as a full disk, which is why jobs fail
-            self.count += 1
-            with self._path.open("a") as file:
-                file.write(line + "\n")
+            self._running[job] = running
+            if not running:
+                del self._running[job]
+            with self._path.open("ab") as file:
+                # Another run that writes to this folder too: keep its lines.
+                self._shared |= file.tell() != self._size
+                if not self._shared:
+                    file.truncate(self._end)
+                lines = b"" if self._shared else b"".join(self._running.values())
+                file.write(failure + lines)
+                self._end += len(failure)
+                self._size = self._end + len(lines)
+            if not self._size and not self._shared:
+                self._path.unlink()
+
+
+def _line(job: Job, kind: str, reason: str) -> bytes:
+    failure = {"source": job.source, "kind": kind, "reason": reason}
+    return json.dumps({key: printable(value) for key, value in failure.items()}).encode() + b"\n"
 
 
 def run_batch(
@@ -104,15 +155,12 @@ def run_batch(
         return
 
     def run_job(job: Job) -> None:
-        try:
+        with failures.watch(job):
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                job.target.lstat()  # fails now, not after the work, if the name is too long
+            check_writable(job.target)
             with bars.task(job.source.name) as task:
                 notes = work(job, tokenizer, task)
             bars.say(*(f"{job.source}: {note}" for note in notes))
-        except Exception as error:
-            failures.add(job, error)
         batch.advance()
 
     with (
@@ -128,5 +176,7 @@ def run_batch(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failures.count:
-        raise VqtokError(f"{failures.count} of {len(jobs)} files failed; see {folder / FAILURES}")
+        reasons = join_reasons(failures.reasons, failures.count)
+        count = f"{failures.count} of {len(jobs)} files failed"
+        raise VqtokError(f"{count}, see {folder / FAILURES}: {reasons}")
     run.say(f"{folder}: {len(jobs)} file{'s' * (len(jobs) != 1)} written")

@@ -65,7 +65,7 @@ def _decode_many(
     """Decode the token files that have no video in the folder yet, or all with --force."""
     found = list_files(sources, TOKEN_SUFFIXES)
     run.say(*found.notes)
-    jobs = plan_jobs(found, folder, video_name)
+    jobs = plan_jobs(found, folder, video_name, run.tokenizer)
     if not run.force:
         jobs, _ = split_existing(jobs)
 

@@ -84,7 +84,7 @@ def _encode_many(
     """Encode the clips that have no token file in the folder yet, or all with --force."""
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
-    jobs = plan_jobs(found, folder, "{}.safetensors".format)
+    jobs = plan_jobs(found, folder, "{}.safetensors".format, run.tokenizer)
     if not run.force:
         jobs, existing = split_existing(jobs)
         check_same_settings(existing, run.tokenizer, options)

@@ -16,12 +16,13 @@ from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions, check_rates
-from vqtok.errors import UsageError, VqtokError, describe_failure
-from vqtok.files import MEDIA_SUFFIXES, FileList, check_overwrite, list_files, printable
+from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure, join_reasons
+from vqtok.files import MEDIA_SUFFIXES, FileList, list_files, printable
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, RatePoint, evaluate_clip
 from vqtok.report import curve_table, evaluation_table
+from vqtok.targets import check_overwrite, check_targets, tokenizer_file
 from vqtok.video import Clip, VideoWriter, open_video
 
 Results = list[tuple[str, EvalResult]]  # (name of the clip, result)
@@ -66,7 +67,8 @@ def evaluate(
     """
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
-    clips = plan_clips(found, save, run.force)
+    clips = plan_clips(found, save, run)
+    check_targets([sys.stdout], [*(clip.source for clip in clips), tokenizer_file(run.tokenizer)])
     tokenizer = run.load_tokenizer()
     check_rates(tokenizer, options.rates)
     results: Results = []
@@ -75,13 +77,15 @@ def evaluate(
         for clip in clips:
             try:
                 results.append((clip.name, _measure(clip, tokenizer, options)))
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 failures.append(describe_failure(error, clip.source))
             task.advance()
     if results:
         _show(summarize(results), as_json)
     if failures:
-        reasons = "; ".join(failures)
+        reasons = join_reasons(failures, len(failures))
         raise VqtokError(f"{len(failures)} of {len(clips)} clips could not be measured: {reasons}")
 
 
@@ -95,15 +99,16 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         console.print(curve_table(figures))
 
 
-def plan_clips(found: FileList, save: Path | None, force: bool) -> list[EvalClip]:
+def plan_clips(found: FileList, save: Path | None, run: RunOptions) -> list[EvalClip]:
     """Return each clip once, named by its path in its source folder, or in full if not unique.
 
-    Raises UsageError if there is no clip, or if a target exists, or two are the same.
+    Raises UsageError if there is no clip, or if a target exists, or two are the same, or one is
+    a file to read.
     """
     clips = {path.resolve(): (str(path.relative_to(root)), path) for root, path in found.files}
     if not clips:
         raise UsageError(f"no clips in {', '.join(map(str, found.sources))}")
-    targets = {} if save is None else _plan_targets(found, save, force)
+    targets = {} if save is None else _plan_targets(found, save, run)
     names = Counter(name for name, _ in clips.values())
     return [
         EvalClip(printable(name if names[name] == 1 else path), path, targets.get(resolved))
@@ -111,12 +116,12 @@ def plan_clips(found: FileList, save: Path | None, force: bool) -> list[EvalClip
     ]
 
 
-def _plan_targets(found: FileList, save: Path, force: bool) -> dict[Path, Path]:
+def _plan_targets(found: FileList, save: Path, run: RunOptions) -> dict[Path, Path]:
     """Return the file of each clip's comparison, by the clip's resolved path."""
-    jobs = plan_jobs(found, save, "{}.mp4".format)
+    jobs = plan_jobs(found, save, "{}.mp4".format, run.tokenizer)
     _, existing = split_existing(jobs)
     if existing:
-        check_overwrite(existing[0], force)
+        check_overwrite(existing[0], run.force)
     return {job.source.resolve(): job.target for job in jobs}
 
 

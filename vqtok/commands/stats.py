@@ -16,12 +16,11 @@ from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.codebook_stats.codes import codebook_table
 from vqtok.commands.counting import count_inputs, list_inputs
 from vqtok.commands.progress import say
-from vqtok.errors import VqtokError
+from vqtok.errors import VqtokError, join_reasons
+from vqtok.targets import File, check_targets, tokenizer_file
 
 if TYPE_CHECKING:
     from vqtok.quantizers import Quantizer
-
-MAX_REASONS = 5  # printed: the rest are most often the same
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,9 @@ def show_tokens(
     """
     inputs, notes = list_inputs(sources, each, allow_clips=tokenizer is not None)
     say(quiet, *notes)
+    files: list[File] = [sys.stdin if path == "-" else path for _, path in inputs]
+    files += [] if tokenizer is None else [tokenizer_file(tokenizer)]
+    check_targets([sys.stdout, output.plot], files)
     model = None
     if tokenizer is not None:
         from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
@@ -57,10 +59,9 @@ def show_tokens(
     if reports:
         _show(reports, output)
     if failures:
-        reasons = "; ".join(failures[:MAX_REASONS])
-        more = f"; and {len(failures) - MAX_REASONS} more" if len(failures) > MAX_REASONS else ""
+        reasons = join_reasons(failures, len(failures))
         count = f"{len(failures)} of {len(inputs)} files"
-        raise VqtokError(f"{count} could not be counted: {reasons}{more}")
+        raise VqtokError(f"{count} could not be counted: {reasons}")
 
 
 def show_codes(tokenizer: str, as_json: bool) -> None:

@@ -12,8 +12,9 @@ from vqtok.device import find_device
 from vqtok.files import MEDIA_SUFFIXES, RUN_TOKENIZER, list_files
 from vqtok.model import checkpoint
 from vqtok.report import TrainingView
+from vqtok.targets import check_apart, check_writable_folder
 from vqtok.training import train
-from vqtok.training.runs import DataPaths, Run, create, reopen
+from vqtok.training.runs import RUNS, DataPaths, Run, create, reopen
 from vqtok.training.validation import compare_with_blocks
 
 
@@ -71,6 +72,18 @@ def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
 
 def _open_run(options: TrainOptions) -> Run:
     data = DataPaths(options.sources, options.validation, options.cache)
+    _check_folders(options)
     if options.resume is not None:
         return reopen(options.resume, data)
     return create(options.out, options.quantizer, options.config, options.overrides, data)
+
+
+def _check_folders(options: TrainOptions) -> None:
+    """Raise UsageError if the run or its cache would lie among the data, or could not be saved."""
+    sources, cache = [*options.sources, *options.validation], options.cache
+    out = options.resume or options.out or RUNS
+    check_writable_folder(out)
+    check_apart(out, sources, rereads=True)  # samples are images
+    if cache is not None:
+        check_writable_folder(cache)
+        check_apart(cache, [*sources, out])

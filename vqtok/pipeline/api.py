@@ -18,6 +18,7 @@ from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
 from vqtok.pipeline.frame_rate import parse_frame_rate
+from vqtok.targets import File, check_targets, check_writable, tokenizer_file
 from vqtok.tokens import Tokens, read_tokens, validate
 from vqtok.video import open_video
 
@@ -88,9 +89,11 @@ def decode_video(
     audio_from: copy the audio of this video.
 
     Raises VqtokError for inconsistent tokens or those of another tokenizer, UsageError for a
-    container, codec, crf or folder that does not exist. Warns of what the container cannot hold.
+    container, codec, crf or folder that does not exist and for a `path` that is one of the files
+    that are read. Warns of what the container cannot hold.
     """
     name = str(tokens) if isinstance(tokens, str | os.PathLike) else "tokens"
+    _check_target(path, tokens, tokenizer, audio_from)
     if isinstance(tokens, Tokens):
         validate(tokens)
     else:
@@ -100,6 +103,17 @@ def decode_video(
     model = _load(tokenizer, device, dtype)
     notes = decode_clip(tokens, model, target, name=name, codec=codec, crf=crf, audio_from=audio)
     _warn(path, notes)
+
+
+def _check_target(
+    path: File, tokens: File | Tokens, tokenizer: Tokenizer | str | Path, audio: File
+) -> None:
+    """Raise UsageError if a video would overwrite an input, or cannot be written."""
+    inputs = [None if isinstance(tokens, Tokens) else tokens, audio]
+    inputs += [] if isinstance(tokenizer, Tokenizer) else [tokenizer_file(tokenizer)]
+    check_targets([path], inputs)
+    if isinstance(path, str | os.PathLike):
+        check_writable(path)
 
 
 def tokens_from_indices(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vqtok.atomic import atomic_write
 from vqtok.codebook_stats.codebook_report import CodebookReport
-from vqtok.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from vqtok.atomic import atomic_write
 from vqtok.errors import VqtokError, os_reason
-from vqtok.files import atomic_write
 from vqtok.safetensors_io import (
     DTYPES,
     Header,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqtok.files import atomic_write
+from vqtok.atomic import atomic_write
 from vqtok.untrusted import parse_json
 from vqtok.video import open_video
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqtok.atomic import atomic_write
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.errors import UsageError
-from vqtok.files import atomic_write
 from vqtok.untrusted import parse_json
 
 Row = dict[str, Any]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from vqtok import config, distributed
+from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_CONFIG, RUN_DATA, atomic_write, is_pattern
+from vqtok.files import RUN_CONFIG, RUN_DATA, is_pattern
 from vqtok.settings import QUANTIZERS, Config
 from vqtok.training.data import TrainingClips, VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips

@@ -13,8 +13,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
+from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError, VqtokError, os_reason
-from vqtok.files import atomic_write
 from vqtok.video.audio import AudioCopier
 from vqtok.video.color import MAX_SIDE, encoder_input
 from vqtok.video.container import open_container
