@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "codebook_stats": {"tokens"},
     "model": {
         *("config", "settings", "device", "distributed", "precision", "quantizers"),
-        *("safetensors_io", "untrusted"),
+        *("safetensors_io", "targets", "untrusted"),
     },
     "quality": {"codebook_stats", "model", "precision", "video"},
     "pipeline": {"model", "precision", "targets", "tokens", "video"},

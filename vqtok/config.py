@@ -119,6 +119,8 @@ def _explain(error: Any, settings: Any) -> str:
         return f"unknown key {name}; the keys there are {', '.join(_keys(path[:-1], settings))}"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{name}.kind must be one of {', '.join(QUANTIZERS)}"
+    if error["type"] == "missing":
+        return f"{name} is missing"
     return f"{name}: {error['msg'].lower()}, not {quote(error['input'])}"
 
 

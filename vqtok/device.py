@@ -11,7 +11,7 @@ def find_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`; UsageError if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", name)
     if match is None:
         raise UsageError(f"device {name}: must be auto, cpu, cuda or cuda:N")
     available = torch.cuda.device_count()

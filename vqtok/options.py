@@ -82,7 +82,8 @@ Audio = Annotated[Path | None, typer.Option("--audio-from", help="Copy the audio
 
 # Options of `eval`.
 Frames = Annotated[
-    int, typer.Option(min=1, help="Measure this many frames from the start of each clip.")
+    int,
+    typer.Option(min=1, max=100_000, help="Measure this many frames from the start of each clip."),
 ]
 Lambdas = Annotated[
     str | None,

@@ -72,6 +72,8 @@ def read_header(file: BinaryIO) -> Header:
     metadata = header.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
         raise ValueError("its metadata are not strings")
+    if not all(name.isprintable() for name in header):
+        raise ValueError("a tensor has a name that cannot be printed")
     tensors = {name: _parse_info(entry) for name, entry in header.items()}
     end = 0
     for info in sorted(tensors.values(), key=lambda info: (info.begin, info.nbytes)):

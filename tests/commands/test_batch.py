@@ -13,7 +13,7 @@ from vqtok.commands.batch import FailureLog, Job, plan_jobs
 from vqtok.commands.decode import video_name
 from vqtok.errors import UsageError
 from vqtok.files import OUTPUT_SUFFIXES, list_files
-from vqtok.tokens import read_metadata
+from vqtok.tokens import read_settings
 from vqtok.video.formats import CONTAINERS
 
 
@@ -97,7 +97,7 @@ def test_a_folder_never_mixes_tokenizers_sizes_or_frame_rates(tree, tmp_path, ti
     (out / "a.mp4.safetensors").write_text("not tokens")
     fails(2, message, "encode", tree, "-o", out, *tiny)
     in_process("encode", tree, "-o", out, "--force", *tiny)
-    models = {read_metadata(path)["model"] for path in out.rglob("*.safetensors")}
+    models = {read_settings(path).model for path in out.rglob("*.safetensors")}
     assert len(models) == 1
 
 

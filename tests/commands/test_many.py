@@ -9,6 +9,7 @@ import pytest
 from helpers.clips import pattern, write_clip
 from helpers.command import TINY, fails, in_process, in_subprocess, works
 from helpers.ffmpeg import run_ffmpeg
+from helpers.tokens import join_file, split_file
 from vqtok.tokens import read_tokens
 from vqtok.video import open_video
 
@@ -119,7 +120,7 @@ def test_whatever_a_file_raises_is_its_failure_alone(command, error, reason, fol
     assert folders.done(command, result.stdout) in (2, None)
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "eval"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_panic_is_the_failure_of_its_file_alone(command, folders, monkeypatch):
     test_whatever_a_file_raises_is_its_failure_alone(
         command, PanicException("index"), "pyo3_runtime.PanicException: index", folders, monkeypatch
@@ -250,3 +251,32 @@ def test_clips_encoded_at_another_rate_are_not_resumed(folders, staged):
         assert b"nothing to do" in works(*args, *rate).stderr
         for other in (("--tokens", 0.7), ("--psnr", 30)):
             fails(2, "exists and was made with another tokenizer, rate", *args, *other)
+
+
+DAMAGE = {
+    "no fps": {"fps": None},
+    "fps of text": {"fps": "x"},
+    "fps of 10^9999": {"fps": "1e9999"},
+    "no height": {"height": None},
+    "height of text": {"height": "x"},
+    "another format": {"format": "x"},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_token_file_in_the_output_is_the_failure_of_its_clip(damage, folders):
+    folders.add("a.mp4")
+    folders.run("encode")
+    folders.add("b.mp4")
+    target = folders.out / "a.mp4.safetensors"
+    header, body = split_file(target.read_bytes())
+    metadata = header["__metadata__"] | damage
+    header["__metadata__"] = {key: value for key, value in metadata.items() if value is not None}
+    target.write_bytes(join_file(header, body))
+    before = target.read_bytes()
+    result = folders.run("encode", "--size", 48, "--fps", 12)
+    assert result.returncode == 1
+    assert "a.mp4.safetensors" in (failure := folders.failure("encode", result))
+    assert "delete that file first" in failure and b"Traceback" not in result.stderr
+    assert target.read_bytes() == before
+    assert read_tokens(folders.out / "b.mp4.safetensors").fps == 12

@@ -80,3 +80,28 @@ def test_watch_run_shows_rows_until_the_last_step(tmp_path):
 def test_watch_run_rejects_a_folder_without_a_run(tmp_path):
     with pytest.raises(UsageError, match="not a training run"):
         report.watch_run(tmp_path, Console())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"step": 1, ' + '"x": ' + "[" * 100_000,
+        '{"step": ' + "9" * 5000 + "}",
+        {"seconds_per_step": 0},
+        {"loss": 10**400},
+        {"psnr": float("nan")},
+        {"loss": float("inf")},
+        {"perplexity": "many"},
+        "\0",
+    ],
+    ids=lambda row: str(row)[:20],
+)
+def test_watch_run_survives_damaged_rows(tmp_path, row):
+    settings = config.load(config.folder() / "fsq.toml", ["train.steps=2"])
+    (tmp_path / "config.json").write_text(settings.to_json())
+    damaged = row if isinstance(row, str) else json.dumps(ROW | {"step": 1} | row)
+    rows = [damaged, json.dumps(ROW | {"step": 2})]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{text}\n" for text in rows))
+    console = Console(file=io.StringIO(), width=200)
+    report.watch_run(tmp_path, console)
+    assert "step 2: loss" in console.file.getvalue()

@@ -96,7 +96,8 @@ def _distribution(values: np.ndarray) -> Distribution:
         least=values.min().item(),
         median=_median(values),
         most=values.max().item(),
-        bins=np.histogram(values, BINS)[0].tolist(),
+        # In float64: float32 cannot divide the range of values that are almost equal.
+        bins=np.histogram(values.astype(np.float64), BINS)[0].tolist(),
     )
 
 

@@ -62,10 +62,11 @@ def plan_jobs(
     return [Job(jobs[target], target) for target in sorted(jobs)]
 
 
-def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Path]]:
-    """Return the jobs whose targets do not exist, and the targets that do."""
-    existing = {job.target for job in jobs if exists(job.target)}
-    return [job for job in jobs if job.target not in existing], sorted(existing)
+def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """Return the jobs whose targets do not exist, and those whose targets do."""
+    existing = [job for job in jobs if exists(job.target)]
+    done = set(existing)
+    return [job for job in jobs if job not in done], existing
 
 
 class FailureLog:

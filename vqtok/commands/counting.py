@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
-from vqtok.errors import UsageError, describe_failure
+from vqtok.errors import INTERRUPTS, UsageError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, is_pattern, list_files, printable
 from vqtok.tokens import Tokens, check_tokenizer, read_tokens
 
@@ -85,11 +85,13 @@ def count_inputs(
                 tokens = _read(path, tokenizer, bars)
                 key = (argument if each else None, *_codebook_key(tokens))
                 column = columns.get(key) or _Column(CodeCounts(tokens))
-            except Exception as error:
+                column.counts.add(tokens)
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 failures.append(describe_failure(error, path))
             else:
                 columns[key] = column
-                column.counts.add(tokens)
                 column.arguments.add(argument)
             task.advance()
     names = _names(list(columns.values()))

@@ -19,7 +19,7 @@ from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
-from vqtok.tokens import Tokens, count_tokens, read_metadata, write_tokens
+from vqtok.tokens import Tokens, count_tokens, read_settings, write_tokens
 from vqtok.video import Clip, open_video
 
 
@@ -85,11 +85,14 @@ def _encode_many(
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
     jobs = plan_jobs(found, folder, "{}.safetensors".format, run.tokenizer)
+    damaged: dict[Job, VqtokError] = {}
     if not run.force:
         jobs, existing = split_existing(jobs)
-        check_same_settings(existing, run.tokenizer, options)
+        damaged = check_same_settings(existing, run.tokenizer, options)
 
     def work(job: Job, tokenizer: Tokenizer, task: ProgressTask) -> list[str]:
+        if job in damaged:
+            raise damaged[job]
         stopwatch = Stopwatch()
         tokens, clip = encode_source(str(job.source), tokenizer, options, task, stopwatch)
         with stopwatch.time("writing"):
@@ -97,6 +100,7 @@ def _encode_many(
         timing = f"{clip.decoder}; {stopwatch.shares('model')}"
         return [*clip.notes, timing] if run.verbose else clip.notes
 
+    jobs = [*damaged, *jobs]
     run_batch("encoding", jobs, folder, run, work, lambda t: check_rates(t, [options.rate]))
 
 
@@ -136,26 +140,32 @@ def _expected_frames(clip: Clip, options: EncodeOptions) -> int | None:
     return round(seconds * float(clip.fps)) or None
 
 
-def check_same_settings(paths: Sequence[Path], tokenizer: str, options: EncodeOptions) -> None:
-    """Raise UsageError if a token file was made with another tokenizer, rate, size or fps.
+def check_same_settings(
+    jobs: Sequence[Job], tokenizer: str, options: EncodeOptions
+) -> dict[Job, VqtokError]:
+    """Raise UsageError if a target was made with another tokenizer, rate, size or fps.
 
     Only settings that leave a trace in the file are compared; size and fps only if they are given.
+    Return the jobs whose targets are damaged, with the reason.
     """
-    fingerprint = checkpoint.read_fingerprint(tokenizer) if paths else ""
-    for path in paths:
-        metadata = read_metadata(path)
-        made_with = metadata.get("model"), metadata.get("rate", "")
-        same = made_with == (fingerprint, str(options.rate))
-        if same and options.size is not None:
-            same = min(int(metadata["height"]), int(metadata["width"])) == options.size
-        if same and options.fps is not None:
-            same = Fraction(metadata["fps"]) == options.fps
+    damaged: dict[Job, VqtokError] = {}
+    fingerprint = checkpoint.read_fingerprint(tokenizer) if jobs else ""
+    for job in jobs:
+        try:
+            tokens = read_settings(job.target)
+        except VqtokError as error:
+            damaged[job] = VqtokError(f"{error}: delete that file first")
+            continue
+        same = (tokens.model, tokens.rate) == (fingerprint, str(options.rate))
+        same &= options.size in (None, min(tokens.height, tokens.width))
+        same &= options.fps in (None, tokens.fps)
         if not same:
             raise UsageError(
-                f"{path} exists and was made with another tokenizer, rate (--lambda, --tokens or "
-                "--psnr), --size or --fps: choose another folder, or use --force to encode all "
-                "clips again"
+                f"{job.target} exists and was made with another tokenizer, rate (--lambda, "
+                "--tokens or --psnr), --size or --fps: choose another folder, or use --force to "
+                "encode all clips again"
             )
+    return damaged
 
 
 def _summary(tokens: Tokens, seconds: float) -> str:

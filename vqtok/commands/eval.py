@@ -121,7 +121,7 @@ def _plan_targets(found: FileList, save: Path, run: RunOptions) -> dict[Path, Pa
     jobs = plan_jobs(found, save, "{}.mp4".format, run.tokenizer)
     _, existing = split_existing(jobs)
     if existing:
-        check_overwrite(existing[0], run.force)
+        check_overwrite(existing[0].target, run.force)
     return {job.source.resolve(): job.target for job in jobs}
 
 

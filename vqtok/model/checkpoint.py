@@ -19,10 +19,10 @@ from vqtok.model.upgrade import upgrade
 from vqtok.precision import has_fast_bfloat16, set_global_flags
 from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config, TokenizerConfig
+from vqtok.targets import BUNDLED, tokenizer_file
 from vqtok.untrusted import parse_json, quote
 
 FORMAT, VERSION = "vqtok-tokenizer", "2"
-BUNDLED = Path(__file__).parents[1] / "bundled"  # tokenizers, each beside its model card
 PRICE = "coder.price"  # its range is unknown: float16 might not hold it
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ArithmeticError)
 _STORED_AS = {torch.float32: {torch.float16, torch.float32}}
@@ -103,10 +103,9 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
 
 
 def _find(source: str | Path) -> Path:
-    bundled = {f.stem: f for f in BUNDLED.glob("*.safetensors")}
-    path = bundled.get(str(source), Path(source))
+    path = tokenizer_file(source)
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
-        names = ", ".join(sorted(bundled))
+        names = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
         raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
     return path
 

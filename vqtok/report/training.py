@@ -1,6 +1,5 @@
 """The live view of a training run, in `vqtok train` and from the run's folder."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -20,12 +19,14 @@ from vqtok.errors import UsageError
 from vqtok.files import RUN_CONFIG, RUN_METRICS
 from vqtok.report.widgets import bar, glyphs, progress_bar, sparkline
 from vqtok.settings import TrainSettings
+from vqtok.untrusted import parse_json
 
 PRINT_SECONDS = 10
 POLL_SECONDS = 0.5
 WIDTH = 30  # characters of a sparkline or a bar
+SECONDS = "seconds_per_step"
 REQUIRED_KEYS = (
-    *("step", "seconds_per_step", "loss", "psnr"),
+    *("step", SECONDS, "loss", "psnr"),
     *("usage", "usage_by_chance", "perplexity"),
 )
 SPARKLINES = {"loss": "loss", "PSNR": "psnr", "perplexity": "perplexity"}  # label: key
@@ -53,8 +54,8 @@ class TrainingView:
             self._print(self._rows[-1])
 
     def show(self, row: dict[str, Any]) -> None:
-        """Show a row of metrics.jsonl. Rows without the required keys are skipped."""
-        if not all(isinstance(row.get(key), int | float) for key in REQUIRED_KEYS):
+        """Show a row of metrics.jsonl. Rows without the required numbers are skipped."""
+        if not all(_is_number(row.get(key)) for key in REQUIRED_KEYS) or not row[SECONDS]:
             return
         self._rows.append(row)
         self._progress.update(self._task, completed=row["step"])
@@ -92,7 +93,7 @@ def _format_metrics(row: dict[str, Any], frames_per_step: int) -> dict[str, str]
         "PSNR": f"{row['psnr']:.2f} dB",
         "usage": f"{row['usage']:.1%} (by chance {row['usage_by_chance']:.1%})",
         "perplexity": f"{row['perplexity']:,.0f}",
-        "frames/s": f"{frames_per_step / row['seconds_per_step']:.1f}",
+        "frames/s": f"{frames_per_step / row[SECONDS]:.1f}",
     }
     if has_collapsed(row["usage"], row["usage_by_chance"]):
         metrics["warning"] = "codebook collapse: usage is below a quarter of usage by chance"
@@ -140,7 +141,11 @@ def _follow_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _parse_row(line: str) -> dict[str, Any] | None:
     """Return a row with its step, or None if the line is something else."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -3,7 +3,6 @@
 from vqtok.tokens.format import Tokens, check_tokenizer, count_tokens, validate
 from vqtok.tokens.io import (
     IndexBuffer,
-    read_metadata,
     read_settings,
     read_tokens,
     tokens_to_bytes,
@@ -17,7 +16,6 @@ __all__ = [
     "check_tokenizer",
     "count_tokens",
     "pack_sequence",
-    "read_metadata",
     "read_settings",
     "read_tokens",
     "sequence_vocabulary",

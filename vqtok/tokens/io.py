@@ -112,15 +112,6 @@ def read_settings(path: Path) -> Tokens:
         return unpack(header, str(path))
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file, unchecked; empty if the file is not one."""
-    try:
-        with path.open("rb") as file:
-            return read_header(file).metadata
-    except (ValueError, OSError):
-        return {}
-
-
 @contextmanager
 def _explain(name: str) -> Iterator[None]:
     """Raise errors of reading as a VqtokError that names the file."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.errors import UsageError, VqtokError, describe_failure
+from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.settings import TrainSettings
 from vqtok.training import augmentation as augment
@@ -104,7 +104,9 @@ class VideoClips:
                         short_side = self._short_side(clip)
                     pixels = read_window(path, 0, frames, short_side)
                     yield torch.from_numpy(pixels).movedim(-1, 0)[None]
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 self._skip(path, error)
 
     @property
@@ -124,12 +126,14 @@ class VideoClips:
                 continue
             try:
                 return self._augment(self._read_strided(path, position, stride), rng)
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 self._skip(path, error)
         reason = self.unreadable[self.paths[0]]
         raise VqtokError(f"none of the {len(self.paths)} training files can be read: {reason}")
 
-    def _skip(self, path: Path, error: Exception) -> None:
+    def _skip(self, path: Path, error: BaseException) -> None:
         """Skip a file from now on. Raises the error if the disk of the cache is full instead."""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise error
