@@ -212,6 +212,14 @@ def exists(path: Path) -> bool:
     return _mode(path) != 0
 
 
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path without links. Path.resolve raises for a loop of links."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a NUL or a lone surrogate: no file has such a name
+        return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ..
+
+
 def _mode(path: Path) -> int:
     """Return the type and permissions of what a path leads to; 0 if it cannot be reached."""
     try:

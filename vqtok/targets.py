@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from vqtok.errors import UsageError, os_reason
-from vqtok.files import exists, is_pattern, pattern_root
+from vqtok.files import exists, is_pattern, pattern_root, real_path
 
 # A path, or an open file such as stdin; None stands for a stream that is closed, or for no file.
 File = str | os.PathLike[str] | IO[bytes] | IO[str] | None
@@ -65,7 +65,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     if str(path).startswith(STREAMS):  # links to files, which would be replaced
         raise UsageError(f"{path} is a stream, not a file: - stands for stdout")
     try:
-        target = Path(os.path.realpath(path))
+        target = real_path(path)
         if not target.parent.is_dir():
             raise UsageError(f"{target.parent}: no such folder")
         if _mode(target) and not stat.S_ISREG(_mode(target)):
@@ -114,12 +114,10 @@ def check_apart(folder: Path, sources: Sequence[str | Path], rereads: bool = Fal
     rereads: whether the command reads what it writes. Then no folder in a source will do either,
         nor in a folder that a pattern searches: the next run would take its files for inputs.
     """
-    output = Path(os.path.realpath(folder))
+    output = real_path(folder)
     for source in sources:
         searched = pattern_root(source) if is_pattern(source) else Path(source)
-        if "\0" in str(searched):  # no file
-            continue
-        inner = Path(os.path.realpath(searched))
+        inner = real_path(searched)
         is_same = inner == output and not is_pattern(source)
         if is_same or (rereads and inner.is_dir() and output.is_relative_to(inner)):
             raise UsageError(

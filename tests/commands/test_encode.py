@@ -93,8 +93,8 @@ def test_one_rate_at_most_and_a_tokenizer_that_can_keep_it(clip, tmp_path, tiny,
     for rate, options, message in (
         (both, staged, "--lambda, --tokens and --psnr exclude each other"),
         (("--lambda", 1, "--tokens", 1), staged, "exclude each other"),
-        (("--tokens", -1), staged, "tokens per position must be above 0, not -1"),
-        (("--lambda", "nan"), staged, "the price of a token must be 0 or more, not nan"),
+        (("--tokens", -1), staged, "tokens per position must be 0 to 1,000,000, not -1"),
+        (("--lambda", "nan"), staged, "the price of a token must be 0 to 1,000,000, not nan"),
         (("--tokens", 0.6), tiny, "a rate needs one that was trained with quantizer.stages"),
         (("--psnr", 30), tiny, "a rate needs one that was trained with quantizer.stages"),
     ):

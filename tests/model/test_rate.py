@@ -134,10 +134,11 @@ def test_a_tokenizer_without_a_zero_code_is_refused(rate):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"price": -0.1}, "price of a token must be 0 or more, not -0.1"),
-        ({"price": math.inf}, "0 or more, not inf"),
-        ({"price": math.nan}, "0 or more, not nan"),
-        ({"tokens": 0.0}, "tokens per position must be above 0, not 0.0"),
+        ({"price": -0.1}, "price of a token must be 0 to 1,000,000, not -0.1"),
+        ({"price": math.inf}, "0 to 1,000,000, not inf"),
+        ({"price": math.nan}, "0 to 1,000,000, not nan"),
+        ({"tokens": 0.0}, "tokens per position must be 0 to 1,000,000, not 0.0"),
+        ({"tokens": 1e308}, "0 to 1,000,000, not 1e+308"),
         ({"tokens": math.nan}, "above 0, not nan"),
         ({"tokens": math.inf}, "above 0, not inf"),
         ({"psnr": 0.0}, "PSNR must be above 0 and at most 100 dB, not 0.0"),

@@ -18,7 +18,7 @@ from vqtok.errors import (
     describe_failure,
     join_reasons,
 )
-from vqtok.files import FileList, exists, printable
+from vqtok.files import FileList, exists, printable, real_path
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.targets import check_targets, check_writable, tokenizer_file
 
@@ -53,7 +53,7 @@ def plan_jobs(
     for root, source in found.files:
         target = folder / source.relative_to(root).with_name(rename(source.name))
         other = jobs.setdefault(target, source)
-        if other.resolve() != source.resolve():
+        if real_path(other) != real_path(source):
             raise UsageError(f"{other} and {source} would both be written to {target}")
     if not jobs:
         raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")

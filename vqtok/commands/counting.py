@@ -10,7 +10,7 @@ from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
 from vqtok.errors import INTERRUPTS, UsageError, describe_failure
-from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, is_pattern, list_files, printable
+from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, is_pattern, list_files, printable, real_path
 from vqtok.tokens import Tokens, check_tokenizer, read_tokens
 
 # PyTorch and PyAV are imported where a clip is encoded: counting token files needs neither.
@@ -50,7 +50,7 @@ def list_inputs(
         for path in paths:
             if _is_clip(path) and not allow_clips:
                 raise UsageError(f"{path} is a clip: choose a --tokenizer to encode it")
-            key = (source if each else None, Path(path).resolve())
+            key = (source if each else None, real_path(path))
             inputs.setdefault(key, Input(source, path))
     return list(inputs.values()), notes
 
@@ -132,7 +132,7 @@ def _names(columns: Sequence[_Column]) -> list[str]:
             names.append(tokenizer)
             continue
         (argument,) = column.arguments
-        path = Path(argument).resolve()  # gives `.` a name
+        path = real_path(argument)  # gives `.` a name
         name = argument if is_pattern(argument) else path.name.removesuffix(".safetensors")
         unique = arguments.count(column.arguments) == 1
         names.append(name if unique else f"{name}, {tokenizer}")

@@ -17,7 +17,7 @@ from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure, join_reasons
-from vqtok.files import MEDIA_SUFFIXES, FileList, list_files, printable
+from vqtok.files import MEDIA_SUFFIXES, FileList, list_files, printable, real_path
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, RatePoint, evaluate_clip
@@ -105,7 +105,7 @@ def plan_clips(found: FileList, save: Path | None, run: RunOptions) -> list[Eval
     Raises UsageError if there is no clip, or if a target exists, or two are the same, or one is
     a file to read.
     """
-    clips = {path.resolve(): (str(path.relative_to(root)), path) for root, path in found.files}
+    clips = {real_path(path): (str(path.relative_to(root)), path) for root, path in found.files}
     if not clips:
         raise UsageError(f"no clips in {', '.join(map(str, found.sources))}")
     targets = {} if save is None else _plan_targets(found, save, run)
@@ -122,7 +122,7 @@ def _plan_targets(found: FileList, save: Path, run: RunOptions) -> dict[Path, Pa
     _, existing = split_existing(jobs)
     if existing:
         check_overwrite(existing[0].target, run.force)
-    return {job.source.resolve(): job.target for job in jobs}
+    return {real_path(job.source): job.target for job in jobs}
 
 
 def _measure(clip: EvalClip, tokenizer: Tokenizer, options: EvalOptions) -> EvalResult:

@@ -18,6 +18,7 @@ WINDOW = 2**18  # positions in a window at most, to bound memory
 TRIALS = 9  # of the price of a window
 LEAST = 0.5  # tokens that stand for none, so that their logarithm is finite
 TOLERANCE = 0.01  # of the number of tokens, or of the squared error
+LARGEST = 1e6  # price or number of tokens
 FAR = 1.5  # log of a measure over its target, beyond which it tells little of the answer
 # Change of the logarithm of the price, per change of that of the number of tokens and of the error.
 TOKENS_STEP, ERROR_STEP = 2.5, 3.5
@@ -48,10 +49,10 @@ class Rate:
                 raise UsageError(f"{name} must be a number, not {getattr(self, name)!r}")
         if len(given) > 1:
             raise UsageError(f"choose one of price, tokens and psnr, not {' and '.join(given)}")
-        if self.price is not None and not 0 <= self.price < math.inf:
-            raise UsageError(f"the price of a token must be 0 or more, not {self.price}")
-        if self.tokens is not None and not 0 < self.tokens < math.inf:
-            raise UsageError(f"tokens per position must be above 0, not {self.tokens}")
+        if self.price is not None and not 0 <= self.price <= LARGEST:
+            raise UsageError(f"the price of a token must be 0 to {LARGEST:,.0f}, not {self.price}")
+        if self.tokens is not None and not 0 < self.tokens <= LARGEST:
+            raise UsageError(f"tokens per position must be 0 to {LARGEST:,.0f}, not {self.tokens}")
         if self.psnr is not None and not 0 < self.psnr <= 100:
             raise UsageError(f"the PSNR must be above 0 and at most 100 dB, not {self.psnr}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vqtok.atomic import atomic_write
+from vqtok.files import real_path
 from vqtok.untrusted import parse_json
 from vqtok.video import open_video
 
@@ -71,7 +72,7 @@ class ClipCache:
 
 def _entry_name(path: Path, short_side: int) -> str:
     stat = path.stat()
-    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {short_side}"
+    key = f"{real_path(path)} {stat.st_size} {stat.st_mtime_ns} {short_side}"
     return f"{path.stem[:40]}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}"
 
 

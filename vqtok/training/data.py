@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure
-from vqtok.files import MEDIA_SUFFIXES, list_files
+from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
 from vqtok.settings import TrainSettings
 from vqtok.training import augmentation as augment
 from vqtok.training.cache import CachedClip, ClipCache
@@ -32,7 +32,7 @@ def find_media(sources: Sequence[str | Path]) -> list[Path]:
     paths = sorted(path for _, path in list_files(sources, MEDIA_SUFFIXES).files)
     if not paths:
         raise UsageError(f"no videos or images in {', '.join(map(str, sources))}")
-    return sorted({path.resolve(): path for path in reversed(paths)}.values())
+    return sorted({real_path(path): path for path in reversed(paths)}.values())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Self
 from vqtok import config, distributed
 from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_CONFIG, RUN_DATA, is_pattern
+from vqtok.files import RUN_CONFIG, RUN_DATA, is_pattern, real_path
 from vqtok.settings import QUANTIZERS, Config
 from vqtok.training.data import TrainingClips, VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips
@@ -43,7 +43,7 @@ class DataPaths:
         return type(self)(
             sources=[_absolute(path) for path in self.sources],
             validation=[_absolute(path) for path in self.validation],
-            cache=self.cache and self.cache.resolve(),
+            cache=self.cache and real_path(self.cache),
             held_out=self.held_out,
         )
 
@@ -101,8 +101,8 @@ class Run:
         else:
             share = self.settings.train.validation_share
             held_out = _hold_out(files, self.data.held_out, share)
-        resolved = {path.resolve() for path in held_out}
-        training = [path for path in files if path.resolve() not in resolved]
+        resolved = {real_path(path) for path in held_out}
+        training = [path for path in files if real_path(path) not in resolved]
         if not training:
             raise UsageError("--validation takes all files of --data: nothing is left to train on")
         return training, held_out
@@ -193,7 +193,7 @@ def _parse_paths(paths: Any) -> list[Path]:
 def _absolute(source: Path) -> Path:
     if is_pattern(source):
         return Path(glob.escape(str(Path.cwd()))) / source
-    return source.resolve()
+    return real_path(source)
 
 
 def _hold_out(files: list[Path], known: Sequence[Path] | None, share: float) -> list[Path]:
@@ -202,8 +202,8 @@ def _hold_out(files: list[Path], known: Sequence[Path] | None, share: float) -> 
     known: the files that it has held out; None for a new run. If none of them is left, the data is
         another, and files are held out anew.
     """
-    resolved = {path.resolve() for path in known or ()}
-    kept = [path for path in files if path.resolve() in resolved]
+    resolved = {real_path(path) for path in known or ()}
+    kept = [path for path in files if real_path(path) in resolved]
     is_new = known is None or (known and not kept)
     if is_new and share:
         n = round(1 / share)
