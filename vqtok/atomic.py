@@ -1,0 +1,76 @@
+"""Write files that appear whole or not at all, and sweep what killed processes have left."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from vqtok.errors import UsageError
+from vqtok.files import real_path
+
+TEMPORARY = ".vqtok-"  # how the names of temporary files begin
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
+
+    The file exists already, empty. Its name keeps the suffix. A symbolic link stays a link. What a
+    process that was killed has left in the folder is deleted.
+
+    Raises UsageError if `path` exists and is not a regular file, or if its folder does not exist.
+    """
+    path = real_path(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file")
+    sweep(path.parent)
+    temporary, descriptor = _create_temporary(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """Create an empty file beside `target`; return its path and a descriptor that locks it."""
+    while True:
+        # As short as most names: `target` may have the largest length that its folder allows.
+        path = target.with_name(f"{TEMPORARY}{os.urandom(4).hex()}{target.suffix[:16]}")
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except OSError as error:
+            error.filename = str(target)
+            raise
+        with suppress(OSError):  # a file system without locks, where nothing is swept either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)  # swept before it was locked
+
+
+@cache
+def sweep(folder: Path) -> None:
+    """Delete the temporary files of dead processes in a folder, once.
+
+    A file is locked as long as the process lives that writes it.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):  # locked, or of another user
+                    _delete_unlocked(Path(entry))
+
+
+def _delete_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(descriptor)
