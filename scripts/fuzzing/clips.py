@@ -14,46 +14,58 @@ SILENT = {"x265-params": "log-level=none"}
 BITEXACT = {"fflags": "+bitexact"}
 
 # Extension, container, codec and pixel format.
-VIDEO = (
-    *(("mp4", "mp4", "libx264", "yuv420p"), ("mkv", "matroska", "libx265", "yuv420p10le")),
-    *(("avi", "avi", "mpeg4", "yuv420p"), ("webm", "webm", "libvpx", "yuv420p")),
-    *(("mov", "mov", "prores_ks", "yuv422p10le"), ("ts", "mpegts", "mpeg2video", "yuv420p")),
-    *(
-        ("flv", "flv", "flv1", "yuv420p"),
-        ("gif", "gif", "gif", "rgb8"),
-        ("mp4", "mp4", "hevc", "yuv420p"),
-    ),
-    *(("png", "image2", "png", "rgb24"), ("jpg", "image2", "mjpeg", "yuvj420p")),
-    *(("webp", "webp", "libwebp", "yuv420p"), ("tiff", "image2", "tiff", "rgb24")),
-    *(
-        ("bmp", "image2", "bmp", "bgr24"),
-        ("apng", "apng", "apng", "rgba"),
-        ("nut", "nut", "ffv1", "yuv420p"),
-    ),
-    *(("y4m", "yuv4mpegpipe", "rawvideo", "yuv420p"), ("mpg", "mpeg", "mpeg1video", "yuv420p")),
-    ("wmv", "asf", "wmv2", "yuv420p"),
-    *(("mxf", "mxf", "mpeg2video", "yuv422p"), ("avif", "avif", "libsvtav1", "yuv420p")),
-    *(("264", "h264", "libx264", "yuv420p"), ("ivf", "ivf", "libvpx-vp9", "yuv420p")),
-    *(("mkv", "matroska", "rawvideo", "yuv420p"), ("m2v", "mpeg2video", "mpeg2video", "yuv420p")),
-)
+VIDEO = """
+mp4 mp4 libx264 yuv420p
+mkv matroska libx265 yuv420p10le
+avi avi mpeg4 yuv420p
+webm webm libvpx yuv420p
+mov mov prores_ks yuv422p10le
+ts mpegts mpeg2video yuv420p
+flv flv flv1 yuv420p
+gif gif gif rgb8
+mp4 mp4 hevc yuv420p
+png image2 png rgb24
+jpg image2 mjpeg yuvj420p
+webp webp libwebp yuv420p
+tiff image2 tiff rgb24
+bmp image2 bmp bgr24
+apng apng apng rgba
+nut nut ffv1 yuv420p
+y4m yuv4mpegpipe rawvideo yuv420p
+mpg mpeg mpeg1video yuv420p
+wmv asf wmv2 yuv420p
+mxf mxf mpeg2video yuv422p
+avif avif libsvtav1 yuv420p
+264 h264 libx264 yuv420p
+ivf ivf libvpx-vp9 yuv420p
+mkv matroska rawvideo yuv420p
+m2v mpeg2video mpeg2video yuv420p
+"""
 # Extension, container and codec.
-SOUND = (
-    *(("m4a", "mp4", "aac"), ("mp3", "mp3", "libmp3lame"), ("webm", "webm", "libopus")),
-    *(("flac", "flac", "flac"), ("wav", "wav", "pcm_s16le")),
-    *(("mov", "mov", "pcm_s24le"), ("ts", "mpegts", "ac3"), ("mkv", "matroska", "pcm_f32le")),
-    *(("avi", "avi", "mp2"), ("mka", "matroska", "eac3"), ("aac", "adts", "aac")),
-)
+SOUND = """
+m4a mp4 aac
+mp3 mp3 libmp3lame
+webm webm libopus
+flac flac flac
+wav wav pcm_s16le
+mov mov pcm_s24le
+ts mpegts ac3
+mkv matroska pcm_f32le
+avi avi mp2
+mka matroska eac3
+aac adts aac
+"""
 
 
 def video_files() -> Iterator[tuple[str, bytes]]:
     """Yield (name, contents) of a clip in each format."""
-    for extension, container, codec, pixel_format in VIDEO:
+    for extension, container, codec, pixel_format in map(str.split, VIDEO.strip().splitlines()):
         yield f"clip.{extension}", write_video(container, codec, pixel_format)
 
 
 def sound_files() -> Iterator[tuple[str, bytes]]:
     """Yield (name, contents) of a second of sound in each format."""
-    for extension, container, codec in SOUND:
+    for extension, container, codec in map(str.split, SOUND.strip().splitlines()):
         yield f"sound.{extension}", write_sound(container, codec)
 
 

@@ -12,59 +12,24 @@ from vqtok.cli import app
 from vqtok.settings import FSQSettings, ModelSettings, TrainSettings
 
 OUTPUTS = (
-    "out",
-    "out.mp4",
-    "out.safetensors",
-    "out.png",
-    "out.svg",
-    "no/out.mp4",
-    "out\x1b[1m.mkv",
+    *"out out.mp4 out.safetensors out.png out.svg no/out.mp4 out\x1b[1m.mkv".split(),
     "o" * 255,
 )
 INPUTS = ("clip.mp4", "clip.png", "tokens.safetensors", "tokenizer.safetensors", "run")
 OUTPUT_OPTIONS = ("-o", "--plot", "--save", "--out", "--cache")
 LEFT_OUT = ("--watch", "--steps", "--help")  # that follow a run or train until they are stopped
+PATH_OPTIONS = ("--audio-from", "--data", "--validation", "--config", "--resume", "--tokenizer")
 WORDS = (
-    *(
-        "cpu",
-        "cuda",
-        "cuda:0",
-        "cuda:-1",
-        "cuda:99999999999999999999",
-        "auto",
-        "meta",
-        "mps",
-        "float32",
-    ),
-    *(
-        "bfloat16",
-        "float64",
-        "ffv1",
-        "libx265",
-        "rawvideo",
-        "png",
-        "aac",
-        "subrip",
-        "fsq",
-        "lfq",
-        "vq2",
-    ),
-    *("0.5,1", ",", "1,,2", "1,nan", "-1", "30,31,inf"),
+    *"auto cpu cuda cuda:0 cuda:-1 cuda:99999999999999999999 meta mps".split(),
+    *"float32 bfloat16 float64 ffv1 libx265 rawvideo png aac subrip fsq lfq vq2".split(),
+    *"0.5,1 , 1,,2 1,nan -1 30,31,inf".split(),
 )
 SETTINGS = [
     *(f"model.{field.name}" for field in fields(ModelSettings)),
     *(f"train.{field.name}" for field in fields(TrainSettings) if field.name != "steps"),
     *(f"quantizer.{field.name}" for field in fields(FSQSettings)),
-    *(
-        "",
-        ".",
-        "model",
-        "model.x",
-        "model.widths.0",
-        "x" * 3000,
-        "\x1b[31m",
-        "train.batch_size.a.b",
-    ),
+    *". model model.x model.widths.0 \x1b[31m train.batch_size.a.b".split(),
+    *("", "x" * 3000),
 ]
 TOKENIZER = ("--tokenizer", "tokenizer.safetensors")
 STARTS = (
@@ -104,14 +69,7 @@ def value(option: str, random: Random) -> str:
         choices = (OUTPUTS, OUTPUTS, INPUTS, odd_paths.NAMES, odd_paths.UNWRITABLE)
     elif option == "--set":
         return f"{pick(random, SETTINGS)}={value('', random)}"
-    elif option in (
-        "--audio-from",
-        "--data",
-        "--validation",
-        "--config",
-        "--resume",
-        "--tokenizer",
-    ):
+    elif option in PATH_OPTIONS:
         choices = (INPUTS, odd_paths.NAMES, odd_paths.OTHERS)
     else:
         choices = (INTEGERS, INTEGERS, NUMBERS, TEXTS, WORDS, WORDS)

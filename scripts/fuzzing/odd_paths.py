@@ -6,53 +6,24 @@ from pathlib import Path
 
 # Made by `make_odd_paths`.
 NAMES = (
-    *("loop", "dangling", "folder", "folder/up", "folder.mp4", "empty.mp4", "empty.safetensors"),
-    *(
-        "\x1b[31mred.mp4",
-        "a\nb.mp4",
-        "\udce9.mp4",
-        "[1].mp4",
-        "frame%03d.png",
-        "-dash.mp4",
-        "é.mp4",
-    ),
-    *("file:x.mp4", "linked.mp4"),
+    *"loop dangling folder folder/up folder.mp4 linked.mp4 empty.mp4 empty.safetensors".split(),
+    *"\udce9.mp4 é.mp4 [1].mp4 frame%03d.png -dash.mp4 file:x.mp4".split(),
+    *("\x1b[31mred.mp4", "a\nb.mp4"),
 )
 # Not made.
 OTHERS = (
-    *("", ".", "..", "~", "-", "--", "missing.mp4", "/dev/null", "/dev/zero", "/dev/full"),
-    *(
-        "/proc/self/mem",
-        "/proc/self/environ",
-        "a" * 300,
-        "a/" * 3000,
-        "nul\0.mp4",
-        "**",
-        "*",
-        "**.mp4",
-    ),
-    *("c**", "[", "[!", "***/*", "*/" * 50, "**/" * 20 + "*", "{a,b}", "http://127.0.0.1:9/a.mp4"),
-    *(
-        "concat:clip.mp4|clip.mp4",
-        "file:clip.mp4",
-        "pipe:0",
-        "data:,x",
-        "subfile,,start,0,end,9,,:clip.mp4",
-    ),
-    *("lavfi:testsrc", "testsrc", "udp://127.0.0.1:9", "clip.mp4/", "clip.mp4/x", "./././clip.mp4"),
+    *". .. ~ - -- missing.mp4 clip.mp4/ clip.mp4/x ./././clip.mp4 nul\0.mp4".split(),
+    *"/dev/null /dev/zero /dev/full /proc/self/mem /proc/self/environ".split(),
+    *"** * **.mp4 c** [ [! ***/* {a,b}".split(),
+    *("", "a" * 300, "a/" * 3000, "*/" * 50, "**/" * 20 + "*"),
+    *"concat:clip.mp4|clip.mp4 file:clip.mp4 pipe:0 data:,x lavfi:testsrc testsrc".split(),
+    *"subfile,,start,0,end,9,,:clip.mp4 http://127.0.0.1:9/a.mp4 udp://127.0.0.1:9".split(),
 )
 # Outputs that cannot be, or should not.
 UNWRITABLE = (
-    *("", ".", "..", "-", "~", "nul\0.mp4", "a" * 300 + ".mp4", "missing/x.mp4", "clip.mp4/x.mp4"),
-    *(
-        "folder",
-        "folder/up",
-        "./clip.mp4",
-        "folder/up/clip.mp4",
-        "folder/x.mp4",
-        "x.xyz",
-        "x.mp4\0",
-    ),
+    *". .. - ~ nul\0.mp4 x.mp4\0 x.xyz missing/x.mp4 clip.mp4/x.mp4 ./clip.mp4".split(),
+    *"folder folder/up folder/up/clip.mp4 folder/x.mp4".split(),
+    *("", "a" * 300 + ".mp4"),
 )
 
 
