@@ -31,20 +31,8 @@ LISTS = (
     "other.mp4\n",
 )
 NAMES = (
-    *(
-        "a.mp4",
-        "a.ffconcat",
-        "a.m3u8",
-        "a.m3u",
-        "a.sdp",
-        "a.mpd",
-        "a.txt",
-        "a.png",
-        "a",
-        "a.svg",
-        "a.idx",
-    ),
-    *("a.vtt", "a.nfo", "a.ans", "a.xml", "a.mkv", "a.webm", "a.concat", "a.asx", "-"),
+    *"a a.mp4 a.ffconcat a.m3u8 a.m3u a.sdp a.mpd a.txt a.png a.svg a.idx".split(),
+    *"a.vtt a.nfo a.ans a.xml a.mkv a.webm a.concat a.asx -".split(),
 )
 OUT = "out.safetensors"
 
