@@ -50,9 +50,7 @@ class SearchSettings:
     dim: Dim = 8
     beta: Weight = 0.25  # weight of the codebook loss (vq2) or of the commitment loss (ema)
     init_from_data: bool = True  # k-means of the first latents
-    revive_after: StepsOrNever = (
-        100  # steps unused after which a code is replaced by a latent; 0: never
-    )
+    revive_after: StepsOrNever = 100  # steps without use, then a code becomes a latent; 0: never
     stages: Annotated[int, Field(ge=0, le=4)] = 0  # residual stages, each with a zero code
 
 
