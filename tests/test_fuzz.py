@@ -97,7 +97,7 @@ def plant(case, fault):
     return case.Target(lambda random: start, (harmful, harmless), run, most=4)
 
 
-def find(scripts, fault, limit=5.0):
+def find(scripts, fault, limit=20.0):
     """Return the report on a planted fault, and its number of cases."""
     fuzz, case, _ = scripts
     targets = {"planted": plant(case, fault)}
@@ -109,7 +109,7 @@ def find(scripts, fault, limit=5.0):
 
 @pytest.mark.parametrize("expected", FAULTS)
 def test_planted_faults_are_found_and_minimized(scripts, expected):
-    report = find(scripts, FAULTS[expected], limit=0.5 if "hang" in expected else 20.0)
+    report = find(scripts, FAULTS[expected], limit=2.0 if "hang" in expected else 20.0)
     assert expected.strip() in (report["kind"], report["where"])
     assert report["mutations"] == ["harmful"]
 
@@ -144,6 +144,6 @@ def test_a_clean_sentence_is_no_finding(scripts):
 
 @pytest.mark.slow
 def test_two_minutes_find_nothing():
-    command = [sys.executable, ROOT / "scripts" / "fuzz.py", "--rounds", "180", "--seed", "11"]
+    command = [sys.executable, ROOT / "scripts" / "fuzz.py", "--rounds", "180", "--limit", "60"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stdout + result.stderr

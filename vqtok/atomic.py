@@ -2,15 +2,21 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from socket import gethostname
+from zlib import crc32
 
 from vqtok.errors import UsageError
 from vqtok.files import real_path
 
-TEMPORARY = ".vqtok-"  # how the names of temporary files begin
+# How the names of temporary files begin; the host follows.
+TEMPORARY = ".vqtok-"
+_OWN = f"{TEMPORARY}{crc32(os.fsencode(gethostname())) & 0xFFFF:04x}-"
+_FORGOTTEN = 7 * 24 * 3600  # seconds
 
 
 @contextmanager
@@ -41,7 +47,7 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
     """Create an empty file beside `target`; return its path and a descriptor that locks it."""
     while True:
         # As short as most names: `target` may have the largest length that its folder allows.
-        path = target.with_name(f"{TEMPORARY}{os.urandom(4).hex()}{target.suffix[:16]}")
+        path = target.with_name(f"{_OWN}{os.urandom(4).hex()}{target.suffix[:16]}")
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except OSError as error:
@@ -58,13 +64,16 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
 def sweep(folder: Path) -> None:
     """Delete the temporary files of dead processes in a folder, once.
 
-    A file is locked as long as the process lives that writes it.
+    A file is locked as long as the process lives that writes it. Locks of other hosts may be
+    invisible on a network file system, so their files must also be a week old.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
-                with suppress(OSError):  # locked, or of another user
-                    _delete_unlocked(Path(entry))
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if entry.name.startswith(_OWN) or age > _FORGOTTEN:
+                    with suppress(OSError):  # locked, or of another user
+                        _delete_unlocked(Path(entry))
 
 
 def _delete_unlocked(path: Path) -> None:

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from vqtok.errors import UsageError, VqtokError, is_out_of_memory, os_message
 from vqtok.files import printable
+from vqtok.interrupt import Interrupted
 from vqtok.streams import finish_stdout
 
 
@@ -43,10 +44,11 @@ def errors_as_sentences() -> Iterator[None]:
         raise typer.Exit(1) from None
     except OSError as error:
         fail(os_message(error), 1)
-    except KeyboardInterrupt as error:
-        number = signal.Signals(next(filter(None, error.args), signal.SIGINT))
-        name = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
-        fail(name, 128 + number)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except Interrupted as error:
+        is_ctrl_c = error.signal == signal.SIGINT
+        fail("interrupted" if is_ctrl_c else f"stopped by {error.signal.name}", error.code)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -56,7 +58,7 @@ def errors_as_sentences() -> Iterator[None]:
         raise
 
 
-def fail(reason: object, code: int) -> None:
+def fail(reason: object, code: Any) -> None:
     """Print the reason on stderr and exit."""
     typer.echo(printable(f"vqtok: {reason}"), err=True)
     raise typer.Exit(code)

@@ -37,6 +37,7 @@ RUN_STATE = "resume.safetensors"
 RUN_TOKENIZER = "tokenizer.safetensors"
 RUN_METRICS = "metrics.jsonl"
 RUN_SAMPLES = "samples"
+RUN_FILES = (RUN_CONFIG, RUN_DATA, RUN_STATE, RUN_TOKENIZER, RUN_METRICS)
 
 # Folders of thumbnails and deleted files that network storage and Windows leave behind.
 SKIPPED_FOLDERS = {"@eaDir", "#recycle", "$RECYCLE.BIN"}

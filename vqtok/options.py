@@ -53,7 +53,7 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Fail on damaged frames and broken timestamps.")
 ]
 KeepPartial = Annotated[
-    bool, typer.Option("--keep-partial", help="On Ctrl-C, write the tokens so far.")
+    bool, typer.Option("--keep-partial", help="On Ctrl-C or SIGTERM, write the tokens so far.")
 ]
 Lambda = Annotated[
     float | None,
@@ -160,8 +160,8 @@ def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     one that exists, or a name that ends in a slash.
     Raises UsageError if a batch has no folder to write to, or if that is one of the sources.
     """
-    if output == "":  # which Path takes for the working directory
-        raise UsageError("the output is empty: . stands for the working directory")
+    if "" in (*sources, output):  # which Path takes for the working directory
+        raise UsageError("a name is empty: . stands for the working directory")
     is_batch = len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir()
     is_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
     if not is_batch and not is_folder:

@@ -20,8 +20,7 @@ from vqtok.untrusted import parse_json, quote
 # the largest of vqtok's own files, the state of a training run, has some 100 KB.
 MAX_HEADER = 2**22
 MAX_RANK = 16  # dimensions of a tensor
-_PIECE = 2**20  # bytes read at a time
-_ROWS_PER_WRITE = 64  # rows of a tensor converted at a time
+_PIECE = 2**20  # bytes read or converted at a time
 
 _NUMBERS = [np.dtype(f"<{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)]
 _NUMBERS += [np.dtype(f"<f{size}") for size in (2, 4, 8)]
@@ -176,8 +175,9 @@ def serialize(
     yield len(text).to_bytes(8, "little") + text
     for name in names:
         array = np.atleast_1d(tensors[name])
-        for i in range(0, len(array), _ROWS_PER_WRITE):
-            yield array[i : i + _ROWS_PER_WRITE].astype(targets[name]).tobytes()
+        rows = max(1, _PIECE * len(array) // max(1, array.nbytes))
+        for i in range(0, len(array), rows):
+            yield array[i : i + rows].astype(targets[name], copy=False).tobytes()
 
 
 def write_file(

@@ -18,7 +18,7 @@ def _check_product(levels: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Steps = Annotated[int, Field(gt=0, lt=2**31)]
-StepsOrNever = Annotated[int, Field(ge=0, lt=2**31)]
+StepCount = Annotated[int, Field(ge=0, lt=2**31)]
 CodebookSize = Annotated[int, Field(gt=0, le=MAX_CODES)]
 Dim = Annotated[int, Field(gt=0, le=4096)]
 Levels = Annotated[
@@ -28,14 +28,14 @@ Levels = Annotated[
 ]
 Channels = Annotated[int, Field(gt=0, le=8192)]
 Blocks = Annotated[int, Field(ge=0, le=64)]
-Clips = Annotated[int, Field(gt=0, le=2**16)]
+BatchSize = Annotated[int, Field(gt=0, le=2**16)]
 Pixels = Annotated[int, Field(gt=0, le=2**13)]
 Strides = Annotated[
     tuple[Annotated[int, Field(gt=0, le=2**12)], ...], Field(min_length=1, max_length=64)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0, lt=1)]
 
 strict = ConfigDict(extra="forbid")
@@ -50,7 +50,7 @@ class SearchSettings:
     dim: Dim = 8
     beta: Weight = 0.25  # weight of the codebook loss (vq2) or of the commitment loss (ema)
     init_from_data: bool = True  # k-means of the first latents
-    revive_after: StepsOrNever = 100  # steps without use, then a code becomes a latent; 0: never
+    revive_after: StepCount = 100  # steps without use, then a code becomes a latent; 0: never
     stages: Annotated[int, Field(ge=0, le=4)] = 0  # residual stages, each with a zero code
 
 
@@ -78,9 +78,9 @@ class GumbelSettings:
     codebook_size: CodebookSize = 1024
     dim: Dim = 32
     kl_weight: Weight = 5e-4
-    temp_start: Above0 = 1.0
-    temp_end: Above0 = 0.1
-    temp_steps: StepsOrNever = 2000
+    temp_start: PositiveFloat = 1.0
+    temp_end: PositiveFloat = 0.1
+    temp_steps: StepCount = 2000
     init_from_data: bool = True  # k-means of the first latents
 
 
@@ -94,7 +94,7 @@ class LFQSettings:
     entropy_loss_weight: Weight = 0.1
     commitment_loss_weight: Weight = 0.25
     diversity_gamma: Weight = 1.0
-    inv_temperature: Above0 = 1.0
+    inv_temperature: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ class TrainSettings:
 
     __pydantic_config__ = strict
     steps: Steps = 5000
-    batch_size: Clips = 4  # clips per step, over all processes
-    accumulate: Clips = 1  # gradient accumulation: micro-batches per step
+    batch_size: BatchSize = 4  # clips per step, over all processes
+    accumulate: BatchSize = 1  # gradient accumulation: micro-batches per step
     frames: Annotated[int, Field(gt=0, le=2**12)] = 13  # per training clip; 1 + s*n wastes none
     crop: Pixels = 112  # height and width of a training clip, pixels
     size: Pixels = 256  # larger videos are scaled to this short side before cropping
@@ -149,11 +149,11 @@ class TrainSettings:
     random_scale: Annotated[float, Field(ge=1, le=8)] = 1.0  # up to this factor, up and down
     color_jitter: Annotated[float, Field(ge=0, le=4)] = 0.0  # strength, applied with p = 0.5
     init_from: str | None = None  # initial weights: a tokenizer file or the name of a bundled one
-    init_clips: Clips = 32  # clips that the first weights and codebook are computed from
+    init_clips: BatchSize = 32  # clips that the first weights and codebook are computed from
     optimizer: Literal["adamw", "muon"] = "muon"
-    learning_rate: Above0 = 7e-4
+    learning_rate: PositiveFloat = 7e-4
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup: StepsOrNever = 100  # steps
+    warmup: StepCount = 100  # steps
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the steps; wsd only
     weight_decay: Weight = 0.01  # of weight matrices and kernels
     clip_norm: Annotated[float, Field(gt=0)] = 1.0  # maximum gradient norm
@@ -168,7 +168,7 @@ class TrainSettings:
     seed: Seed = 0
     dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of autocast; weights stay float32
     save_every: Steps = 100  # steps
-    validate_every: StepsOrNever = 500  # steps; 0: never
+    validate_every: StepCount = 500  # steps; 0: never
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of the files
     cache_gib: Weight = 6.0  # decoded clips kept in memory or in --cache, per process
     tensorboard: bool = False

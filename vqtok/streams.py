@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 _WIDTHS = {str(columns) for columns in range(20, 1000)}
 
@@ -11,10 +12,11 @@ _WIDTHS = {str(columns) for columns in range(20, 1000)}
 class _Messages(io.FileIO):
     """stderr. Messages that cannot be written are lost: the command goes on."""
 
-    def write(self, data: object) -> int:
-        with suppress(OSError):
-            super().write(data)  # type: ignore[arg-type]
-        return len(data)  # type: ignore[arg-type]
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def prepare_streams() -> None:

@@ -1,8 +1,10 @@
 """Refuse outputs that are inputs, or that cannot be written, before any work is done."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -14,7 +16,7 @@ from vqtok.files import exists, is_pattern, pattern_root, real_path
 File = str | os.PathLike[str] | IO[bytes] | IO[str] | None
 
 BUNDLED = Path(__file__).parent / "bundled"  # tokenizers, each beside its model card
-STREAMS = ("/dev/std", "/dev/fd/", "/proc/self/fd/")  # what their paths begin with
+_STREAM = re.compile("/dev/(stdin|stdout|stderr|fd/.*)|/proc/[^/]+/(task/[^/]+/)?fd/.*")
 
 
 def check_targets(targets: Iterable[File], inputs: Iterable[File]) -> None:
@@ -62,7 +64,7 @@ def check_overwrite(path: Path, force: bool) -> None:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise UsageError if no file can be written to `path`, where one may exist already."""
-    if str(path).startswith(STREAMS):  # links to files, which would be replaced
+    if _STREAM.fullmatch(os.path.abspath(path)):  # noqa: PTH100 - links to files are replaced
         raise UsageError(f"{path} is a stream, not a file: - stands for stdout")
     try:
         target = real_path(path)
@@ -96,6 +98,7 @@ def _mode(path: Path) -> int:
         return 0
 
 
+@cache
 def _write_nothing(folder: Path) -> None:
     # Permissions alone do not tell: root has all of them, and a file system may be read-only.
     with TemporaryFile(dir=folder):

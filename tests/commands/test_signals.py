@@ -1,12 +1,15 @@
 """Ctrl-C, SIGTERM and SIGHUP: exit codes, what is saved, and that nothing else is left."""
 
+import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from helpers.clips import pattern, write_clip
 from helpers.command import TINY, file_names, start, wait_until
+from vqtok.interrupt import defer_interrupt
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 MESSAGES = {
@@ -67,3 +70,44 @@ def test_signals_that_are_ignored_stay_so(tmp_path, tiny):
     process.stderr.readline()
     process.send_signal(signal.SIGHUP)
     stop(process, signal.SIGTERM)
+
+
+def test_signals_that_come_again_do_not_cut_saving_short():
+    """Schedulers signal every process, and launchers pass it on."""
+    with defer_interrupt() as interrupted:
+        assert interrupted() is None
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert interrupted() == signal.SIGTERM
+    with defer_interrupt() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda n: n.name)
+def test_a_pipe_that_has_gone_silent_does_not_keep_a_command_alive(tmp_path, tiny, number):
+    stream = write_clip(tmp_path / "clip.mkv", pattern(60, 96, 96)).read_bytes()
+    out = tmp_path / "out"
+    out.mkdir()
+    for options in ([], ["--keep-partial"]):
+        args = "encode", "-", "-o", out / "t.safetensors", "--verbose", *tiny, *options
+        process = start(*args, stdin=subprocess.PIPE, bufsize=0)
+        process.stderr.readline()  # the tokenizer is loaded
+        process.stdin.write(stream[: len(stream) // 2])
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number, process.stderr.read()
+        assert file_names(out) == ["t.safetensors"] * len(options)
+
+
+def test_a_job_that_is_blocked_does_not_keep_a_batch_alive(make_clip, tmp_path, tiny, monkeypatch):
+    clip, out = make_clip(), tmp_path / "out"
+    os.mkfifo(tmp_path / "silent")
+    code = "import vqtok.commands.batch as b, vqtok.cli as c; b.GRACE = 0.5; c.main()"
+    args = ["encode", clip, tmp_path / "silent", "-o", out, *tiny]
+    command = [sys.executable, "-c", code, *map(str, args)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        wait_until((out / "clip.mp4.safetensors").exists, process)
+        stop(process, signal.SIGTERM)
+    assert file_names(out) == ["clip.mp4.safetensors"]

@@ -9,7 +9,7 @@ import pytest
 from helpers.command import file_names, works
 from helpers.training import TINY, make_run, read_metrics, train_run
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_CONFIG, RUN_DATA, RUN_SAMPLES
+from vqtok.files import RUN_CONFIG, RUN_DATA, RUN_FILES, RUN_SAMPLES
 from vqtok.training.runs import DataPaths, create, reopen
 
 NO_DATA = DataPaths()
@@ -26,6 +26,15 @@ def test_new_runs_go_to_the_next_free_folder(tmp_path, monkeypatch):
     for run in (first, second):
         with pytest.raises(UsageError, match="holds a run already"):
             create(run.folder, "lfq", None, TINY, NO_DATA)
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_run_never_takes_a_folder_with_files_of_its_names(name, tmp_path):
+    (tmp_path / name).write_text("of the user")
+    with pytest.raises(UsageError, match="holds a run already"):
+        create(tmp_path, "lfq", None, TINY, NO_DATA)
+    assert (tmp_path / name).read_text() == "of the user"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_run_that_was_not_saved_gives_its_folder_up(tmp_path, monkeypatch):

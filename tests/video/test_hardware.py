@@ -32,13 +32,23 @@ def test_missing_hardware_changes_nothing(path, hardware):
         assert clip.decoder == software.decoder == "h264 decoded in software"
 
 
-def test_a_file_reopened_for_hardware_gives_the_same_frames(make_clip, monkeypatch):
-    path, devices = make_clip(), []
+def test_a_file_is_reopened_for_hardware_and_closed_before(make_clip, monkeypatch):
+    path, opened, av_open = make_clip(), [], container.av.open
+
+    def open_recorded(*args, hwaccel, **options):
+        opened.append((hwaccel, av_open(*args, **options)))
+        return opened[-1][1]
+
     monkeypatch.setattr(container, "hwdevices_available", lambda: ["made-up"])
-    monkeypatch.setattr(container, "HWAccel", lambda *device: devices.append(device))
+    monkeypatch.setattr(container, "HWAccel", lambda *device: device)
+    monkeypatch.setattr(container.av, "open", open_recorded)
     with open_video(path) as software, open_video(path, hardware="made-up:1") as clip:
         assert_same_frames(software, clip)
-    assert devices == [("made-up", "1")]
+        devices = [device for device, _ in opened if device]
+        assert devices == [("made-up", "1")]
+        first = opened[[device for device, _ in opened].index(devices[0]) - 1][1]
+        with pytest.raises(AssertionError, match="not open"):
+            first.seek(0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -13,6 +13,7 @@ from helpers import CLIPS
 from helpers.clips import pattern, read_clip
 from helpers.ffmpeg import ffmpeg_frames, run_ffmpeg
 from vqtok.errors import VqtokError
+from vqtok.video.heif import HeifItems
 
 REPORTS = CLIPS.parent / "reports"
 TILE = 64
@@ -211,3 +212,26 @@ def test_photographs_are_read_as_other_programs_do(name, shape):
     frame = read_clip(REPORTS / name)[0][0]
     assert frame.shape == (*shape, 3)
     assert np.abs(frame - ffmpeg_frames(REPORTS / name, 1)[0].astype(float)).mean() < 1
+
+
+def items_with(iloc, rest=b""):
+    """Return the items of a file whose meta box has these item locations, followed by `rest`."""
+    pitm = full_box(b"pitm", 0, struct.pack(">H", PRIMARY))
+    meta = full_box(b"meta", 0, pitm, full_box(b"iloc", 0, iloc))
+    return HeifItems(io.BytesIO(meta + rest))
+
+
+def test_no_more_is_read_than_is_asked_for():
+    """However many extents an item claims, each of them the whole file."""
+    extents = struct.pack(">II", 0, 2**32 - 1) * 1000
+    header = struct.pack(">BBHHHH", 0x44, 0, 1, PRIMARY, 0, 1000)
+    assert len(items_with(header + extents, bytes(10**6)).data(PRIMARY, 12)) == 12
+
+
+@pytest.mark.parametrize("sizes", [0x00, 0x44])
+def test_entries_that_a_file_has_no_bytes_for_cost_nothing(sizes):
+    """It takes hours to count 65,535 times 65,535 extents."""
+    entries = struct.pack(">HHH", PRIMARY + 1, 0, 65535) * 60_000
+    items = items_with(struct.pack(">BBH", sizes, 0, 65535) + entries)
+    with pytest.raises(LookupError):
+        items.data(PRIMARY, 12)

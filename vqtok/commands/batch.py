@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from vqtok.model.tokenizer import Tokenizer
 from vqtok.targets import check_targets, check_writable, tokenizer_file
 
 FAILURES = "failures.jsonl"
+GRACE = 10  # seconds that jobs in progress have to stop: one may be blocked in a read
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ Work = Callable[[Job, Tokenizer, ProgressTask], Sequence[str]]
 
 
 def plan_jobs(
-    found: FileList, folder: Path, rename: Callable[[str], str], tokenizer: str = ""
+    found: FileList, folder: Path, rename: Callable[[str], str], tokenizer: str
 ) -> list[Job]:
     """Return the jobs for the files that were found.
 
@@ -59,6 +60,8 @@ def plan_jobs(
         raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
     inputs = [*jobs.values(), tokenizer_file(tokenizer)]
     check_targets([*jobs, folder / FAILURES], inputs)
+    if (folder / FAILURES).is_dir():
+        raise UsageError(f"{folder / FAILURES} is a folder, where failures are listed: move it")
     return [Job(jobs[target], target) for target in sorted(jobs)]
 
 
@@ -70,63 +73,38 @@ def split_existing(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
 
 
 class FailureLog:
-    """A file with a line of JSON for each job that failed, then one for each job in progress.
+    """A file with a line of JSON for each job that failed; there is none before the first.
 
-    It is rewritten whenever a job starts or ends, so that it tells what a process was working on
-    that was killed, or that a library has ended. There is no file if there is no such job.
+    Each line is written at once, so that it is there even if the run does not reach its end. What
+    cannot be written, as on a full disk, is written with the next line.
 
     count: number of failures. reasons: of the first of them.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, Lock()
-        self._running: dict[Job, bytes] = {}  # their lines
-        self._end = self._size = 0  # bytes of the failures, and of the whole file
-        self._shared = False
+        self._path, self._lock, self._pending = path, Lock(), b""
         self.count, self.reasons = 0, list[str]()
         path.unlink(missing_ok=True)
 
     @contextmanager
     def watch(self, job: Job) -> Iterator[None]:
-        """List a job while the block runs, and for good if it fails. Thread-safe."""
-        reason = f"{job.source}: was in progress when this was written"
-        self._update(job, _line(job, "unfinished", reason), b"")
-        failure = b""
+        """Add the failure of a job if the block raises anything. Thread-safe."""
         try:
             yield
         except (Cancelled, *INTERRUPTS):
             raise
         except BaseException as error:
-            reason = describe_failure(error, job.source)
-            failure = _line(job, type(error).__name__, reason)
-            with self._lock:
-                self.count += 1
-                self.reasons += [reason] * (len(self.reasons) < MAX_REASONS)
-        finally:
-            self._update(job, b"", failure)
+            self._add(job, type(error).__name__, describe_failure(error, job.source))
 
-    def _update(self, job: Job, running: bytes, failure: bytes) -> None:
-        """Set the line of a job in progress, none if it has ended, and add a failure."""
-        with self._lock, suppress(OSError):  # such as a full disk, which is why jobs fail
-            self._running[job] = running
-            if not running:
-                del self._running[job]
-            with self._path.open("ab") as file:
-                # Another run that writes to this folder too: keep its lines.
-                self._shared |= file.tell() != self._size
-                if not self._shared:
-                    file.truncate(self._end)
-                lines = b"" if self._shared else b"".join(self._running.values())
-                file.write(failure + lines)
-                self._end += len(failure)
-                self._size = self._end + len(lines)
-            if not self._size and not self._shared:
-                self._path.unlink()
-
-
-def _line(job: Job, kind: str, reason: str) -> bytes:
-    failure = {"source": job.source, "kind": kind, "reason": reason}
-    return json.dumps({key: printable(value) for key, value in failure.items()}).encode() + b"\n"
+    def _add(self, job: Job, kind: str, reason: str) -> None:
+        failure = {"source": job.source, "kind": kind, "reason": reason}
+        line = json.dumps({key: printable(value) for key, value in failure.items()}) + "\n"
+        with self._lock:
+            self.count += 1
+            self.reasons += [reason] * (len(self.reasons) < MAX_REASONS)
+            self._pending += line.encode()
+            with suppress(OSError), self._path.open("ab", buffering=0) as file:
+                self._pending = self._pending[file.write(self._pending) :]
 
 
 def run_batch(
@@ -164,17 +142,16 @@ def run_batch(
             bars.say(*(f"{job.source}: {note}" for note in notes))
         batch.advance()
 
-    with (
-        ProgressBars(run.quiet) as bars,
-        bars.task(label, len(jobs)) as batch,
-        ThreadPoolExecutor(run.jobs) as pool,
-    ):
+    with ProgressBars(run.quiet) as bars, bars.task(label, len(jobs)) as batch:
+        pool = ThreadPoolExecutor(run.jobs)
+        futures = [pool.submit(run_job, job) for job in jobs]
         try:
-            for future in [pool.submit(run_job, job) for job in jobs]:
+            for future in futures:
                 future.result()
         except BaseException:  # Ctrl-C included: jobs in progress must stop
             bars.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
+            wait(futures, GRACE)
             raise
     if failures.count:
         reasons = join_reasons(failures.reasons, failures.count)

@@ -13,7 +13,7 @@ from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
-from vqtok.interrupt import defer_interrupt
+from vqtok.interrupt import Interrupted, defer_interrupt
 from vqtok.model import checkpoint
 from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def _encode_one(source: str, output: str | None, options: EncodeOptions, run: Ru
     run.say(*clip.notes, f"{source}: {_summary(tokens, stopwatch.elapsed())}")
     run.say_verbose(f"{source}: {clip.decoder}; {stopwatch.shares('model')}")
     if number := interrupted():
-        raise KeyboardInterrupt(number)
+        raise Interrupted(number)
 
 
 def _encode_many(
@@ -154,7 +154,7 @@ def check_same_settings(
         try:
             tokens = read_settings(job.target)
         except VqtokError as error:
-            damaged[job] = VqtokError(f"{error}: delete that file first")
+            damaged[job] = VqtokError(f"delete {job.target} first: {error}")
             continue
         same = (tokens.model, tokens.rate) == (fingerprint, str(options.rate))
         same &= options.size in (None, min(tokens.height, tokens.width))

@@ -83,7 +83,8 @@ def _check_folders(options: TrainOptions) -> None:
     sources, cache = [*options.sources, *options.validation], options.cache
     out = options.resume or options.out or RUNS
     check_writable_folder(out)
-    check_apart(out, sources, rereads=True)  # samples are images
+    if options.resume is None:
+        check_apart(out, sources, rereads=True)  # samples are images
     if cache is not None:
         check_writable_folder(cache)
         check_apart(cache, [*sources, out])

@@ -20,7 +20,7 @@ from vqtok.precision import has_fast_bfloat16, set_global_flags
 from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config, TokenizerConfig
 from vqtok.targets import BUNDLED, tokenizer_file
-from vqtok.untrusted import parse_json, quote
+from vqtok.untrusted import parse_json, quote, shorten
 
 FORMAT, VERSION = "vqtok-tokenizer", "2"
 PRICE = "coder.price"  # its range is unknown: float16 might not hold it
@@ -160,11 +160,12 @@ def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor])
         try:
             # The module itself knows which weights it can compute from others.
             module.load_state_dict({name: w.to("meta") for name, w in weights.items()})
-        except RuntimeError:
-            raise VqtokError("the weights do not fit its settings") from None
+        except RuntimeError as error:
+            reason = shorten(str(error).partition("\n")[2].strip())
+            raise VqtokError(f"the weights do not fit its settings: {reason}") from None
     for name, weight in weights.items():
         if weight.dtype not in _STORED_AS.get(expected[name].dtype, {expected[name].dtype}):
-            raise VqtokError("the weights do not fit its settings")
+            raise VqtokError(f"the weights do not fit its settings: {name} is {weight.dtype}")
         if not is_finite(weight):
             raise VqtokError(f"the weights of {name} hold NaN or infinity; train it again")
 

@@ -49,7 +49,7 @@ def _fold_transforms(quantizer: dict[str, Any], weights: dict[str, Tensor]) -> N
         projection = weights.pop("quantizer.projection.weight")
         if len(weights[codes]) * len(projection) > MAX_FOLDED:
             raise VqtokError("its projected codebook is too large")
-        weights[codes] = weights[codes].float() @ projection.float().T
+        weights[codes] = F.linear(weights[codes].float(), projection.float())
     if normalized:
         weights[codes] = F.normalize(weights[codes].float(), dim=-1)
         weights.pop("quantizer.embedding.embed_avg", None)

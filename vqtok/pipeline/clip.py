@@ -111,6 +111,7 @@ def decode_clip(
         fps=tokens.fps,
         time_base=tokens.time_base,
         max_gap=tokens.max_gap,
+        last=tokens.timestamps[-1],
         origin=min(tokens.origin, tokens.timestamps[0]),
         pixel_aspect=tokens.pixel_aspect,
         codec=codec,

@@ -27,7 +27,7 @@ def save_plot(reports: list[CodebookReport], path: Path) -> None:
         _plot_over_time(bits, [time_bin.bits for time_bin in report.time_profile], f"C{i}")
         _plot_over_time(codes, [time_bin.codes for time_bin in report.time_profile], f"C{i}")
     frequencies.set(title="code frequencies", xlabel="rank of the code", ylabel="share of tokens")
-    if any(line.get_ydata().size for line in frequencies.lines[::2]):
+    if any(report.use.tokens for report in reports):
         frequencies.set(xscale="log", yscale="log")
     frequencies.legend()
     bits.set(title="bits over time", xlabel="relative time", ylabel="bits per token")

@@ -166,15 +166,15 @@ def find_problem(tokens: Tokens) -> str | None:
         return f"there are {indices.shape[3]:,} codebooks; the limit is {MAX_CODEBOOKS}"
     if len(tokens.timestamps) != tokens.frames:
         return "the number of timestamps is not the number of frames"
-    ends = tokens.timestamps[0], tokens.timestamps[-1], tokens.origin
-    if max(map(abs, ends)) >= 2**62:
-        return "a timestamp is out of range"
     return None
 
 
 def find_wrong_value(tokens: Tokens) -> str | None:
     """Return the problem of the indices or the timestamps, if `find_problem` found none."""
     indices = tokens.indices
+    ends = tokens.timestamps[0], tokens.timestamps[-1], tokens.origin
+    if max(map(abs, ends)) >= 2**62:
+        return "a timestamp is out of range"
     if indices.min() < 0 or indices.max() >= tokens.codebook_size:
         found = f"{indices.min():,} to {indices.max():,}"
         return f"the indices are {found}, not in a codebook of {tokens.codebook_size:,}"

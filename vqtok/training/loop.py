@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 from vqtok import distributed
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_SAMPLES, RUN_STATE, RUN_TOKENIZER
-from vqtok.interrupt import defer_interrupt
+from vqtok.interrupt import Interrupted, defer_interrupt
 from vqtok.model import checkpoint
 from vqtok.pipeline.overlap import prefetch
 from vqtok.precision import set_global_flags
@@ -67,11 +68,11 @@ def run_steps(
     state: TrainState,
     last_step: int,
     logger: Logger | None,
-    interrupted: Callable[[], int | None],
+    interrupted: Callable[[], signal.Signals | None],
 ) -> None:
     """Train until `last_step` or an interrupt; `logger` is None on all ranks but the first.
 
-    Raises KeyboardInterrupt after an interrupt, once the state is saved.
+    Raises Interrupted after an interrupt, once the state is saved.
     """
     settings, device = run.settings.train, state.tokenizer.device
     averager = MetricAverager(state.tokenizer.codebook_size, state.tokenizer.zero_code)
@@ -102,7 +103,7 @@ def run_steps(
                 checkpoint.save(path, state.ema_model, run.settings, state.step)
                 state.save(run.folder / RUN_STATE)
             if stop:
-                raise KeyboardInterrupt(interrupted())
+                raise Interrupted(interrupted() or signal.SIGINT)
 
 
 def is_due(step: int, every: int) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from vqtok import config, distributed
 from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_CONFIG, RUN_DATA, is_pattern, real_path
+from vqtok.files import RUN_CONFIG, RUN_DATA, RUN_FILES, exists, is_pattern, real_path
 from vqtok.settings import QUANTIZERS, Config
 from vqtok.training.data import TrainingClips, VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips
@@ -215,7 +215,7 @@ def _claim(folder: Path | None, kind: str) -> Path:
     """Return the folder of a new run, by default the next free one, with an empty config file.
 
     Of several processes, only one can create that file. Under `torchrun`, rank 0 does. Raises
-    UsageError if it exists.
+    UsageError if it, or another file that a run writes, exists.
     """
     names = [folder] if folder else (RUNS / (kind if i == 1 else f"{kind}-{i}") for i in count(1))
     if distributed.rank() > 0:
@@ -224,8 +224,9 @@ def _claim(folder: Path | None, kind: str) -> Path:
     for name in names:
         with suppress(FileExistsError):
             name.mkdir(exist_ok=name == folder)
-            (name / RUN_CONFIG).touch(exist_ok=False)
-            return name
+            if not any(exists(name / file) for file in RUN_FILES):
+                (name / RUN_CONFIG).touch(exist_ok=False)
+                return name
     raise UsageError(
         f"{folder} is a file or holds a run already: --resume the run or choose another --out"
     )

@@ -3,7 +3,7 @@
 import io
 import shlex
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from math import ceil
 
@@ -97,9 +97,15 @@ class AudioCopier:
         assert self._start is not None
         if _seconds(packet) < self._start:
             return
-        try:
+        with self.explain_damage():
             self._move(packet)
             self._target.mux(packet)
+
+    @contextmanager
+    def explain_damage(self) -> Iterator[None]:
+        """Raise errors of the muxer as VqtokError: it may write audio after it was copied."""
+        try:
+            yield
         except (av.error.ArgumentError, av.error.InvalidDataError, ArithmeticError) as error:
             raise VqtokError(
                 f"{self._name}: its audio is damaged or its timestamps jump back, so it cannot be "

@@ -110,7 +110,7 @@ def _scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, 
         short = min(height, width)
         height = (2 * height * short_side + short) // (2 * short)
         width = (2 * width * short_side + short) // (2 * short)
-    # FFmpeg allocates no larger frame, and no codec stores longer sides.
+    # FFmpeg allocates no larger frame, and `VideoWriter` stores no longer sides.
     if (height + 128) * (width + 128) >= 2**28 or max(height, width) > MAX_SIDE:
         size = f"{height}x{width}" if max(height, width) < 10**9 else "that size"
         raise UsageError(f"frames of {size} are too large: choose a smaller size")

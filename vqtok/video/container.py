@@ -60,25 +60,32 @@ def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[
 
     Raises VqtokError, naming the file and the reason.
     """
-    name = display_name(source)
     with ExitStack() as stack:
-        try:
-            file = open_source(source, stack)
-        except VqtokError:
-            raise
-        except (OSError, ValueError) as error:  # a path with a NUL, a closed file
-            raise VqtokError(f"{name}: {os_reason(error)}") from error
-        container = stack.enter_context(_open(file, name))
+        container = _open(source, stack)
         if hardware is not None and isinstance(source, str | os.PathLike):
             device = _find_hwaccel(container, hardware)
             if device is not None:
                 with suppress(VqtokError):  # no such device, or no driver
-                    file = open_source(source, stack)
-                    container = stack.enter_context(_open(file, name, device))
+                    accelerated = _open(source, stack, device)
+                    container.close()
+                    container = accelerated
         yield container
 
 
-def _open(file: InputFile, name: str, hwaccel: HWAccel | None = None) -> InputContainer:
+def _open(source: PathOrFile, stack: ExitStack, hwaccel: HWAccel | None = None) -> InputContainer:
+    """Open a container, which the stack closes."""
+    name = display_name(source)
+    try:
+        file = open_source(source, stack)
+    except VqtokError:
+        raise
+    except (OSError, ValueError) as error:  # a path with a NUL, a closed file
+        raise VqtokError(f"{name}: {os_reason(error)}") from error
+    stack.callback(file.raise_interrupt)  # once the container is closed
+    return stack.enter_context(_open_file(file, name, hwaccel))
+
+
+def _open_file(file: InputFile, name: str, hwaccel: HWAccel | None) -> InputContainer:
     def refuse(*_: object) -> NoReturn:
         raise VqtokError(f"{name} refers to other files, which are not read: name the video itself")
 

@@ -38,7 +38,7 @@ class HeifItems:
         for kind, box in _boxes(fields.read()):
             reference = _Fields(box)
             if kind == b"dimg" and reference.uint(size) == item:
-                return [reference.uint(size) for _ in range(reference.uint(2))]
+                return [reference.uint(size) for _ in range(reference.count(2))]
         raise LookupError(item)
 
     def properties(self, item: int) -> list[tuple[bytes, bytes]]:
@@ -48,33 +48,35 @@ class HeifItems:
         for box in (content for kind, content in iprp if kind == b"ipma"):
             version, flags, fields = _parse_full_box(box)
             size = 2 if flags & 1 else 1
-            for _ in range(min(fields.uint(4), len(box))):
+            for _ in range(fields.count(4)):
                 found = fields.uint(4 if version else 2) == item
                 # The highest bit marks a property as essential.
-                indices = [fields.uint(size) % (1 << 8 * size - 1) for _ in range(fields.uint(1))]
+                indices = [fields.uint(size) % (1 << 8 * size - 1) for _ in range(fields.count(1))]
                 if found:
                     return [properties[index - 1] for index in indices if index]
         return []
 
-    def data(self, item: int) -> bytes:
-        """Return the content of an item."""
+    def data(self, item: int, limit: int) -> bytes:
+        """Return the first `limit` bytes of the content of an item."""
         version, _, fields = self._full_box(b"iloc")
         offset_size, length_size = divmod(fields.uint(1), 16)
         base_size, index_size = divmod(fields.uint(1), 16)
         id_size = 4 if version == 2 else 2
-        for _ in range(min(fields.uint(id_size), len(self._meta[b"iloc"]))):
+        for _ in range(fields.count(id_size)):
             found = fields.uint(id_size) == item
             method = fields.uint(2) % 16 if version else 0
             fields.read(2)
             base, content = fields.uint(base_size), b""
             file = io.BytesIO(self._meta.get(b"idat", b"")) if method else self._file
-            for _ in range(fields.uint(2)):
-                fields.read(index_size if version else 0)
+            index_size = index_size if version else 0
+            for _ in range(fields.count(2, index_size + offset_size + length_size)):
+                fields.read(index_size)
                 offset, length = fields.uint(offset_size), fields.uint(length_size)
                 if found:
                     end = file.seek(0, io.SEEK_END)
                     file.seek(base + offset)
-                    content += file.read(max(0, min(length, end - base - offset)))
+                    rest = min(length, end - base - offset, limit - len(content))
+                    content += file.read(max(0, rest))
             if found:
                 return content
         raise LookupError(item)
@@ -89,6 +91,14 @@ class _Fields(io.BytesIO):
     def uint(self, size: int) -> int:
         """Return the next unsigned integer of `size` bytes."""
         return int.from_bytes(self.read(size))
+
+    def count(self, size: int, entry: int = 1) -> int:
+        """Return the next integer, the number of entries that follow, as far as there can be.
+
+        entry: bytes of an entry at least. Of entries without any, all are the same.
+        """
+        count = self.uint(size)
+        return min(count, (len(self.getbuffer()) - self.tell()) // entry if entry else 1)
 
 
 def _parse_full_box(content: bytes) -> tuple[int, int, _Fields]:

@@ -2,20 +2,23 @@
 
 import io
 import os
+import select
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-from vqtok.errors import UsageError
+from vqtok.errors import INTERRUPTS, UsageError
+from vqtok.interrupt import stopping
 
 PathOrFile = str | os.PathLike[str] | BinaryIO
 
 # What files begin with that cannot be read from a pipe: the type of the first box of an MP4 or
 # QuickTime file (old ones have no ftyp), and the signatures of TIFF and OpenEXR.
 _HEAD = 65536  # bytes
+_POLL_INTERVAL = 200  # milliseconds
 _QUICKTIME_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"}
 _SIGNATURES = (b"II*\0", b"MM\0*", b"v/1\x01")
 # What the head of a JPEG contains if more follows the picture, such as a gain map or a video. Only
@@ -35,8 +38,22 @@ class InputFile:
         self.head, self.name = head, name
         self._file, self._is_seekable = file, is_seekable(file)
         # `read` of a buffered pipe would block until it has all bytes.
-        self.read: Callable[[int], bytes] = file.read if self._is_seekable else file.read1  # type: ignore[attr-defined]
+        self._read: Callable[[int], bytes] = file.read if self._is_seekable else file.read1  # type: ignore[attr-defined]
         self.tell = file.tell
+        self._interrupt: BaseException | None = None
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._read(size)
+        except INTERRUPTS as interrupt:
+            # FFmpeg is told that the file ends: PyAV would drop the exception, or exit.
+            self._interrupt = interrupt
+            return b""
+
+    def raise_interrupt(self) -> None:
+        """Raise what interrupted a read, such as Ctrl-C, if anything did."""
+        if self._interrupt is not None:
+            raise self._interrupt
 
     def seekable(self) -> bool:
         return self._is_seekable
@@ -89,16 +106,29 @@ def _is_jpeg_with_attachments(head: bytes) -> bool:
 
 
 class _Pipe(io.RawIOBase):
-    """A raw stream of an object that may have a `read` method and nothing else."""
+    """A raw stream of an object that may have a `read` method and nothing else.
+
+    It ends when the process is asked to stop.
+    """
 
     def __init__(self, source: BinaryIO) -> None:
         # The `read` of a buffered stream would block until it has all bytes.
         self._read: Callable[[int], bytes] = getattr(source, "read1", source.read)
+        self._poll: select.poll | None = None
+        with suppress(OSError, AttributeError):
+            descriptor = source.fileno()
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLIN)
+        self._is_new = True  # `source` may hold bytes already, which `poll` does not know of
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while self._poll and not self._is_new and not self._poll.poll(_POLL_INTERVAL):
+            if stopping.is_set():
+                return 0
+        self._is_new = False
         data = self._read(len(buffer))
         buffer[: len(data)] = data
         return len(data)

@@ -21,6 +21,7 @@ from vqtok.video.heif import HeifItems
 from vqtok.video.images import is_heif_picture
 from vqtok.video.source import PathOrFile, display_name
 
+_GRID_BYTES = 12  # of the content of a grid, at most
 _ROTATIONS: list[list[str]] = [[], ["transpose=cclock"], ["hflip", "vflip"], ["transpose=clock"]]
 
 
@@ -83,7 +84,7 @@ def read_tile_grid(source: PathOrFile, container: InputContainer) -> TileGrid | 
             return None
         if items.type(items.primary) == b"grid":
             tiles = [streams[tile] for tile in items.inputs(items.primary)]
-            columns, width, height = _parse_grid(items.data(items.primary))
+            columns, width, height = _parse_grid(items.data(items.primary, _GRID_BYTES))
             filters = [f"crop={width}:{height}:0:0:exact=1"]
             for kind, content in items.properties(items.primary):
                 filters += _filters(kind, content)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from fractions import Fraction
 from types import TracebackType
 from typing import Self
@@ -50,6 +50,8 @@ class VideoWriter:
         and `notes` says so. An image stores no time.
     max_gap: the longest time from one frame to the next, in ticks; needed only if that is 2^31 or
         more.
+    last: the timestamp of the last frame, to refuse it before anything is written; None if it is
+        not known.
     origin: the timestamp that becomes time zero.
     pixel_aspect: width of a pixel divided by its height. h264 and images store it. For other codecs
         the frames are stretched until pixels are square, and `notes` says so.
@@ -70,6 +72,7 @@ class VideoWriter:
         fps: Fraction | int,
         time_base: Fraction,
         max_gap: int = 0,
+        last: int | None = None,
         origin: int = 0,
         pixel_aspect: Fraction | int = 1,
         codec: str | None = None,
@@ -89,6 +92,8 @@ class VideoWriter:
         self._encoder, self._encoder_options = find_encoder(self._codec, crf, self._is_image)
         longest = max(1 / self._fps, max_gap * time_base)  # seconds that a frame is shown
         self._timescale = choose_timescale(self._format, time_base, longest)
+        if last is not None:
+            self._check_time((last - origin) * time_base)
         self._last_pts: int | None = None
         self._audio: AudioCopier | None = None
         self._frame_count = 0
@@ -142,7 +147,7 @@ class VideoWriter:
                 continue
             frame = self._convert(VideoFrame.from_ndarray(np.ascontiguousarray(rgb), "rgb24"))
             frame.pts, frame.time_base = pts, Fraction(1, self._timescale)
-            self._container.mux(self._encode(frame))
+            self._mux(frame)
             if self._audio:
                 self._audio.copy_during(int(timestamp) * self._time_base)
 
@@ -161,8 +166,7 @@ class VideoWriter:
 
         Raises VqtokError if the container cannot store it, or not after the last one.
         """
-        if abs(time) >= _MAX_SECONDS:
-            raise VqtokError(f"{self._format} cannot store a frame at {float(time):.4g} s")
+        self._check_time(time)
         pts, last = round(time * self._timescale), self._last_pts
         if self._format in MP4 and last is not None and not 0 < pts - last <= MAX_DURATION + 1:
             raise VqtokError(
@@ -171,6 +175,10 @@ class VideoWriter:
             )
         self._last_pts = pts
         return pts
+
+    def _check_time(self, time: Fraction) -> None:
+        if abs(time) >= _MAX_SECONDS:
+            raise VqtokError(f"{self._format} cannot store a frame at {float(time):.4g} s")
 
     def _is_too_soon(self, pts: int) -> bool:
         """Return True if the container would not show the last frame before this one."""
@@ -254,14 +262,22 @@ class VideoWriter:
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._container.mux(self._encode(None))
+            self._mux(None)
             if self._audio:
                 self._audio.finish()
 
     def _close(self, kind: type[BaseException] | None, *_: object) -> None:
         # A file that lacks frames may not close. That must not hide the error that is the reason.
-        with nullcontext() if kind is None else suppress(av.FFmpegError):
+        with self._explain() if kind is None else suppress(av.FFmpegError):
             self._container.close()
+
+    def _mux(self, frame: VideoFrame | None) -> None:
+        packets = self._encode(frame)
+        with self._explain():
+            self._container.mux(packets)
+
+    def _explain(self) -> AbstractContextManager[None]:
+        return self._audio.explain_damage() if self._audio else nullcontext()
 
     def _encode(self, frame: VideoFrame | None) -> list[av.Packet]:
         try:
