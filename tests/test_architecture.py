@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "device": set(),
     "settings": set(),
     "config": {"settings", "untrusted"},
-    "video": {"atomic"},
+    "video": {"atomic", "interrupt"},
     "tokens": {"atomic", "safetensors_io", "untrusted"},
     "quantizers": {"settings", "distributed", "precision"},
     "codebook_stats": {"tokens"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     },
     "options": {"targets"},
     "streams": set(),
-    "command_group": {"streams"},
+    "command_group": {"interrupt", "streams"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
         *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),

@@ -32,3 +32,11 @@ def tiny(tiny_run):
 def staged(tmp_path_factory):
     """The option that chooses a tokenizer with stages, which can spend fewer tokens."""
     return "--tokenizer", save_staged_tokenizer(tmp_path_factory.mktemp("staged") / "t.safetensors")
+
+
+@pytest.fixture
+def stream(make_clip):
+    """The bytes of a Matroska stream of 400 frames, much longer than a pipe's buffer."""
+    data = make_clip("live.mkv", frames=400, codec="ffv1").read_bytes()
+    assert len(data) > 2**19
+    return data

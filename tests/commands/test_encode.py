@@ -30,14 +30,6 @@ UNREADABLE = {
 }
 
 
-@pytest.fixture
-def stream(make_clip):
-    """The bytes of a Matroska stream of 400 frames, much longer than a pipe's buffer."""
-    data = make_clip("live.mkv", frames=400, codec="ffv1").read_bytes()
-    assert len(data) > 2**19
-    return data
-
-
 def test_options_select_and_scale_frames(clip, tmp_path, tiny):
     path = tmp_path / "t.safetensors"
     options = ("--size", 32, "--fps", 10, "--start", 0.1, "--duration", 0.3)

@@ -35,7 +35,7 @@ def test_missing_hardware_changes_nothing(path, hardware):
 def test_a_file_is_reopened_for_hardware_and_closed_before(make_clip, monkeypatch):
     path, opened, av_open = make_clip(), [], container.av.open
 
-    def open_recorded(*args, hwaccel, **options):
+    def open_recorded(*args, hwaccel=None, **options):
         opened.append((hwaccel, av_open(*args, **options)))
         return opened[-1][1]
 
