@@ -1,6 +1,8 @@
 """`vqtok decode`: the decoded video, pipes, and tokens that are damaged or of another tokenizer."""
 
+import io
 import re
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 from helpers import DEMO
 from helpers.command import fails, file_names, in_subprocess, works
+from vqtok.tokens import read_tokens
+from vqtok.tokens.io import tokens_to_bytes
 from vqtok.video import open_video
 
 
@@ -65,3 +69,9 @@ def test_tokens_of_another_tokenizer_are_refused(clip, tmp_path, tiny):
     message = f"{path}: these tokens were made by another tokenizer (fsq"
     assert "--tokenizer" in fails(1, message, "decode", path, "-o", tmp_path / "b.mp4")
     assert not (tmp_path / "b.mp4").exists()
+
+
+def test_nothing_is_written_of_a_clip_that_no_container_can_hold(clip, tiny):
+    tokens = read_tokens(io.BytesIO(works("encode", clip, *tiny).stdout))
+    late = tokens_to_bytes(replace(tokens, timestamps=range(2**61, 2**61 + tokens.frames)))
+    fails(1, "matroska cannot store a frame at", "decode", "-", "-o", "-", *tiny, stdin=late)

@@ -229,6 +229,17 @@ def test_tokens_are_read_from_a_pipe(tmp_path):
         np.testing.assert_array_equal(read_tokens(cat.stdout).indices, SAMPLE.indices)
 
 
+def test_timestamps_out_of_range_are_refused(tmp_path):
+    header, body = split_file(tokens_to_bytes(replace(SAMPLE, timestamps=VARYING)))
+    begin, end = header["timestamps"]["data_offsets"]
+    times = np.arange(2**62 - 4, 2**62 + 5).astype("<i8").tobytes()
+    assert end - begin == len(times)
+    path = tmp_path / "late.safetensors"
+    path.write_bytes(join_file(header, body[:begin] + times + body[end:]))
+    with pytest.raises(VqtokError, match=r"late.safetensors: a timestamp is out of range"):
+        read_tokens(path)
+
+
 def test_truncated_files_are_refused(tmp_path):
     data, path = tokens_to_bytes(SAMPLE), tmp_path / "cut.safetensors"
     for length in [0, 1, 7, 8, 9, 100, len(data) // 2, len(data) - 1]:
