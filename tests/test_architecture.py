@@ -45,10 +45,8 @@ MAY_IMPORT = {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
         *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),
     },
-    "cli": {
-        *("command_group", "commands", "interrupt", "options", "pipeline", "streams", "targets"),
-    },
-    "__main__": {"cli"},
+    "cli": {"command_group", "commands", "options", "pipeline", "targets"},
+    "__main__": {"cli", "interrupt", "streams"},
 }
 EVERYWHERE = {"errors", "files"}
 

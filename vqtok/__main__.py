@@ -1,5 +1,24 @@
-"""Run the `vqtok` command with `python -m vqtok`."""
+"""The `vqtok` command, also with `python -m vqtok`."""
 
-from vqtok.cli import main
+import os
 
-main()
+from vqtok.interrupt import raise_on_signals
+from vqtok.streams import prepare_streams
+
+
+def main() -> None:
+    """Run the command line."""
+    prepare_streams()
+    raise_on_signals()
+    from vqtok.cli import app  # only now: Ctrl-C during slow imports is no traceback
+
+    try:
+        app(prog_name="vqtok")  # the name in help and completion, also under `python -m vqtok`
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:  # interrupted, and cleaned up
+            os._exit(end.code)  # a thread that is blocked would keep the process alive
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,6 @@
 stdout carries data only; messages go to stderr.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,7 @@ import typer
 from vqtok import DEFAULT, __version__, options
 from vqtok.command_group import Commands
 from vqtok.errors import UsageError
-from vqtok.interrupt import raise_on_signals
 from vqtok.pipeline.frame_rate import parse_frame_rate
-from vqtok.streams import prepare_streams
 from vqtok.targets import check_apart, tokenizer_file
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
@@ -259,15 +256,3 @@ def stats(
         command.show_codes(tokenizer, as_json)
     else:
         raise UsageError("nothing to report on: name token files, --tokenizer or --watch")
-
-
-def main() -> None:
-    """Run the `vqtok` command."""
-    prepare_streams()
-    raise_on_signals()
-    try:
-        app(prog_name="vqtok")  # the name in help and completion, also under `python -m vqtok`
-    except SystemExit as end:
-        if isinstance(end.code, int) and end.code > 128:  # interrupted, and cleaned up
-            os._exit(end.code)  # a thread that is blocked would keep the process alive
-        raise

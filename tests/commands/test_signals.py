@@ -103,7 +103,7 @@ def test_a_pipe_that_has_gone_silent_does_not_keep_a_command_alive(stream, tmp_p
 def test_a_job_that_is_blocked_does_not_keep_a_batch_alive(make_clip, tmp_path, tiny, monkeypatch):
     clip, out = make_clip(), tmp_path / "out"
     os.mkfifo(tmp_path / "silent")
-    code = "import vqtok.commands.batch as b, vqtok.cli as c; b.GRACE = 0.5; c.main()"
+    code = "import vqtok.commands.batch as b, vqtok.__main__ as m; b.GRACE = 0.5; m.main()"
     args = ["encode", clip, tmp_path / "silent", "-o", out, *tiny]
     command = [sys.executable, "-c", code, *map(str, args)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
