@@ -57,7 +57,7 @@ def test_shell_completion_is_available():
     [
         ("unknown key train.stepz; the keys there are steps", ["train", "--set", "train.stepz=1"]),
         ("must be one of vq2, ema, gumbel, lfq, fsq", ["train", "--quantizer", "vqvae"]),
-        ("no such config file", ["train", "--config", "none.toml"]),
+        ("none.toml: no such file", ["train", "--config", "none.toml"]),
         ("no such file or folder", ["train", "--data", "none"]),
         ("holds no run", ["train", "--resume", "."]),
         ("--resume uses the run's own settings", ["train", "--resume", ".", "--out", "run"]),

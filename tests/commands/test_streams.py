@@ -75,12 +75,12 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(descriptor, tmp_path):
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "-5", "x", "", "9" * 9, "9" * 9000])
-def test_a_terminal_width_that_makes_no_sense_is_ignored(columns, token_file):
-    def report(environment):
-        return works("stats", token_file, run=in_subprocess, env=environment).stdout
+def test_a_terminal_width_that_makes_no_sense_is_ignored(columns):
+    def help_text(environment):
+        return works("encode", "--help", run=in_subprocess, env=environment).stdout
 
     unset = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-    assert report(unset | {"COLUMNS": columns}) == report(unset)
+    assert help_text(unset | {"COLUMNS": columns}) == help_text(unset)
 
 
 def test_control_characters_are_escaped():
