@@ -7,9 +7,10 @@ import pytest
 
 from helpers.clips import pattern, write_clip
 
-# A shell that starts the tests in the background makes them ignore Ctrl-C, and so the commands that
-# they start.
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and nohup makes them
+# ignore SIGHUP, and so the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
