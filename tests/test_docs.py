@@ -226,7 +226,7 @@ def test_the_architecture_page_lists_every_module_and_package():
     tree = next(code for code in blocks(ROOT / "docs/architecture.md", "") if "cli.py" in code)
     listed = {line.split()[0].rstrip("/") for line in tree.splitlines()[1:] if line[2] != " "}
     present = {path.name for path in (ROOT / "vqtok").iterdir() if not path.name.startswith(".")}
-    assert listed == present - {"__main__.py", "__pycache__", "py.typed"}
+    assert listed == present - {"__pycache__", "py.typed"}
 
 
 def definitions(path):

@@ -136,7 +136,7 @@ def test_a_clean_sentence_is_no_finding(scripts):
     _, case, worker = scripts
     from fuzzing.judge import run_command
 
-    start = case.Case(("encode", "missing.mp4", "-o", "out.safetensors"), {"a": b""}, "a")
+    start = case.Case(("stats", "missing.safetensors"), {"a": b""}, "a")
     target = case.Target(lambda random: start, (lambda old, random: old,), run_command)
     with worker.Worker({"a": target}, seed=0, limit=20) as tried:
         assert tried.try_case("a", 0) is None

@@ -226,7 +226,7 @@ def test_an_unsupported_color_matrix_is_refused_in_one_sentence(tmp_path, matrix
     plain = write_with_ffmpeg(tmp_path / "plain.mp4", X264 + " -pix_fmt yuv420p")
     retag = f"h264_metadata=matrix_coefficients={matrix}"
     run_ffmpeg("-i", plain, "-c", "copy", "-bsf:v", retag, tmp_path / "odd.mp4")
-    with pytest.raises(VqtokError, match=f"odd.mp4: .* to RGB .matrix {matrix}."):
+    with pytest.raises(VqtokError, match=f"odd.mp4: .* to RGB .yuv420p, matrix {matrix}."):
         read_clip(tmp_path / "odd.mp4")
 
 

@@ -74,6 +74,7 @@ def codebook_table(
     """
     if codes is None:
         return CodebookTable(kind, codebook_size, dim, None)
+    codes = codes.astype(np.float64)  # squares of float32 can overflow
     norms = np.linalg.norm(codes, axis=-1)
     distances = None if nearest is None else np.linalg.norm(codes - codes[nearest], axis=-1)
     statistics = CodeStatistics(
