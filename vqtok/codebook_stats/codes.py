@@ -93,13 +93,13 @@ def _count(mask: np.ndarray) -> int:
 
 
 def _distribution(values: np.ndarray) -> Distribution:
-    return Distribution(
-        least=values.min().item(),
-        median=_median(values),
-        most=values.max().item(),
-        # In float64: float32 cannot divide the range of values that are almost equal.
-        bins=np.histogram(values.astype(np.float64), BINS)[0].tolist(),
-    )
+    values = values.astype(np.float64)
+    least, most = values.min().item(), values.max().item()
+    # NumPy cannot divide the range of values that are almost equal.
+    margin = 1e-6 * max(abs(least), abs(most)) or 1.0
+    widening = margin if most - least < margin else 0.0
+    bins, _ = np.histogram(values, BINS, (least - widening, most + widening))
+    return Distribution(least, _median(values), most, bins.tolist())
 
 
 def _median(values: np.ndarray) -> float:
