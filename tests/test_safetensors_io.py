@@ -30,7 +30,7 @@ def test_files_are_those_of_safetensors_but_always_the_same(tmp_path):
     (tmp_path / "a").write_bytes(data)
     (tmp_path / "b").write_bytes(save({n: np.ascontiguousarray(t) for n, t in TENSORS.items()}))
     for name in "ab":
-        metadata, ours = read_file(tmp_path / name)
+        metadata, ours = read_file(tmp_path / name, "a file")
         assert ours.keys() == theirs.keys() == TENSORS.keys()
         assert metadata == (METADATA if name == "a" else {})
         for key, tensor in TENSORS.items():
@@ -91,4 +91,4 @@ def test_bytes_that_are_missing_or_too_many_are_refused(tmp_path):
     for damaged in (data[:-1], data + b"x", data[:20], data[:4]):
         (tmp_path / "a").write_bytes(damaged)
         with pytest.raises(ValueError, match="truncated"):
-            read_file(tmp_path / "a")
+            read_file(tmp_path / "a", "a file")

@@ -48,7 +48,8 @@ def errors_as_sentences() -> Iterator[None]:
         fail("interrupted", 130)
     except Interrupted as error:
         is_ctrl_c = error.signal == signal.SIGINT
-        fail("interrupted" if is_ctrl_c else f"stopped by {error.signal.name}", error.code)
+        name = "interrupted" if is_ctrl_c else f"stopped by {error.signal.name}"
+        fail(name, 128 + error.signal)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -58,7 +59,7 @@ def errors_as_sentences() -> Iterator[None]:
         raise
 
 
-def fail(reason: object, code: Any) -> None:
+def fail(reason: object, code: int) -> None:
     """Print the reason on stderr and exit."""
     typer.echo(printable(f"vqtok: {reason}"), err=True)
     raise typer.Exit(code)

@@ -81,8 +81,7 @@ def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
     others: set[Path] = set()
     notes: list[str] = []
     for source in sources:
-        if source == "":  # which Path takes for the working directory
-            raise UsageError("the name of an input is empty: . stands for the working directory")
+        check_not_empty(source, "an input")
         path = Path(source)
         if is_pattern(source):
             root, pattern = _split_pattern(path)
@@ -99,6 +98,12 @@ def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
             else:
                 others.add(file)
     return FileList(sources, files, notes + _note_others(others))
+
+
+def check_not_empty(name: str | Path | None, what: str) -> None:
+    """Raise UsageError for an empty name, which Path takes for the working directory."""
+    if name == "":
+        raise UsageError(f"the name of {what} is empty: . stands for the working directory")
 
 
 def _note_others(others: Set[Path]) -> list[str]:

@@ -30,9 +30,8 @@ class Interrupted(SystemExit):
 
 def raise_on_signals() -> None:
     """Make Ctrl-C, SIGTERM and SIGHUP raise Interrupted. Signals that are ignored stay so."""
-    for number, previous in _handlers().items():
-        if previous in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _interrupt)
+    for number in _handlers():
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.files import is_pattern
+from vqtok.files import check_not_empty, is_pattern
 from vqtok.targets import (
     File,
     check_apart,
@@ -160,8 +160,8 @@ def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     one that exists, or a name that ends in a slash.
     Raises UsageError if a batch has no folder to write to, or if that is one of the sources.
     """
-    if "" in (*sources, output):  # which Path takes for the working directory
-        raise UsageError("a name is empty: . stands for the working directory")
+    check_not_empty(output, "the output")
+    check_not_empty(sources[0], "an input")
     is_batch = len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir()
     is_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
     if not is_batch and not is_folder:
@@ -184,18 +184,16 @@ def check_output(output: str | None, inputs: Sequence[File], force: bool) -> Non
 
     inputs: files that are read, which even `force` does not overwrite; - is stdin.
     """
-    is_stdout = output is None or output == "-"
-    check_targets(
-        [sys.stdout if is_stdout else output],
-        [sys.stdin if file == "-" else file for file in inputs],
-    )
-    if is_stdout:
+    files = [sys.stdin if file == "-" else file for file in inputs]
+    if output is None or output == "-":
+        check_targets([sys.stdout], files)
         check_stdout()
         if sys.stdout.isatty():
             hint = "redirect it (> FILE) or use -o FILE"
             raise UsageError(f"refusing to write binary data to the terminal: {hint}")
     else:
-        check_file(Path(str(output)), force)
+        check_targets([output], files)
+        check_file(Path(output), force)
 
 
 def check_file(path: Path, force: bool) -> None:

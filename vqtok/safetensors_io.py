@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vqtok.atomic import atomic_write
+from vqtok.errors import VqtokError, os_reason
 from vqtok.untrusted import parse_json, quote
 
 # Bytes of the JSON. The format allows 100 MB, of which Python would make gigabytes of objects;
@@ -129,17 +130,22 @@ def read_array(file: BinaryIO, info: TensorInfo, start: int) -> np.ndarray:
     return np.frombuffer(data, DTYPES[info.dtype]).reshape(info.shape)
 
 
-def read_file(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def read_file(path: Path, kind: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Return the metadata and the tensors of a file.
 
-    Raises ValueError, with a short reason, if it is not a complete safetensors file, OSError if it
-    cannot be read.
+    kind: what the file should be, for the message, such as "a tokenizer file".
+    Raises VqtokError, naming the file, if it cannot be read or is not a complete safetensors file.
     """
-    with path.open("rb") as file:
-        header = read_header(file)
-        check_size(file, header)
-        tensors = header.tensors.items()
-        return header.metadata, {n: read_array(file, i, header.start) for n, i in tensors}
+    try:
+        with path.open("rb") as file:
+            header = read_header(file)
+            check_size(file, header)
+            tensors = header.tensors.items()
+            return header.metadata, {n: read_array(file, i, header.start) for n, i in tensors}
+    except OSError as error:
+        raise VqtokError(f"{path}: {os_reason(error)}") from None
+    except ValueError as error:
+        raise VqtokError(f"{path} is damaged or not {kind}: {error}") from None
 
 
 def check_size(file: BinaryIO, header: Header) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vqtok import DEFAULT, config
 from vqtok.device import check_dtype, find_device
-from vqtok.errors import VqtokError, os_reason
+from vqtok.errors import VqtokError
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
 from vqtok.precision import has_fast_bfloat16, set_global_flags
@@ -112,12 +112,7 @@ def _find(source: str | Path) -> Path:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return metadata and weights."""
-    try:
-        metadata, arrays = read_file(path)
-    except OSError as error:
-        raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except ValueError as error:
-        raise VqtokError(f"{path} is damaged or not a tokenizer file: {error}") from None
+    metadata, arrays = read_file(path, "a tokenizer file")
     return metadata, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

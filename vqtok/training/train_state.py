@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vqtok.errors import UsageError, VqtokError, os_reason
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_TOKENIZER
 from vqtok.model.checkpoint import is_finite
 from vqtok.model.initialization import init_from_data
@@ -131,12 +131,7 @@ class TrainState:
 
 def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
     """Return the step and the tensors of a saved state."""
-    try:
-        metadata, arrays = read_file(path)
-    except OSError as error:
-        raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except ValueError as error:
-        raise VqtokError(f"{path} is damaged: {error}") from None
+    metadata, arrays = read_file(path, "the state of a run")
     if {key: metadata.get(key) for key in FORMAT} != FORMAT:
         raise VqtokError(
             f"{path} was written by another version of vqtok and cannot be resumed: start a new "

@@ -120,5 +120,7 @@ def _borrow_file(container: InputContainer) -> Iterator[BinaryIO]:
     """Lend the file that a container reads."""
     file = container.file.file
     position = file.tell()
-    yield file
-    file.seek(position)
+    try:
+        yield file
+    finally:
+        file.seek(position)
