@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqtok import DEFAULT, config
 from vqtok.device import check_dtype, find_device
@@ -64,7 +64,7 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     digest = fingerprint(weights)
     try:
         settings = _settings(path, metadata, weights)
-        check_weights(lambda: Tokenizer(settings.model, settings.quantizer), weights)
+        _check_weights(settings, weights)
         tokenizer = Tokenizer(settings.model, settings.quantizer)
         tokenizer.load_state_dict(weights)
     except VqtokError as error:
@@ -144,17 +144,19 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
-def check_weights(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> None:
-    """Raise VqtokError unless a module can load these weights, all finite, and no others.
+def _check_weights(settings: TokenizerConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise VqtokError unless a tokenizer can load these weights, all finite, and no others.
 
-    build: returns the module. It is built without memory: that of a forged size costs nothing.
+    It is built without memory: that of a forged size costs nothing.
     """
     with torch.device("meta"):
-        module = build()
-        expected = module.state_dict()
+        tokenizer = Tokenizer(settings.model, settings.quantizer)
+        expected = tokenizer.state_dict()
+        # What may be absent: to compute it on this device, torch would import for a second.
+        computed = {f"{QUANTIZER}{key}" for key in tokenizer.coder.quantizer.recomputed_keys}
+        given = {name: expected[name] for name in computed & expected.keys()}
         try:
-            # The module itself knows which weights it can compute from others.
-            module.load_state_dict({name: w.to("meta") for name, w in weights.items()})
+            tokenizer.load_state_dict(given | {n: w.to("meta") for n, w in weights.items()})
         except RuntimeError as error:
             reason = shorten(str(error).partition("\n")[2].strip())
             raise VqtokError(f"the weights do not fit its settings: {reason}") from None

@@ -66,9 +66,8 @@ class EmbeddingEMA(nn.Module):
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         weight, counts = (state.get(f"{prefix}{name}") for name in ("weight", "cluster_size"))
-        if weight is not None and counts is not None:
-            sums = weight * self._smoothed(counts).unsqueeze(-1)
-            state.setdefault(f"{prefix}embed_avg", sums)
+        if weight is not None and counts is not None and f"{prefix}embed_avg" not in state:
+            state[f"{prefix}embed_avg"] = weight * self._smoothed(counts).unsqueeze(-1)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
