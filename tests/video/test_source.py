@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -69,33 +70,35 @@ def test_planes_in_files_of_their_own_are_refused(tmp_path):
         read_clip(tmp_path / "a.Y")
 
 
-@pytest.mark.parametrize("name", ["50% off", "100%d", "img%03d", "a*?[1-2]", "{a,b}", "http:a"])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tga", ".tiff", ".mp4", ".y4m"])
-def test_a_name_is_no_pattern(tmp_path, name, suffix):
-    path = tmp_path / f"{name}{suffix}"
-    for color, file in ("red", tmp_path / f"img001{suffix}"), ("lime", path):
-        picture = ["-f", "lavfi", "-i", f"color={color}:s=16x16", "-frames:v", "1"]
-        run_ffmpeg(*picture, tmp_path / f"new{suffix}")
-        (tmp_path / f"new{suffix}").rename(file)
-    with path.open("rb") as file:
-        for source in path, file:
-            assert np.abs(read_clip(source)[0].mean((0, 1, 2)) - [0, 255, 0]).max() < 12
-    path.write_bytes(b"no picture")
-    with pytest.raises(VqtokError, match=r"has no frame|is not a video"):
-        read_clip(path)
+def test_a_name_is_no_pattern(tmp_path, suffix):
+    red, lime = tmp_path / f"img001{suffix}", tmp_path / f"lime{suffix}"
+    for path in red, lime:
+        color = {red: "red", lime: "lime"}[path]
+        run_ffmpeg("-f", "lavfi", "-i", f"color={color}:s=16x16", "-frames:v", "1", path)
+    for name in ("50% off", "100%d", "img%03d", "a*?[1-2]", "{a,b}", "http:a"):
+        path = tmp_path / f"{name}{suffix}"
+        path.write_bytes(lime.read_bytes())
+        with path.open("rb") as file:
+            for source in path, file:
+                assert np.abs(read_clip(source)[0].mean((0, 1, 2)) - [0, 255, 0]).max() < 12
+        path.write_bytes(b"no picture")
+        with pytest.raises(VqtokError, match=r"has no frame|is not a video"):
+            read_clip(path)
 
 
-@pytest.mark.parametrize("suffix", sorted(MEDIA_SUFFIXES))
-def test_every_format_that_ffmpeg_writes_is_read(tmp_path, suffix):
-    path = tmp_path / f"a{suffix}"
+def test_every_format_that_ffmpeg_writes_is_read(tmp_path):
     source = ["-f", "lavfi", "-i", "testsrc2=size=176x144:rate=25:duration=0.08"]
-    try:
-        run_ffmpeg(*source, path)
-    except subprocess.CalledProcessError:
-        pytest.skip("ffmpeg does not write it")
-    with av.open(f"file:{path}") as expected, open_container(path) as container:
-        assert container.format.name == expected.format.name
-        assert container.streams.video[0].codec_context.name
+    read = []
+    for suffix in sorted(MEDIA_SUFFIXES):
+        path = tmp_path / f"a{suffix}"
+        with suppress(subprocess.CalledProcessError):  # it only reads this one
+            run_ffmpeg(*source, path)
+            with av.open(f"file:{path}") as expected, open_container(path) as container:
+                assert container.format.name == expected.format.name, suffix
+                assert container.streams.video[0].codec_context.name, suffix
+            read.append(suffix)
+    assert len(read) > 40
 
 
 def test_a_copy_of_a_pipe_does_not_outlive_a_killed_process(tmp_path, clip):
