@@ -44,12 +44,14 @@ class CausalConv3d(nn.Conv3d):
         past = None if state is None else state.get(self)
         if past is None:
             past = x[:, :1].expand(-1, self.kernel_size[0] - 1, -1, -1, -1)
-        x = torch.cat([past, x], dim=1)
+        joined = torch.cat([past, x], dim=1)
         if state is not None:
             keep = self.kernel_size[0] - self.stride[0]
-            # A copy: a view would keep the whole chunk in memory.
-            state[self] = x[:, x.shape[1] - keep :].clone()
-        return x.movedim(-1, 1)
+            frames = x if x.shape[1] >= keep else joined
+            past = frames[:, frames.shape[1] - keep :]
+            # A view would keep all frames of the chunk in memory, so of many there is a copy.
+            state[self] = past.clone() if frames.shape[1] >= 2 * keep else past
+        return joined.movedim(-1, 1)
 
 
 def channels_last(module: M) -> M:
