@@ -73,7 +73,7 @@ class NearestCode(CodebookQuantizer):
         """Return the sums of codes (b d *grid) of indices (b *grid) or (b *grid stages)."""
         if not self.zero_code:
             return super().decode(indices)
-        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1).contiguous()
+        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1)
 
     def quantize_to(self, z: Tensor, indices: Tensor) -> Quantized:
         """Train as `quantize` does, with indices that the caller chose for z.

@@ -132,4 +132,5 @@ def code_range(codes: slice, size: int, zero_code: bool) -> slice:
 
 def flatten(z: Tensor) -> Tensor:
     """Return the latents (n d) of z (b d *grid), in float32 or wider, without gradient."""
-    return rearrange(at_least_float32(z.detach()).contiguous(), "b d ... -> (b ...) d")
+    # No copy if z is stored channels-last, as the networks leave it.
+    return rearrange(at_least_float32(z.detach()), "b d ... -> (b ...) d").contiguous()
