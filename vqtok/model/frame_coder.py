@@ -43,7 +43,9 @@ class FrameCoder:
         indices = self._encode_residual(z, price, prediction)
         if starts is None:
             return indices
-        return torch.where(_like(starts[:, 0], indices), self.search(z, price), indices)
+        # (b 1 1 1), or (b 1 1 1 1) with stages
+        starts = starts.flatten(indices.ndim - 1)
+        return torch.where(starts, self.search(z, price), indices)
 
     def decode(
         self, indices: Tensor, prediction: Tensor | None, starts: Tensor | None = None
@@ -78,9 +80,7 @@ class FrameCoder:
         if self._staged is None or not self._intra_codes:
             return self.search(z - prediction, price)
         intra_part, residual_part = self.parts()
-        residual, cost = self._staged.search(z - prediction, price, residual_part)
-        intra, intra_cost = self._staged.search(z, price, intra_part, limit=cost)
-        return torch.where(_like(intra_cost < cost, intra), intra, residual)
+        return self._staged.search(z - prediction, price, residual_part, (z, intra_part))[0]
 
     def parts(self) -> tuple[slice, slice]:
         """Return the ranges of the intra codes and of the residual codes."""
@@ -96,8 +96,3 @@ class FrameCoder:
         part = self.parts()[0]
         first = indices[..., 0] if self._quantizer.stages > 1 else indices
         return ((first >= part.start) & (first < part.stop)).unsqueeze(1)
-
-
-def _like(mask: Tensor, indices: Tensor) -> Tensor:
-    """Return a mask (b t h w) that broadcasts to indices (b t h w), or (b t h w stages)."""
-    return mask[(...,) + (None,) * (indices.ndim - mask.ndim)]

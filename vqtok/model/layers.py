@@ -1,6 +1,6 @@
 """Causal building blocks whose output on a clip in chunks equals that on the whole clip."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from einops import rearrange
@@ -41,18 +41,36 @@ class CausalConv3d(nn.Conv3d):
 
     def _with_past(self, x: Tensor, length: int, state: StreamState | None) -> Tensor:
         x = x.movedim(1, -1)  # (b t h w c), the memory layout: concatenating in time is one copy
-        past = first = x[:, :1].expand(-1, length, -1, -1, -1)
-        if state is not None and self in state:
+        if state is None or self not in state:
+            joined = _RepeatFirst.apply(x, length)
+        else:
             past = state[self]
             if state.starts is not None:
-                past = torch.where(state.starts, first, past)
-        joined = torch.cat([past, x], dim=1)
+                past = torch.where(state.starts, x[:, :1], past)
+            joined = torch.cat([past, x], dim=1)
         if state is not None:
             frames = x if x.shape[1] >= length else joined
             last = frames[:, frames.shape[1] - length :]
             # A view would keep all frames of the chunk in memory, so of many there is a copy.
             state[self] = last.clone() if frames.shape[1] >= 2 * length else last
         return joined.movedim(-1, 1)
+
+
+class _RepeatFirst(torch.autograd.Function):
+    """Repeat the first frame of (b t ...) `count` times in front.
+
+    The gradient takes two operations; derived from those of `forward`, it takes five.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
+        ctx.count = count
+        return torch.cat([x[:, :1].expand(-1, count, *x.shape[2:]), x], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        first, rest = grad.tensor_split((ctx.count + 1,), dim=1)
+        return torch.cat([first.sum(1, keepdim=True), rest], dim=1), None
 
 
 def channels_last(module: M) -> M:

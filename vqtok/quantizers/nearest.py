@@ -64,16 +64,16 @@ class NearestCode(CodebookQuantizer):
         z: Tensor,
         price: Tensor | float = 0.0,
         codes: slice = ALL,
-        limit: Tensor | None = None,
+        other: tuple[Tensor, slice] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the cheapest indices of z, and their costs; see `StagedSearch.search`."""
-        return self.prepare_search(z.dtype).search(z, price, codes, limit)
+        return self.prepare_search(z.dtype).search(z, price, codes, other)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Return the sums of codes (b d *grid) of indices (b *grid) or (b *grid stages)."""
         if not self.zero_code:
             return super().decode(indices)
-        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1).contiguous()
+        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1)
 
     def quantize_to(self, z: Tensor, indices: Tensor) -> Quantized:
         """Train as `quantize` does, with indices that the caller chose for z.

@@ -8,8 +8,8 @@ from vqtok.precision import at_least_float32
 
 TILE = 2048  # rows and columns of a tile of scores (16 MiB); nearly as fast as the matrix product
 GROUP = 32  # codes; amax over groups is ten times as fast as argmax over rows
-# Scores in a tile on a GPU (256 MiB): its cache is no limit, and each tile is two launches.
-GPU_SCORES = 2**26
+# Scores in a tile on a GPU (512 MiB): its cache is no limit, and each tile is two launches.
+GPU_SCORES = 2**27
 
 
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:

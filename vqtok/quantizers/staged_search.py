@@ -28,7 +28,7 @@ class StagedSearch:
         z: Tensor,
         price: Tensor | float = 0.0,
         codes: slice = ALL,
-        limit: Tensor | None = None,
+        other: tuple[Tensor, slice] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the cheapest indices (b *grid), or (b *grid stages), of z (b d *grid).
 
@@ -38,42 +38,54 @@ class StagedSearch:
 
         price: a number, or a tensor that broadcasts to (b *grid).
         codes: range of codes of the first stage to choose from.
-        limit: (b *grid) costs to stay below; where that is impossible, they are returned, with
-            indices of 0. None: the cost of the zero code, if there is one.
+        other: other latents, shaped like z, and the range of their codes. A position is coded as
+            these instead where that is cheaper.
         """
         with fixed_precision(z.device.type):
-            grid, latents = (len(z), *z.shape[2:]), flatten(z)
+            grid, latents, ranges = (len(z), *z.shape[2:]), [flatten(z)], [codes]
+            if other is not None:
+                latents.append(flatten(other[0]))
+                ranges.append(other[1])
             if isinstance(price, Tensor):
-                price = price.to(latents.dtype).expand(grid).flatten()
-            if limit is not None:
-                costs = limit.flatten()
-            elif self._zero_code:
-                costs = latents.square().sum(-1)
-            else:
-                costs = latents.new_full((len(latents),), INF)
-            indices, costs = self._search(latents, price, codes, costs)
+                price = price.to(latents[0].dtype).expand(grid).flatten().repeat(len(latents))
+            indices, costs = self._search(latents, ranges, price)
+            if other is not None:
+                other_is_cheaper = costs[1] < costs[0]
+                indices = torch.where(other_is_cheaper.unsqueeze(-1), indices[1], indices[0])
+                costs = torch.minimum(costs[0], costs[1])
         stages = len(self._codebook)
         indices = indices.view(*grid, stages)
         return indices.squeeze(-1) if stages == 1 else indices, costs.view(grid)
 
     def _search(
-        self, rest: Tensor, price: Tensor | float, codes: slice, costs: Tensor
+        self, targets: list[Tensor], ranges: list[slice], price: Tensor | float
     ) -> tuple[Tensor, Tensor]:
-        """Search as `search` does: latents (n d), price (n), limits (n) -> (n stages), (n)."""
-        found = []
-        kept = costs.new_zeros(len(costs), dtype=torch.int64)  # number of stages that cost least
+        """Return the indices (m n stages) and costs (m n) of m targets (n d).
+
+        ranges: of the codes of the first stage, for each target. price: a number or (m*n).
+        """
+        count, rest = len(targets), torch.cat(targets) if len(targets) > 1 else targets[0]
+        if self._zero_code:  # of the first target, which the zero code is for
+            costs = targets[0].square().sum(-1).repeat(count)
+        else:
+            costs = rest.new_full((len(rest),), INF)
+        found: list[Tensor] = []
+        kept = torch.zeros_like(costs, dtype=torch.int64)  # number of stages that cost least
+        least = price
         for stage, codebook in enumerate(self._codebook):
-            least = (stage + 1) * price
-            table = self._table(stage, ALL if stage else codes)
-            found.append(_nearest(table, rest, costs, least))
+            pays = _where_a_token_can_pay(costs, least)
+            tables = [self._table(stage, codes) for codes in (ranges if stage == 0 else [ALL])]
+            found.append(_nearest(tables, rest, pays))
             rest = rest - F.embedding(found[-1], codebook)
             cost = rest.square().sum(-1)
             cost = cost + least if _has_price(least) else cost
             better = cost < costs
-            kept = torch.where(better, stage + 1, kept)
+            kept = kept.masked_fill(better, stage + 1)
             costs = torch.where(better, cost, costs)
+            least = least + price
         stages = torch.arange(len(found), device=kept.device)
-        return torch.stack(found, -1) * (stages < kept[:, None]), costs
+        indices = torch.stack(found, -1) * (stages < kept.unsqueeze(-1))
+        return indices.unflatten(0, (count, -1)), costs.unflatten(0, (count, -1))
 
     def _table(self, stage: int, codes: slice) -> CodeTable:
         part = code_range(codes, self._codebook.shape[1], self._zero_code)
@@ -83,18 +95,29 @@ class StagedSearch:
         return self._tables[key]
 
 
-def _nearest(table: CodeTable, rest: Tensor, costs: Tensor, least: Tensor | float) -> Tensor:
-    """Return the indices (n) of the nearest codes, where a token can pay; elsewhere any.
+def _nearest(tables: list[CodeTable], latents: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the indices (n) of the codes nearest to latents (n d).
 
-    costs: (n) of the alternative. least: (n) cost of the tokens.
+    tables: each is for an equal share of the latents. mask: (n) where to search; elsewhere the
+    index is any. None: everywhere.
     """
-    # A GPU would have to wait for the number of positions that are worth a search.
-    if rest.device.type != "cpu" or not _has_price(least):
-        return table.nearest(rest)
-    rows = (costs > least).nonzero().squeeze(-1)
-    found = torch.zeros(len(rest), dtype=torch.int64)
-    found[rows] = table.nearest(rest[rows])
-    return found
+    parts = latents.chunk(len(tables))
+    if mask is None:
+        found = [table.nearest(part) for table, part in zip(tables, parts, strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+    indices = torch.zeros(len(latents), dtype=torch.int64)
+    shares = zip(tables, parts, mask.chunk(len(tables)), indices.chunk(len(tables)), strict=True)
+    for table, part, rows, out in shares:
+        out[rows] = table.nearest(part[rows])
+    return indices
+
+
+def _where_a_token_can_pay(costs: Tensor, least: Tensor | float) -> Tensor | None:
+    """Return a mask (n) of the costs that are above the least cost of a token; None for all.
+
+    A GPU would have to wait for their number, so there it is all.
+    """
+    return costs > least if costs.device.type == "cpu" and _has_price(least) else None
 
 
 def _has_price(price: Tensor | float) -> bool:
@@ -109,4 +132,5 @@ def code_range(codes: slice, size: int, zero_code: bool) -> slice:
 
 def flatten(z: Tensor) -> Tensor:
     """Return the latents (n d) of z (b d *grid), in float32 or wider, without gradient."""
-    return rearrange(at_least_float32(z.detach()).contiguous(), "b d ... -> (b ...) d")
+    # No copy if z is stored channels-last, as the networks leave it.
+    return rearrange(at_least_float32(z.detach()), "b d ... -> (b ...) d").contiguous()
