@@ -38,3 +38,9 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def free_memory(device: torch.device) -> None:
+    """Return memory of the GPU that is not in use, so that others can have it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

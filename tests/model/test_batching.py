@@ -1,18 +1,13 @@
 """Clips of several threads in one batch: the same tokens in any company, and failures."""
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import torch
 
 from helpers.tokenizers import STAGED, random_video, small_tokenizer
-from vqtok.errors import VqtokError
-from vqtok.model.batching import Batcher
 from vqtok.model.rate import ALL_TOKENS, Rate
-from vqtok.model.stream_state import StreamState
 
 PREDICTIVE = ["model.predictor_blocks=1", "model.keyframe_interval=3"]
 # Clips that meet in one batch: equal and different lengths and sizes.
@@ -22,16 +17,6 @@ SIZES = {
     "lengths": [(38, 32, 48), (1, 32, 48), (9, 32, 48), (12, 32, 48)],
     "sizes": [(13, 32, 48), (21, 48, 32), (17, 30, 41), (17, 32, 48)],
 }
-
-
-@contextmanager
-def batched(tokenizer, rows):
-    """Join the clips of several threads in batches inside the block."""
-    tokenizer.batcher = Batcher(rows, torch.device("cpu"))
-    try:
-        yield
-    finally:
-        del tokenizer.batcher
 
 
 def in_threads(tokenizer, function, inputs, delay=0.0):
@@ -78,7 +63,7 @@ def test_a_clip_gets_the_same_tokens_and_video_in_any_company(kind, overrides, r
 
     expected = [encode(clip) for clip in clips]
     videos = [tokenizer.decode(indices) for indices in expected]
-    with batched(tokenizer, 4):
+    with tokenizer.batched(4):
         alone = [encode(clip) for clip in clips]
         assert_equal(alone, expected)
         videos_alone = [tokenizer.decode(indices) for indices in expected]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Self
 
@@ -202,6 +203,19 @@ class Tokenizer(nn.Module):
             difference = decoded[:, :, :frames, :height, :width] - original.float() / scale
             error += difference.square().sum()
         return float(error) / video.numel()
+
+    @contextmanager
+    def batched(self, clips: int) -> Iterator[None]:
+        """Inside the block, run the model for up to `clips` clips of several threads at once.
+
+        Each thread works on its clip in a block of `batcher.clip`. With more than 1, clips are
+        encoded and decoded in batches of exactly this many rows.
+        """
+        self.batcher = Batcher(clips, self.device)
+        try:
+            yield
+        finally:
+            del self.batcher
 
     def run(
         self, function: Callable[..., Tensor], x: Tensor, state: StreamState, *args: object
