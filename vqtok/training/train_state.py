@@ -19,7 +19,7 @@ from vqtok.model.tokenizer import Tokenizer
 from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config
 from vqtok.training.discriminator import Discriminator
-from vqtok.training.optimizer import STATE_NAMES, make_optimizers
+from vqtok.training.optimizer import make_optimizers, state_shapes
 from vqtok.training.perceptual import PerceptualLoss
 from vqtok.untrusted import quote
 
@@ -82,9 +82,8 @@ class TrainState:
 
         Buffers, such as a codebook that is a moving average itself, are copied.
         """
-        averages, weights = self.ema_model.parameters(), self.tokenizer.parameters()
-        for average, weight in zip(averages, weights, strict=True):
-            average.lerp_(weight, 1 - decay)
+        averages, weights = (list(m.parameters()) for m in (self.ema_model, self.tokenizer))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         copies, buffers = self.ema_model.buffers(), self.tokenizer.buffers()
         for copy, buffer in zip(copies, buffers, strict=True):
             copy.copy_(buffer)
@@ -170,10 +169,10 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         index, name = key.split(".")
         state[int(index)][name] = value
     for i, moments in state.items():
-        if i not in range(len(parameters)) or moments.keys() != STATE_NAMES[type(optimizer)]:
-            raise ValueError("the state of an optimizer is of another kind")
-        for name, value in moments.items():
-            shape = () if name == "step" else parameters[i].shape
-            if value.shape != shape or value.dtype != torch.float32:
-                raise ValueError("the state of an optimizer has another shape")
+        if i not in range(len(parameters)):
+            raise ValueError("the state of an optimizer has more parameters")
+        if {n: v.shape for n, v in moments.items()} != state_shapes(optimizer, parameters[i]):
+            raise ValueError("the state of an optimizer has another kind or shape")
+        if any(value.dtype != torch.float32 for value in moments.values()):
+            raise ValueError("the state of an optimizer is not in float32")
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
