@@ -66,6 +66,9 @@ class Counters(TorchDispatchMode):
         if name == "_to_copy" and target and on_device != (torch.device(target).type == DEVICE):
             self._wait(not kwargs.get("non_blocking"))
         out = func(*args, **kwargs)
+        if name == "convolution_backward" and out[1] is not None:
+            # As cuDNN does; else each gradient would be copied to the layout of its weight.
+            out = out[0], torch.empty_like(args[2]), out[2]
         on_device = on_device or any(map(_is_on_device, tree_leaves(out)))
         if on_device and func.namespace == "aten" and name not in FREE and not func.is_view:
             self.launches[name] += 1

@@ -36,6 +36,7 @@ class NearestCode(CodebookQuantizer):
     """
 
     age: Tensor | None  # (stages * k) training steps since a code was last chosen
+    _offsets: Tensor  # (stages) the first row of each stage
     _dead: Tensor  # (stages * k) on the host, so that a step waits once: codes to be replaced
     fp16_keys = ("embedding.weight",)
 
@@ -49,6 +50,8 @@ class NearestCode(CodebookQuantizer):
         self.revive_after = revive_after
         age = torch.zeros(self.rows, dtype=torch.int64) if revive_after else None
         self.register_buffer("age", age)
+        offsets = torch.arange(0, self.rows, codebook_size)
+        self.register_buffer("_offsets", offsets, persistent=False)
         self._dead = torch.zeros(self.rows, dtype=torch.bool, device="cpu")
 
     @property
@@ -203,11 +206,6 @@ class NearestCode(CodebookQuantizer):
         """Set code 0 of each stage to zero, once the codebook is there. Training keeps it so."""
         if self.zero_code:
             self._set_codes(self._offsets, self.codebook.new_zeros(self.stages, self.dim))
-
-    @property
-    def _offsets(self) -> Tensor:
-        """The first row of each stage (stages)."""
-        return torch.arange(0, self.rows, self.codebook_size, device=self.codebook.device)
 
     def _range(self, stage: int, codes: slice) -> slice:
         """Return the rows of a range of codes of a stage, without the zero code."""
