@@ -137,5 +137,7 @@ def fake_device(monkeypatch):
         _register()
     monkeypatch.setattr(nn.Module, "_apply", _apply)
     monkeypatch.setattr(torch, "Generator", _HostGenerator)
+    # Copies of tensors stay in the same mode.
+    monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, _: mode, raising=False)
     with FakeTensorMode():
         yield torch.device(DEVICE)

@@ -88,15 +88,29 @@ class TrainState:
         for copy, buffer in zip(copies, buffers, strict=True):
             copy.copy_(buffer)
 
-    def save(self, path: Path) -> None:
-        """Write everything that `load` needs."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all tensors that change in training, by name."""
         tensors: dict[str, Tensor] = {}
         for name, module in self._modules().items():
             tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         for name, optimizer in self._optimizers().items():
             for i, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
-        arrays = {key: value.cpu().numpy() for key, value in tensors.items()}
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, wherever its tensors are.
+
+        Raises KeyError, ValueError or RuntimeError if they are of other settings.
+        """
+        for name, module in self._modules().items():
+            module.load_state_dict(_with_prefix(tensors, name))
+        for name, optimizer in self._optimizers().items():
+            _load_optimizer(optimizer, _with_prefix(tensors, name))
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs."""
+        arrays = {key: value.cpu().numpy() for key, value in self.state_dict().items()}
         write_file(path, FORMAT | {"step": str(self.step)}, arrays)
 
     def load(self, path: Path) -> None:
@@ -106,10 +120,7 @@ class TrainState:
         """
         step, tensors = _read(path)
         try:
-            for name, module in self._modules().items():
-                module.load_state_dict(_with_prefix(tensors, name))
-            for name, optimizer in self._optimizers().items():
-                _load_optimizer(optimizer, _with_prefix(tensors, name))
+            self.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise VqtokError(f"{path} does not fit the settings of its run: {reason}") from None
