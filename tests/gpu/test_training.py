@@ -21,14 +21,14 @@ ALIVE = {
     "quantizers/nearest.py:has_dead_codes": False,
     "quantizers/nearest.py:revive_dead_codes": 0,
 }
-# To clear when something is saved: a little above what is needed now. Launches of a step, and of
-# one of two micro-batches with prediction and a discriminator.
+# A little above what is needed now: launches of a step, and of a step of two micro-batches with
+# prediction and a discriminator.
 LAUNCHES = {
-    "vq2": (460, 1700),
-    "ema": (445, 1720),
-    "gumbel": (400, 1530),
-    "lfq": (290, 1450),
-    "fsq": (410, 1600),
+    "vq2": (365, 1760),
+    "ema": (415, 1770),
+    "gumbel": (370, 1510),
+    "lfq": (290, 1465),
+    "fsq": (375, 1615),
 }
 READS_AGES = ("vq2", "ema")  # a wait: which codes are dead
 
@@ -89,7 +89,7 @@ def test_a_step_with_prediction_discriminator_and_micro_batches(kind, fake_devic
     options = settings(kind, "model.predictor_blocks=1", *stages, *adversary)
     state = new_state(options, fake_device)
     counters = run_two_steps(state, options, fake_device)
-    assert "backward" in "".join(counters.lines) and state.active_discriminator
+    assert "training/discriminator.py:forward" in counters.lines
     assert counters.launches.total() <= LAUNCHES[kind][1], counters.lines
     micro_batches = options.train.accumulate
     assert counters.waits.total() == micro_batches * int(kind in READS_AGES), counters.waits
@@ -97,7 +97,9 @@ def test_a_step_with_prediction_discriminator_and_micro_batches(kind, fake_devic
 
 
 def test_reviving_dead_codes_waits_no_second_time(fake_device):  # noqa: F811
-    options = settings("ema", "train.accumulate=1", "quantizer.stages=2", "model.predictor_blocks=1")
+    options = settings(
+        "ema", "train.accumulate=1", "quantizer.stages=2", "model.predictor_blocks=1"
+    )
     state = new_state(options, fake_device)
     video = clips(2).to(fake_device)
     with Counters() as counters:

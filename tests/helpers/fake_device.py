@@ -121,20 +121,17 @@ def _apply(self, function, recurse=True):
     return self
 
 
-def _register():
-    """Register the device with torch, once for the process."""
-    backend_registration._setup_privateuseone_for_python_backend(DEVICE, backend_module=_Backend())
-    # One kernel on a GPU; else torch would compute it from six operations.
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("silu_backward", lambda grad, x: torch.empty_like(x), "PrivateUse1")
-    _Backend.library = library  # kept: it ends with its object
+# When this file is imported, once for the process: at the first backward pass, which another test
+# may do, torch counts the devices that there are.
+backend_registration._setup_privateuseone_for_python_backend(DEVICE, backend_module=_Backend())
+# One kernel on a GPU; else torch would compute it from six operations.
+_kernels = torch.library.Library("aten", "IMPL")
+_kernels.impl("silu_backward", lambda grad, x: torch.empty_like(x), "PrivateUse1")
 
 
 @pytest.fixture
 def fake_device(monkeypatch):
     """Make new tensors on DEVICE, without data, inside the test."""
-    if not hasattr(torch, DEVICE):
-        _register()
     monkeypatch.setattr(nn.Module, "_apply", _apply)
     monkeypatch.setattr(torch, "Generator", _HostGenerator)
     # Copies of tensors stay in the same mode.

@@ -50,4 +50,3 @@ def parameter_groups(
         {"params": decayed, "weight_decay": weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},
     ]
-

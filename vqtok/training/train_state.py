@@ -82,8 +82,8 @@ class TrainState:
 
         Buffers, such as a codebook that is a moving average itself, are copied.
         """
-        averages, weights = (list(m.parameters()) for m in (self.ema_model, self.tokenizer))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        averages: list[Tensor] = list(self.ema_model.parameters())
+        torch._foreach_lerp_(averages, list(self.tokenizer.parameters()), 1 - decay)
         copies, buffers = self.ema_model.buffers(), self.tokenizer.buffers()
         for copy, buffer in zip(copies, buffers, strict=True):
             copy.copy_(buffer)
