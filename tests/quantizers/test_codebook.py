@@ -1,5 +1,6 @@
 """Codebooks of VQ and EMA: precision, initialization from data, dead codes, moving averages."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from helpers.quantizers import DIM, QUANTIZERS, exact_indices
 from vqtok.quantizers import EMAQuantizer, EmbeddingEMA, GumbelQuantizer, VectorQuantizer
+from vqtok.quantizers.kmeans import count_codes
 
 SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}
 
@@ -65,6 +67,20 @@ def test_loading_another_module_does_not_count_as_loading_the_codebook():
     layer = {f"layer.{key}": value for key, value in nn.Linear(2, 2).state_dict().items()}
     model.load_state_dict(layer, strict=False)
     assert not model["quantizer"].initialized
+
+
+def test_a_codebook_is_initialized_after_loading_one_that_is_not():
+    quantizer, z = VectorQuantizer(16, 8, 0.25, init_from_data=True), torch.randn(2, 8, 8, 8)
+    new = deepcopy(quantizer.state_dict())
+    assert quantizer.needs_init
+    quantizer.quantize(z)
+    assert not quantizer.needs_init and not deepcopy(quantizer).needs_init
+    quantizer.load_state_dict(new)
+    assert quantizer.needs_init
+
+
+def test_codes_are_counted():
+    assert count_codes(torch.tensor([3, 0, 3]), 5).tolist() == [1, 0, 0, 2, 0]
 
 
 def test_initialization_from_fewer_latents_than_codes():
