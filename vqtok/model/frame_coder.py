@@ -76,7 +76,7 @@ class FrameCoder:
         return self._staged.search(z, price)[0]
 
     def _encode_residual(self, z: Tensor, price: Price, prediction: Tensor) -> Tensor:
-        z = at_least_float32(z).contiguous()
+        z = at_least_float32(z)
         if self._staged is None or not self._intra_codes:
             return self.search(z - prediction, price)
         intra_part, residual_part = self.parts()
@@ -93,6 +93,7 @@ class FrameCoder:
         """Return a mask (b 1 t h w) of the positions with intra codes; None if there are none."""
         if not self._intra_codes:
             return None
-        part = self.parts()[0]
+        intra, residual = self.parts()
         first = indices[..., 0] if self._quantizer.stages > 1 else indices
-        return ((first >= part.start) & (first < part.stop)).unsqueeze(1)
+        mask = first < intra.stop if intra.start < residual.start else first >= intra.start
+        return mask.unsqueeze(1)

@@ -253,6 +253,8 @@ class PredictiveCoder(nn.Module):
 
     def _advance(self, z_q: Tensor, memory: StreamState) -> None:
         """Update the memory with the next decoded frame (b c 1 h w)."""
-        memory[self] = cast(Predictor, self.predictor)(z_q, memory)
-        memory.frames = tuple((count + 1) % self.keyframe_interval for count in memory.frames)
+        frames = tuple((count + 1) % self.keyframe_interval for count in memory.frames)
+        if any(frames):  # else the next is a key frame
+            memory[self] = cast(Predictor, self.predictor)(z_q, memory)
+        memory.frames = frames
         memory.mark_starts([count == 0 for count in memory.frames], z_q.device)
