@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from helpers.tokenizers import STAGED, random_video, small_tokenizer
+from vqtok.errors import VqtokError
 from vqtok.model.rate import ALL_TOKENS, Rate
+from vqtok.model.stream_state import StreamState
 
 PREDICTIVE = ["model.predictor_blocks=1", "model.keyframe_interval=3"]
 # Clips that meet in one batch: equal and different lengths and sizes.
@@ -72,3 +74,108 @@ def test_a_clip_gets_the_same_tokens_and_video_in_any_company(kind, overrides, r
             assert_equal(in_threads(tokenizer, tokenizer.decode, expected, delay), videos_alone)
     for video, video_alone in zip(videos, videos_alone, strict=True):
         torch.testing.assert_close(video_alone, video)
+
+
+@pytest.mark.parametrize(("kind", "overrides", "rate"), KINDS.values(), ids=KINDS)
+def test_rows_between_different_key_frames(kind, overrides, rate):
+    """One row starts, one is at a key frame and one in between; each gets what it gets alone."""
+    coder = small_tokenizer(kind, *overrides).coder
+    price = 0.1 if coder.quantizer.zero_code else 0.0
+    z = [torch.randn(1, coder.quantizer.dim, frames + 4, 4, 6) for frames in (0, 2, 3, 4)]
+    states = [StreamState() for _ in z]
+    with torch.no_grad():
+        whole = [coder.encode(latents, StreamState(), price) for latents in z]
+        for latents, state in zip(z, states, strict=True):
+            if latents.shape[2] > 4:
+                coder.encode(latents[:, :, :-4], state, price)
+        state = StreamState.join(states, torch.device("cpu"))
+        indices = coder.encode(torch.cat([latents[:, :, -4:] for latents in z]), state, price)
+    assert_equal(indices.split(1), [expected[:, -4:] for expected in whole])
+
+
+def test_clips_meet_in_batches_of_one_shape():
+    tokenizer, shapes = small_tokenizer("fsq", *PREDICTIVE), []
+    tokenizer.encoder.register_forward_hook(lambda _, args, z: shapes.append(tuple(z.shape)))
+    with tokenizer.batched(3):
+        in_threads(tokenizer, tokenizer.encode, clips_of([(21, 32, 48)] * 3))
+    # Six latent frames of each clip in chunks of two. More calls: not all met.
+    assert set(shapes) == {(3, 6, 2, 4, 6)} and 3 <= len(shapes) < 9
+
+
+class Failing:
+    """Raises an error in the middle of a clip whose pixels are all 255."""
+
+    def __init__(self, tokenizer, error):
+        self.error, self.inner = error, tokenizer.encoder.forward
+        tokenizer.encoder.forward = self
+
+    def __call__(self, video, state=None):
+        if (video == 1).flatten(1).all(1).any():
+            raise self.error
+        return self.inner(video, state)
+
+
+def outcome(encode):
+    """Return a function that returns the tokens, or the error, of a clip."""
+
+    def run(clip):
+        try:
+            return encode(clip)
+        except BaseException as error:
+            return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (RuntimeError("CUDA out of memory. Tried"), VqtokError, "out of memory with 4 clips at "),
+        (RuntimeError("why"), RuntimeError, "why"),
+        (KeyboardInterrupt("now"), KeyboardInterrupt, "now"),
+    ],
+)
+def test_a_failure_is_that_of_its_batch_and_others_go_on(error, kind, message):
+    tokenizer, clips = small_tokenizer("fsq", *PREDICTIVE), clips_of(SIZES["sizes"])
+    clips[1][:] = 255  # the only one of its size: it is in batches of its own
+    with tokenizer.batched(4):
+        expected = [tokenizer.encode(clip) for clip in clips]
+        Failing(tokenizer, error)
+        results = in_threads(tokenizer, outcome(tokenizer.encode), clips)
+    failed = results.pop(1)
+    assert type(failed) is kind and str(failed).startswith(message)
+    assert_equal(results, [expected[0], *expected[2:]])
+
+
+def test_a_clip_that_is_damaged_in_the_middle_stops_nobody():
+    tokenizer, clips = small_tokenizer("fsq", *PREDICTIVE), clips_of([(21, 32, 48)] * 3)
+
+    def encode(clip):
+        def chunks():
+            yield from clip.split(4, dim=2)
+            if clip is clips[1]:
+                raise VqtokError("damaged")
+
+        return torch.cat(list(tokenizer.encode_stream(chunks())), dim=1)
+
+    with tokenizer.batched(4):
+        expected = [tokenizer.encode(clip) for clip in clips]
+        results = in_threads(tokenizer, outcome(encode), clips)
+    assert isinstance(results[1], VqtokError)
+    assert_equal(results[::2], expected[::2])
+
+
+def test_nobody_waits_for_a_clip_that_does_not_come(monkeypatch):
+    """Not even if calls wait for ever: a clip that has ended is no company to wait for."""
+    monkeypatch.setattr("vqtok.model.batching.PATIENCE", 1000)
+    tokenizer, clips = small_tokenizer("fsq", *PREDICTIVE), clips_of(SIZES["lengths"])
+    with tokenizer.batched(8):
+        results = in_threads(tokenizer, tokenizer.encode, clips)
+    assert [len(indices[0]) for indices in results] == [11, 1, 3, 4]
+
+
+def test_a_call_runs_without_a_clip_that_reads_for_long():
+    tokenizer, (clip,) = small_tokenizer("fsq", *PREDICTIVE), clips_of(SIZES["one"])
+    with tokenizer.batched(2), tokenizer.batcher.clip():  # this thread never calls
+        (indices,) = in_threads(tokenizer, tokenizer.encode, [clip])
+    assert indices.shape[1] == 9

@@ -12,7 +12,7 @@ import vqtok
 from helpers import GOLDEN
 from helpers.tokenizers import small_settings
 from vqtok import config
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.model import checkpoint
 from vqtok.model.initialization import init_from_data
 from vqtok.model.rate import ALL_TOKENS, Rate
@@ -221,3 +221,11 @@ def test_a_file_without_the_setting_stages_has_a_plain_codebook(kind, tmp_path):
     save_file(weights, path, metadata | {"quantizer": json.dumps(quantizer)})
     loaded = checkpoint.load(path)
     assert (loaded.stages, loaded.coder.quantizer.zero_code, loaded.coder.price) == (1, False, None)
+
+
+def test_several_processes_do_not_share_a_gpu(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="torchrun started 2 processes, but this machine has 1 "):
+        checkpoint.load_for_inference(vqtok.DEFAULT, "cuda", None)

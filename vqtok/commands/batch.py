@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+import torch
+
 from vqtok.commands.progress import Cancelled, ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
 from vqtok.device import free_memory
@@ -154,10 +156,8 @@ def run_batch(
             free_memory(tokenizer.device)
         batch.advance()
 
-    # On a CPU, clips in threads of their own are faster: they do not wait for each other.
-    rows = 1 if tokenizer.device.type == "cpu" else run.jobs
     with (
-        tokenizer.batched(rows),
+        tokenizer.batched(_rows(tokenizer.device, run.jobs)),
         ProgressBars(run.quiet) as bars,
         bars.task(label, len(jobs)) as batch,
     ):
@@ -167,6 +167,11 @@ def run_batch(
         count = f"{failures.count} of {len(jobs)} files failed"
         raise VqtokError(f"{count}, see {folder / FAILURES}: {reasons}")
     run.say(f"{folder}: {len(jobs)} file{'s' * (len(jobs) != 1)} written")
+
+
+def _rows(device: torch.device, jobs: int) -> int:
+    """Return how many clips the model runs at once. On a CPU, a batch is no faster than threads."""
+    return 1 if device.type == "cpu" else jobs
 
 
 def _run_all(
@@ -181,5 +186,5 @@ def _run_all(
     except BaseException:  # Ctrl-C included: jobs in progress must stop
         bars.cancel()
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(futures, GRACE)
+        wait([future for future in futures if not future.cancelled()], GRACE)
         raise

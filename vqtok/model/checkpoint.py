@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vqtok import DEFAULT, config
 from vqtok.device import check_dtype, find_device
+from vqtok.distributed import local_device
 from vqtok.errors import VqtokError
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
@@ -77,12 +78,13 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
 def load_for_inference(source: str | Path, device: str, dtype: str | None) -> Tokenizer:
     """Load a tokenizer onto a device, and set torch's global flags.
 
-    device: auto, cpu, cuda or cuda:N. dtype: float32 or bfloat16, None for whichever is fast.
+    device: auto, cpu, cuda or cuda:N; under `torchrun`, cuda is a GPU of its own for each process.
+    dtype: float32 or bfloat16, None for whichever is fast.
     Raises UsageError if there is no such device or dtype, else as `load`.
     """
     check_dtype(dtype)
     set_global_flags()
-    target = find_device(device)
+    target = local_device(find_device(device))
     dtype = dtype or ("bfloat16" if has_fast_bfloat16(target) else "float32")
     return load(source).to(target).cast(getattr(torch, dtype))
 
