@@ -10,6 +10,21 @@ MAX_REASONS = 5  # printed: the rest are most often the same
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
+# Parts of messages of PyTorch: a lack of memory, and CUDA's errors after which a process can use no
+# GPU any more.
+_OUT_OF_MEMORY = (
+    *("out of memory", "allocate", "_ALLOC_FAILED", "_ALLOCATION_FAILED"),
+    "could not create a primitive",
+)
+_DEVICE_FAILURES = (
+    *("illegal memory access", "device-side assert", "illegal instruction", "misaligned address"),
+    *("invalid program counter", "operation not supported on global/shared address space"),
+    *("unspecified launch failure", "launch timed out", "hardware stack error", "uncorrectable"),
+    *("no kernel image is available", "busy or unavailable", "driver shutting down"),
+    *("CUDA error: unknown error", "GPU is lost", "fallen off the bus"),
+)
+
+
 class VqtokError(ValueError):
     """Bad data. The message is one sentence: what is wrong, in which file, and what to do."""
 
@@ -31,12 +46,30 @@ def os_message(error: OSError) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is a lack of memory, which PyTorch reports as a RuntimeError.
 
-    oneDNN reports a tensor that is too large for it as "could not create a primitive".
+    That includes memory that cuBLAS, cuDNN or cuSOLVER asked for. oneDNN reports a tensor that is
+    too large for it as "could not create a primitive".
     """
     if isinstance(error, RuntimeError):
-        reasons = ("out of memory", "allocate", "could not create a primitive")
-        return any(reason in str(error) for reason in reasons)
+        return any(reason in str(error) for reason in _OUT_OF_MEMORY)
     return isinstance(error, MemoryError)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Return whether an error leaves a GPU unusable: all later work of the process on it fails."""
+    if not isinstance(error, RuntimeError):
+        return False
+    return any(reason in _first_line(error) for reason in _DEVICE_FAILURES)
+
+
+def describe_device_failure(error: BaseException) -> str:
+    """Return one sentence on the failure of a GPU: what CUDA reports, and what to do."""
+    reason = _first_line(error).rstrip(".")
+    return f"the GPU failed ({reason}): run the command again, or with --device cpu"
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the reason in an error of CUDA; the lines below it are advice for programmers."""
+    return str(error).partition("\n")[0]
 
 
 def describe_failure(error: BaseException, file: object) -> str:
@@ -48,6 +81,8 @@ def describe_failure(error: BaseException, file: object) -> str:
         reason = str(error)
     elif is_out_of_memory(error):
         reason = "out of memory"
+    elif is_device_failure(error):
+        reason = describe_device_failure(error)
     elif isinstance(error, OSError):
         reason = os_message(error)
     else:
