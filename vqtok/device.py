@@ -31,3 +31,9 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device}, threads: {torch.get_num_threads()}"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all work it was given; a CPU has none outstanding."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
