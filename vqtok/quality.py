@@ -227,9 +227,7 @@ def _frame_pairs(video: Tensor, decoded: Iterable[Tensor]) -> Iterator[tuple[Ten
         start += frames.shape[2]
 
 
-def _timed(
-    items: Iterator[Tensor], device: torch.device, seconds: list[float]
-) -> Iterator[Tensor]:
+def _timed(items: Iterator[Tensor], device: torch.device, seconds: list[float]) -> Iterator[Tensor]:
     """Yield the items; append the seconds that the device took to compute each."""
     while True:
         synchronize(device)  # what was asked for in between is not part of it
