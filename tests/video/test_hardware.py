@@ -132,7 +132,7 @@ def test_hidden_rows_and_columns_of_hardware_frames():
         assert remaining_cropping(frame, SimpleNamespace(height=height, width=width)) == expected
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("path", clip_files("dev"))
 def test_cuda_decodes_the_same_frames_as_software(path: Path):
     with (
