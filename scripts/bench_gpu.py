@@ -2,110 +2,86 @@
 
     scripts/bench_gpu.sh [--quick] [--only model] [--device cpu --output PAGE]
 
-Each step is a process of its own. One that fails or takes too long is noted with the reason, and the
-others go on; then the exit code is 1. The page is rewritten after each step. Test clips are made here.
+Each step is a process of its own. If one fails or takes too long, the page gives the reason, the
+others go on, and the exit code is 1. The page is rewritten after each step.
 """
 
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import typer
-from bench_memory import write_clip
-from bench_model import parse_size
+from gpu_page import ROOT, Result, Step, describe_machine, render
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "figures-gpu.md"
-NEVER = (  # what no step runs
-    "Several GPUs (`torchrun`, NCCL).",
-    "Real clips: the test clips are waves with grain, h264 at 25 frames/s.",
-)
 
 
 @dataclass(frozen=True)
 class Scale:
     """How much is measured.
 
-    clips: frames of the test clip of each size.
-    batches: clips at once, for the model alone. jobs: for commands, over `copies` of a clip.
+    sizes: height x width of the test clips. lengths: their frames.
     training_clips: number, frames, height and width.
+    frames, rounds: of the model alone. batches: clips at once.
+    copies, jobs: of commands over a folder: clips, and how many of them at once.
     quantizers, training: options of bench_quantizers.py and bench_steps.py.
     """
 
-    clips: dict[str, int]
+    sizes: Sequence[str]
+    lengths: Sequence[int]
+    training_clips: str
     frames: int
     rounds: int
     batches: Sequence[int]
     copies: int
     jobs: Sequence[int]
-    training_clips: tuple[int, int, int, int]
     quantizers: Sequence[str] = ()
     training: Sequence[str] = ()
 
 
 FULL = Scale(
-    clips={"256x256": 480, "720x1280": 240, "1080x1920": 120},
+    sizes=("256x256", "720x1280", "1080x1920"),
+    lengths=(480, 240, 120),
+    training_clips="32x60x360x640",
     frames=33,
     rounds=5,
     batches=(1, 4, 16),
     copies=16,
     jobs=(1, 4, 16),
-    training_clips=(64, 100, 360, 640),
     training=("--steps", "100"),
 )
 QUICK = Scale(
-    clips={"256x256": 120, "720x1280": 60, "1080x1920": 40},
+    sizes=FULL.sizes,
+    lengths=(120, 60, 40),
+    training_clips="16x50x270x480",
     frames=17,
     rounds=2,
     batches=(1, 4),
     copies=4,
     jobs=(1, 4),
-    training_clips=(16, 50, 270, 480),
     quantizers=("--only", "ema", "--rounds", "2"),
     training=("--steps", "40", "--set", "train.init_clips=64"),
 )
 TRIAL = Scale(  # on a CPU: the recipe of bundled.toml with less of everything
-    clips={"32x32": 9, "45x80": 9, "68x120": 9},
+    sizes=("32x32", "48x80", "68x120"),
+    lengths=(9, 9, 9),
+    training_clips="4x20x72x128",
     frames=5,
     rounds=1,
     batches=(1, 2),
     copies=2,
     jobs=(1, 2),
-    training_clips=(4, 20, 72, 128),
     quantizers=("--only", "fsq", "--rounds", "1"),
     training=(
         *("--steps", "2", "--set", "train.batch_size=2", "--set", "train.crop=32"),
         *("--set", "train.frames=9", "--set", "train.size=64", "--set", "train.init_clips=4"),
     ),
 )
-
-
-@dataclass(frozen=True)
-class Step:
-    """A section of the page: arguments of Python, and what to keep of the lines it prints."""
-
-    name: str
-    title: str
-    text: str
-    arguments: Sequence[object]
-    keep: Callable[[str], str] = str.strip
-    timeout: float = 1800  # seconds
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a step printed, and why it failed, if it did."""
-
-    output: str
-    failure: str = ""
 
 
 def run(step: Step) -> Result:
@@ -128,20 +104,28 @@ def run(step: Step) -> Result:
     return Result(output, f"exit code {done.returncode}: {lines[-1].strip()}")
 
 
-def plan(scale: Scale, device: str, clips: Sequence[Path], data: Path) -> list[Step]:
-    """Return the steps.
+def repeat(option: str, values: Sequence[object]) -> list[object]:
+    """Return the arguments that give an option several times."""
+    return [argument for value in values for argument in (option, value)]
 
-    clips: one of each size. data: folder of training clips.
-    """
-    cpu = device == "cpu"
-    on = ("--device", device)
-    sizes = [x for size in scale.clips for x in ("--size", size)]
-    batches = [x for batch in scale.batches for x in ("--batch", batch)]
-    jobs = [x for count in scale.jobs for x in ("--jobs", count)]
-    model = ["--frames", scale.frames, "--rounds", scale.rounds]
-    model += ["--dtype", "float32" if cpu else "bfloat16"]
-    script = ROOT / "scripts"
+
+def plan(scale: Scale, device: str, folder: Path) -> list[Step]:
+    """Return the steps; the first writes test clips to a folder, which others read."""
+    on, script = ("--device", device), ROOT / "scripts"
+    clips = [folder / f"{size}.mp4" for size in scale.sizes]
+    shapes = [f"{t}x{size}" for t, size in zip(scale.lengths, scale.sizes, strict=True)]
+    training = ("--training", scale.training_clips)
+    model = [*repeat("--size", scale.sizes), *repeat("--batch", scale.batches)]
+    model += ["--frames", scale.frames, "--rounds", scale.rounds]
+    model += ["--dtype", "float32" if device == "cpu" else "bfloat16"]
+    jobs = ["--copies", scale.copies, *repeat("--jobs", scale.jobs)]
     return [
+        Step(
+            "make_clips",
+            "Test clips",
+            "`scripts/make_clips.py`: h264 at 25 frames/s.",
+            [script / "make_clips.py", folder, *repeat("--clip", shapes), *training],
+        ),
         Step(
             "tests",
             "Tests",
@@ -153,7 +137,7 @@ def plan(scale: Scale, device: str, clips: Sequence[Path], data: Path) -> list[S
             "model",
             "Model alone",
             "`scripts/bench_model.py`: frames are on the device, and nothing is read or written.",
-            [script / "bench_model.py", *sizes, *batches, *model, *on],
+            [script / "bench_model.py", *model, *on],
         ),
         Step(
             "clips",
@@ -166,7 +150,7 @@ def plan(scale: Scale, device: str, clips: Sequence[Path], data: Path) -> list[S
             "jobs",
             "Several clips at once",
             "`scripts/bench_jobs.py`: `vqtok encode` and `vqtok decode` of a folder.",
-            [script / "bench_jobs.py", *clips, "--copies", scale.copies, *jobs, *on],
+            [script / "bench_jobs.py", *clips, *jobs, *on],
         ),
         Step(
             "quantizers",
@@ -179,7 +163,7 @@ def plan(scale: Scale, device: str, clips: Sequence[Path], data: Path) -> list[S
             "training",
             "Training",
             "`scripts/bench_steps.py`: random video on the device, then `vqtok train`.",
-            [script / "bench_steps.py", data, *scale.training, *on],
+            [script / "bench_steps.py", folder / "training", *scale.training, *on],
         ),
     ]
 
@@ -189,66 +173,6 @@ def test_summary(output: str) -> str:
     lines = output.strip().splitlines()
     failed = [line for line in lines[:-1] if line.startswith(("FAILED", "ERROR"))]
     return "\n".join(["```", *failed, *lines[-1:], "```"])
-
-
-def output_of(*command: str) -> str:
-    """Return what a command prints, or `unknown` if it cannot be run."""
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "unknown"
-
-
-def describe_machine(device: str) -> dict[str, str]:
-    """Return what figures depend on, by name."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    machine = {
-        "CPU": f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores",
-        "Python": f"{platform.python_version()}, torch {torch.__version__}",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "commit": output_of("git", "describe", "--always", "--dirty"),
-    }
-    if device == "cpu":
-        return machine
-    query = "--query-gpu=name,memory.total,driver_version"
-    gpu = output_of("nvidia-smi", query, "--format=csv,noheader", "--id=0")
-    cuda = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
-    return {"GPU, memory, driver": gpu, "CUDA": cuda} | machine
-
-
-def render(
-    device: str, machine: dict[str, str], steps: Sequence[Step], results: dict[str, Result]
-) -> str:
-    """Return the page. `results` are those of the steps that were run so far, by name."""
-    command = " ".join(["scripts/bench_gpu.sh", *sys.argv[1:]])
-    title = "Trial of the GPU benchmarks on a CPU" if device == "cpu" else "Figures of a GPU"
-    parts = [f"# {title}", f"Made by `{command}`.", "| | |\n|---|---|"]
-    parts[-1] += "".join(f"\n| {name} | {value} |" for name, value in machine.items())
-    missing = [f"{step.title}." for step in steps if step.name not in results]
-    for step in steps:
-        if result := results.get(step.name):
-            parts += [f"## {step.title}", step.text, result.output]
-            if result.failure:
-                parts.append(f"**Failed**: {result.failure}")
-                missing.append(f"{step.title}, all or a part of it: {result.failure}")
-    parts += ["## What was not run", "\n".join(f"- {text}" for text in (*missing, *NEVER))]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def write_clips(scale: Scale, folder: Path) -> tuple[list[Path], Path]:
-    """Write the test clips; return one of each size, and the folder of training clips."""
-    clips = [folder / f"{size}.mp4" for size in scale.clips]
-    for path, (size, frames) in zip(clips, scale.clips.items(), strict=True):
-        write_clip(path, frames, *parse_size(size), fps=25, noise=3)
-    count, frames, height, width = scale.training_clips
-    (folder / "training").mkdir()
-    for i in range(count):
-        path = folder / "training" / f"{i}.mp4"
-        write_clip(path, frames, height, width, fps=25, noise=3, seed=i)
-    return clips, folder / "training"
 
 
 def choose_page(device: str, output: Path | None) -> Path:
@@ -270,10 +194,10 @@ def main(
     scale = TRIAL if device == "cpu" else QUICK if quick else FULL
     machine, results = describe_machine(device), dict[str, Result]()
     with tempfile.TemporaryDirectory() as folder:
-        steps = plan(scale, device, *write_clips(scale, Path(folder)))
+        steps = plan(scale, device, Path(folder))
         page.parent.mkdir(parents=True, exist_ok=True)
         for step in steps:
-            if only and step.name not in only:
+            if only and step.name not in ("make_clips", *only):
                 continue
             start = time.perf_counter()
             results[step.name] = result = run(step)

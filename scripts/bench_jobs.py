@@ -2,9 +2,9 @@
 
     python scripts/bench_jobs.py CLIPS... [--copies 8] [--jobs 1] [--jobs 4] [--device auto]
 
-For each clip, runs `vqtok encode` and `vqtok decode` over a folder of copies of it. Prints a Markdown
-table: frames per second of all copies together, and on a GPU the peak memory. Loading the tokenizer
-is counted, starting Python and CUDA is not.
+For each clip, runs `vqtok encode` and `vqtok decode` over a folder of copies of it. Prints a
+Markdown table: frames per second of all copies together, and on a GPU the peak memory. Loading the
+tokenizer is counted, starting Python and CUDA is not.
 """
 
 import tempfile

@@ -9,36 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
-import av
-import numpy as np
 import typer
-
-
-def write_clip(
-    path: Path, frames: int, height: int, width: int, fps: int, noise: float = 0, seed: int = 0
-) -> None:
-    """Write waves that move over a gradient.
-
-    noise: standard deviation, in 8 bits, of a grain that moves, as hard to decode as a real clip.
-    """
-    random = np.random.default_rng(seed)
-    grain = noise * random.standard_normal((height, width, 1))
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", Fraction(fps), options={"preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for t in range(frames):
-            wave = 128 + 60 * np.sin(x / 23 + t / 5 + seed) + 60 * np.cos(y / 17 - t / 7)
-            rgb = np.stack([wave, 255 - wave, 255 * x / width], -1)
-            if noise:
-                rgb += np.roll(grain, random.integers(0, height * width))
-            rgb = rgb.clip(0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(stream.encode())
+from make_clips import write_clip
 
 
 def peak_memory(*arguments: object) -> tuple[float, float]:

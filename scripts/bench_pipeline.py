@@ -2,10 +2,10 @@
 
     python scripts/bench_pipeline.py CLIPS... [--size 256] [--duration 5] [--rounds 3]
 
-Encoding is compared with PyAV's decoder alone, reading alone (decoder, on a GPU that of its hardware
-if it has one, scaling and color conversion), copying to the device alone, and the model alone;
+Encoding is compared with PyAV's decoder alone, reading alone (decoder, in hardware where the
+command uses it, scaling and color conversion), copying to the device alone, and the model alone;
 decoding with the model alone, copying to the host alone, and writing alone. Each is given in frames
-per second and as a share of the time of the whole; they overlap, so the shares add up to more. The
+per second and as a share of the time of the whole. They overlap, so the shares add up to more. The
 ratio is the time of the whole over that of the slower of PyAV (or writing) and the model: 1 is the
 limit where the parts do not share processors. Medians of interleaved rounds; loading the model is
 not counted.

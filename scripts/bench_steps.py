@@ -4,8 +4,9 @@
         [--device auto] [--set key=value]
 
 Random video is on the device already, so this is the speed of the training step alone. With clips,
-`vqtok train` runs twice: each step decodes its clips (`train.cache_gib=0`), and with the cache, which
-holds all clips after some steps. Prints a Markdown table; the first half of the steps warms up.
+`vqtok train` runs twice: each step decodes its clips (`train.cache_gib=0`), and with the cache,
+which holds all clips after some steps. Prints a Markdown table; the first half of the steps warms
+up.
 """
 
 import json
