@@ -65,7 +65,7 @@ QUICK = Scale(
     copies=4,
     jobs=(1, 4),
     quantizers=("--only", "ema", "--rounds", "2"),
-    training=("--steps", "40", "--set", "train.init_clips=64"),
+    training=("--steps", "20", "--set", "train.init_clips=64"),
 )
 TRIAL = Scale(  # on a CPU: the recipe of bundled.toml with less of everything
     sizes=("32x32", "48x80", "68x120"),

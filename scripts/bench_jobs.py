@@ -11,13 +11,12 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import torch
 import typer
 from bench_model import measure_seconds, peak_memory
 from typer.testing import CliRunner
 
 from vqtok.cli import app
-from vqtok.device import find_device
+from vqtok.device import describe_device, find_device
 from vqtok.tokens import read_tokens
 
 HEADER = """\
@@ -29,7 +28,7 @@ def run(*arguments: object) -> None:
     """Run a vqtok command in this process."""
     result = CliRunner().invoke(app, [*map(str, arguments), "--quiet"])
     if result.exit_code:
-        raise SystemExit(f"vqtok {arguments[0]}: {result.stderr or result.exception}")
+        raise SystemExit(f"vqtok {arguments[0]}: {result.output or result.exception}")
 
 
 def measure(clip: Path, copies: int, jobs: int, device: str, folder: Path) -> list[str]:
@@ -56,8 +55,7 @@ def main(
     jobs: list[int] = [1, 4],  # noqa: B006
     device: str = "auto",
 ) -> None:
-    threads = f"{torch.get_num_threads()} threads" if find_device(device).type == "cpu" else device
-    print(f"On {threads}.\n\n{HEADER}", flush=True)
+    print(f"On {describe_device(find_device(device))}.\n\n{HEADER}", flush=True)
     for clip in clips:
         for count in jobs:
             with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ import torch
 import typer
 
 from vqtok import config
-from vqtok.device import synchronize
+from vqtok.device import describe_device, synchronize
 from vqtok.errors import is_out_of_memory
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import set_global_flags
@@ -86,8 +86,8 @@ def main(
     tokenizer = Tokenizer(settings.model, settings.quantizer).eval()
     tokenizer.to(target).cast(getattr(torch, dtype))
     parameters = sum(p.numel() for p in tokenizer.parameters())
-    threads = f", {torch.get_num_threads()} threads" if target.type == "cpu" else ""
-    print(f"{parameters / 1e6:.1f} M parameters, {frames} frames, {dtype} on {device}{threads}.\n")
+    where = f"{dtype} on {describe_device(target)}"
+    print(f"{parameters / 1e6:.1f} M parameters, {frames} frames, {where}.\n")
     print(HEADER, flush=True)
     for height, width in map(parse_size, size):
         for clips in batch:
