@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import typer
-from gpu_page import ROOT, Result, Step, describe_machine, render
+from benchmarks.page import ROOT, Result, Step, describe_machine, render
 
 PAGE = ROOT / "docs" / "figures-gpu.md"
 

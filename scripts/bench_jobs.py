@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import typer
-from bench_model import measure_seconds, peak_memory
+from benchmarks.measuring import measure_seconds, peak_memory
 from typer.testing import CliRunner
 
 from vqtok.cli import app

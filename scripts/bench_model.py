@@ -9,14 +9,14 @@ medians over interleaved rounds, and on a GPU the peak memory, of weights and re
 """
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import typer
+from benchmarks.measuring import measure_seconds, peak_memory
 
 from vqtok import config
-from vqtok.device import describe_device, synchronize
+from vqtok.device import describe_device
 from vqtok.errors import is_out_of_memory
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import set_global_flags
@@ -24,24 +24,6 @@ from vqtok.precision import set_global_flags
 HEADER = """\
 | size | clips at once | encode | decode | memory of encode | of decode |
 |---|---|---|---|---|---|"""
-
-
-def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    start = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - start
-
-
-def peak_memory(work: Callable[[], object], device: torch.device) -> str:
-    """Do the work; return the most memory of a GPU that tensors take meanwhile, — on a CPU."""
-    if device.type == "cpu":
-        work()
-        return "—"
-    torch.cuda.reset_peak_memory_stats(device)
-    work()
-    return f"{torch.cuda.max_memory_allocated(device) / 2**20:,.0f} MiB"
 
 
 def parse_size(size: str) -> tuple[int, int]:

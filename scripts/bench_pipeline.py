@@ -21,7 +21,7 @@ import av
 import numpy as np
 import torch
 import typer
-from bench_model import measure_seconds, peak_memory
+from benchmarks.measuring import measure_seconds, peak_memory
 
 from vqtok import DEFAULT
 from vqtok.model.checkpoint import load_for_inference

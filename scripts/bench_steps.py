@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import typer
 from bench_jobs import run
-from bench_model import measure_seconds, peak_memory
+from benchmarks.measuring import measure_seconds, peak_memory
 
 from vqtok import config
 from vqtok.device import find_device

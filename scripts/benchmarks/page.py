@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NEVER = (  # what no step runs
     "Several GPUs (`torchrun`, NCCL).",
     "Real clips: the test clips are waves with grain (`scripts/make_clips.py`).",
