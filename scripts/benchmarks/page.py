@@ -61,7 +61,8 @@ def describe_machine(device: str) -> dict[str, str]:
     if device == "cpu":
         return machine
     query = "--query-gpu=name,memory.total,driver_version"
-    gpu = output_of("nvidia-smi", query, "--format=csv,noheader", "--id=0")
+    index = device.partition(":")[2] or "0"
+    gpu = output_of("nvidia-smi", query, "--format=csv,noheader", f"--id={index}")
     cuda = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     return {"GPU, memory, driver": gpu, "CUDA": cuda} | machine
 
