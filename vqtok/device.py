@@ -37,3 +37,16 @@ def synchronize(device: torch.device) -> None:
     """Wait until a GPU has done all work it was given; a CPU has none outstanding."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the tensor on the device. A GPU copies it in its own time, and nobody waits."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def free_memory(device: torch.device) -> None:
+    """Return memory of the GPU that is not in use, so that others can have it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

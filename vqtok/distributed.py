@@ -6,10 +6,17 @@ Collectives do nothing in a single process, so callers need no special case.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from vqtok.errors import UsageError, VqtokError
+
+# How long a process waits for the others. Rank 0 may validate for hours while they wait, and
+# torchrun ends them if one fails.
+TIMEOUT = timedelta(days=2)
 
 
 def rank() -> int:
@@ -23,22 +30,49 @@ def world_size() -> int:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return this process's device: `cuda` without an index means one GPU per process."""
-    if device.type == "cuda" and device.index is None and _launched():
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
+    """Return the device of this process: under `torchrun`, `cuda` is one GPU for each.
+
+    Raises UsageError if several processes would share a GPU, or if they cannot talk.
+    """
+    if not dist.is_available() and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UsageError("this PyTorch has no torch.distributed: run vqtok without torchrun")
+    if device.type != "cuda" or not _launched():
+        return device
+    processes, available = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if processes > available:
+        raise UsageError(
+            f"torchrun started {processes} processes, but this machine has {available} CUDA "
+            f"devices: use --nproc-per-node {available}"
+        )
+    if device.index is not None and processes > 1:
+        raise UsageError(
+            f"--device {device}: torchrun started {processes} processes, which would share this "
+            "device: use --device cuda"
+        )
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device.index is None else device
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the process group inside the block: gloo on CPUs, NCCL between GPUs."""
+    """Join the process group inside the block: gloo on CPUs, NCCL between GPUs.
+
+    Raises VqtokError if another process ends before the block does.
+    """
     if world_size() == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
-    yield
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield
+    except RuntimeError as error:
+        if not _lost_a_process(error):
+            raise
+        raise VqtokError(
+            "another process of torchrun failed or was killed: --resume the run from its last save"
+        ) from error
     # Not in a finally: after an error the other ranks may still wait for this one.
     dist.destroy_process_group()
 
@@ -100,6 +134,11 @@ def all_gather(x: Tensor) -> Tensor:
 def any_rank(flag: bool) -> bool:
     """Return whether the flag is set on any rank. Runs on the CPU: no GPU is waited for."""
     return bool(all_reduce_sum(torch.tensor(int(flag))))
+
+
+def _lost_a_process(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another process is gone. gloo has no own error."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def _launched() -> bool:

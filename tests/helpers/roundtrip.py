@@ -4,6 +4,7 @@ import io
 
 import torch
 
+from vqtok.model.batching import Batcher
 from vqtok.pipeline.clip import decode_clip, encode_clip
 from vqtok.tokens import read_tokens, tokens_to_bytes
 from vqtok.video import open_video
@@ -16,6 +17,10 @@ class LosslessTokenizer:
     zero_code = False
     stages = 1
     device = torch.device("cpu")
+    batcher = Batcher(1, device)
+
+    def chunk_frames(self, height, width):
+        return 2
 
     def encode_stream(self, chunks, rate):
         for chunk in chunks:  # (1 c t h w) uint8

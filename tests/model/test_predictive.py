@@ -9,6 +9,7 @@ from vqtok import settings
 from vqtok.errors import UsageError
 from vqtok.model.predictive import LOG_PRICES, PredictiveCoder
 from vqtok.model.predictor import Predictor
+from vqtok.model.stream_state import StreamState
 from vqtok.quantizers import FSQ, EMAQuantizer, VectorQuantizer
 
 SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}
@@ -53,7 +54,7 @@ def coder_with_intra(kind, **options):
 
 def quantize(coder, z, prediction):
     """Quantize latents (b c t h w) for training, given their predictions (0 in key frames)."""
-    return coder._quantize(z, prediction, coder._encode_frame(z, prediction, 0.0))
+    return coder._quantize(z, prediction, coder._frame_coder().encode(z, 0.0, prediction))
 
 
 def random_latents(frames=7):
@@ -71,12 +72,12 @@ def test_decode_gives_the_latents_of_quantize(make, intra_share, device):
     coder = coder_of(make(), intra_share).eval().to(device)
     z = random_latents().to(device)
     with torch.no_grad():
-        indices = coder.encode(z, {})
+        indices = coder.encode(z, StreamState())
         out = coder.quantize(z)
-        decoded = coder.decode(indices, {})
+        decoded = coder.decode(indices, StreamState())
     assert torch.equal(out.indices, indices)
     torch.testing.assert_close(decoded, out.z_q, rtol=0, atol=1e-5)
-    assert torch.equal(decoded, coder._encode_frames(z, {})[1])
+    assert torch.equal(decoded, coder._encode_frames(z, coder._start(len(z)))[1])
     assert out.loss == 0
 
 
@@ -84,7 +85,7 @@ def test_decode_gives_the_latents_of_quantize(make, intra_share, device):
 def test_indices_code_the_residual(make):
     coder, z = coder_of(make()).eval(), random_latents()
     with torch.no_grad():
-        prediction = coder._predictions(coder._encode_frames(z, {})[1])
+        prediction = coder._predictions(coder._encode_frames(z, coder._start(len(z)))[1])
         residual = coder.quantizer.quantize(z - prediction)
         out = coder.quantize(z)
     assert torch.equal(out.indices, residual.indices)
@@ -101,8 +102,8 @@ def test_decoder_and_encoder_agree_bit_for_bit_in_a_bfloat16_tokenizer(kind, int
     coder = small_tokenizer(kind, *overrides).cast(torch.bfloat16).coder
     z = torch.randn(1, coder.quantizer.dim, 150, 3, 4)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        indices, expected = coder._encode_frames(z, {})
-        state = {}
+        indices, expected = coder._encode_frames(z, coder._start(len(z)))
+        state = StreamState()
         parts = [coder.decode(part, state) for part in indices.split(2, dim=1)]
     assert torch.equal(torch.cat(parts, dim=2), expected)
 
@@ -111,13 +112,13 @@ def test_decoder_and_encoder_agree_bit_for_bit_in_a_bfloat16_tokenizer(kind, int
 def test_predictions_of_a_stream_are_those_of_the_whole_clip(phase):
     coder = coder_of(FSQ((5,) * 8), keyframe_interval=3).double()
     z_q = torch.randn(1, 8, 7, 4, 5, dtype=torch.float64)
-    state, streamed = {coder: (None, phase)}, []
+    memory, streamed = coder._start(1, phase), []
     with torch.no_grad():
         whole = coder._predictions(z_q, phase)
         for frame in z_q.split(1, dim=2):
-            prediction = coder._prediction(state)
+            prediction = memory.get(coder)
             streamed.append(torch.zeros_like(frame) if prediction is None else prediction)
-            coder._advance(frame, state)
+            coder._advance(frame, memory)
     is_key_frame = [i == 0 or (i + phase) % 3 == 0 for i in range(7)]
     assert [not frame.any() for frame in whole.unbind(2)] == is_key_frame
     assert (torch.cat(streamed, dim=2) - whole).abs().max() < 1e-12
@@ -126,14 +127,14 @@ def test_predictions_of_a_stream_are_those_of_the_whole_clip(phase):
 def test_a_difference_between_machines_ends_at_the_next_key_frame():
     coder = coder_of(FSQ((5,) * 8), keyframe_interval=4)
     indices = torch.randint(5**8, (1, 9, 3, 3))
-    state, frames = {}, []
+    state, frames = StreamState(), []
     with torch.no_grad():
-        expected = coder.decode(indices, {}).split(1, dim=2)
+        expected = coder.decode(indices, StreamState()).split(1, dim=2)
         for i, part in enumerate(indices.split(1, dim=1)):
             frames.append(coder.decode(part, state))
             if i == 0:
-                prediction, since_key_frame = state[coder]
-                state[coder] = prediction + 0.1, since_key_frame
+                memory = state[coder]
+                memory[coder] = memory[coder] + 0.1
     differs = [not torch.equal(a, b) for a, b in zip(frames, expected, strict=True)]
     assert differs == [False, True, True, True, False, False, False, False, False]
 
@@ -160,9 +161,10 @@ def test_intra_codes_are_the_last_ones_with_a_zero_code(kind, price):
     candidates = torch.cat([flat(prediction)[:, None] + codes[:-INTRA], intra], dim=1)
     prices = torch.full((100,), price).index_fill_(0, torch.tensor(0), 0)
     costs = (flat(z)[:, None] - candidates).square().sum(-1) + prices
-    indices = coder._encode_frame(z, prediction, price)
+    frames = coder._frame_coder()
+    indices = frames.encode(z, price, prediction)
     assert torch.equal(indices.flatten(), costs.argmin(-1))
-    decoded = coder._decode_frame(indices, prediction)
+    decoded = frames.decode(indices, prediction)
     assert torch.equal(flat(decoded), candidates[torch.arange(len(costs)), indices.flatten()])
     assert 0.2 < (indices >= 100 - INTRA).float().mean() < 0.9
     assert (indices == 0).any()
@@ -173,8 +175,8 @@ def test_intra_codes_are_the_last_ones_with_a_zero_code(kind, price):
 def test_a_clip_in_chunks_has_the_indices_of_the_whole_clip(kind, stages):
     coder, z = coder_with_intra(kind, stages=stages).eval(), random_latents(frames=11)
     with torch.no_grad():
-        expected, latents = coder._encode_frames(z, {}, 2.0)
-        encoder_state, decoder_state = {}, {}
+        expected, latents = coder._encode_frames(z, coder._start(len(z)), 2.0)
+        encoder_state, decoder_state = StreamState(), StreamState()
         parts = [coder.encode(part, encoder_state, 2.0) for part in z.split([1, 3, 2, 5], dim=2)]
         indices = torch.cat(parts, dim=1)
         parts = [coder.decode(part, decoder_state) for part in indices.split(2, dim=1)]
@@ -237,7 +239,7 @@ def test_the_price_does_not_change_in_eval(kind):
 def test_key_frames_choose_from_all_codes(kind):
     coder, z = coder_with_intra(kind).eval(), random_latents(frames=1)
     expected = exact_indices(flat(z), coder.quantizer.codebook)
-    assert torch.equal(coder.encode(z, {}).flatten(), expected)
+    assert torch.equal(coder.encode(z, StreamState()).flatten(), expected)
     assert torch.equal(quantize(coder, z, torch.zeros_like(z)).indices.flatten(), expected)
 
 

@@ -14,9 +14,11 @@ from helpers.quantizers import Operators
 from helpers.tokenizers import random_video, small_tokenizer
 from vqtok import config
 from vqtok.errors import UsageError, VqtokError
+from vqtok.model.chunks import CHUNK
 from vqtok.model.initialization import init_from_data
 from vqtok.model.layers import CausalConv3d, tail_std
-from vqtok.model.tokenizer import CHUNK, Tokenizer
+from vqtok.model.stream_state import StreamState
+from vqtok.model.tokenizer import Tokenizer
 from vqtok.settings import QUANTIZERS
 from vqtok.video import read_window
 
@@ -63,10 +65,10 @@ def test_decoding_gives_the_reconstruction_that_training_sees(kind, predictor):
 def test_encoder_and_decoder_give_the_same_on_chunks_and_on_the_whole_clip(stride):
     tokenizer = small_tokenizer("fsq", f"model.stride={stride}").double()
     t = tokenizer.stride[0]
-    video = random_video(1 + 6 * t, dtype=torch.float64) * 2 - 1
+    video = random_video(7 * t, dtype=torch.float64) * 2 - 1
     z = torch.randn(1, 6, 7, 4, 6, dtype=torch.float64)
     with torch.no_grad():
-        streamed = run_in_chunks(tokenizer.encoder, video.split([1, t, 2 * t, 3 * t], dim=2))
+        streamed = run_in_chunks(tokenizer.encoder, video.split([t, t, 2 * t, 3 * t], dim=2))
         assert (streamed - tokenizer.encoder(video)).abs().max() < 1e-12
         streamed = run_in_chunks(tokenizer.decoder, z.split([1, 3, 2, 1], dim=2))
         assert (streamed - tokenizer.decoder(z)).abs().max() < 1e-12
@@ -74,7 +76,7 @@ def test_encoder_and_decoder_give_the_same_on_chunks_and_on_the_whole_clip(strid
 
 def run_in_chunks(model, chunks):
     """Return the output of a model for a clip in chunks (b c t h w)."""
-    state, parts = {}, []
+    state, parts = StreamState(), []
     for chunk in chunks:
         parts.append(model(chunk, state))
     return torch.cat(parts, dim=2)
@@ -149,14 +151,21 @@ def test_the_precision_that_the_caller_allows_does_not_change_the_result(predict
 
 def test_the_state_of_a_stream_does_not_grow():
     tokenizer = small_tokenizer("fsq", "model.predictor_blocks=1")
-    sizes, state = [], {}
-    for _ in range(4):
-        clip = random_video(4 * CHUNK) if state else random_video(1 + 4 * (CHUNK - 1))
-        with torch.no_grad():
-            tokenizer.coder.encode(tokenizer.encoder(clip, state), state)
-        tensors = [s[0] if isinstance(s, tuple) else s for s in state.values()]
-        sizes.append(sum(t.untyped_storage().nbytes() for t in tensors))
-    assert len(set(sizes)) == 1
+    encoder_state, coder_state, sizes = StreamState(), StreamState(), []
+    with torch.no_grad():
+        for _ in range(4):
+            z = tokenizer.encoder(random_video(4 * CHUNK), encoder_state)
+            tokenizer.coder.encode(z, coder_state)
+            sizes.append(size_of(encoder_state) + size_of(coder_state))
+    assert len(set(sizes)) == 1 and sizes[0] > 0
+
+
+def size_of(state):
+    """Return the bytes that a state keeps in memory."""
+    return sum(
+        size_of(value) if isinstance(value, StreamState) else value.untyped_storage().nbytes()
+        for value in state.values()
+    )
 
 
 def test_uint8_and_float_video_give_the_same_tokens():

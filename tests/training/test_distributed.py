@@ -9,7 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from helpers.training import TINY, make_run, read_metrics, train_run
+from helpers.training import CPU, TINY, make_run, read_metrics, train_run
+from vqtok import distributed
+from vqtok.errors import VqtokError
 from vqtok.settings import QUANTIZERS
 from vqtok.training.runs import DataPaths, reopen
 
@@ -80,6 +82,30 @@ def test_two_processes_give_the_losses_of_one(kind, folder_of_two, tmp_path, one
     assert [row["loss"] for row in rows] == pytest.approx(losses, rel=TOLERANCE[kind])
     assert rows[0]["tokens"] == alone[0]["tokens"]
     assert ("val_psnr" in rows[-1]) == (kind == "fsq")
+
+
+def lose_the_other(rank, port, errors):
+    """Exit as rank 1; as rank 0, put what a collective raises then."""
+    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    environment |= {"MASTER_ADDR": LOCALHOST, "MASTER_PORT": str(port)}
+    os.environ |= environment | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    try:
+        with distributed.process_group(CPU):
+            distributed.any_rank(False)
+            if rank == 1:
+                os._exit(9)
+            distributed.any_rank(False)
+    except VqtokError as error:
+        errors.put(str(error))
+
+
+def test_a_process_that_is_killed_ends_the_others_with_a_sentence():
+    store = dist.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
+    errors = mp.get_context("spawn").SimpleQueue()
+    ranks = mp.spawn(lose_the_other, (store.port, errors), nprocs=2, join=False)
+    with pytest.raises(mp.ProcessExitedException):
+        ranks.join()
+    assert "another process of torchrun failed or was killed" in errors.get()
 
 
 def test_one_process_resumes_what_torchrun_trained(tmp_path):

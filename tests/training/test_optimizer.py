@@ -6,6 +6,7 @@ from torch import nn
 
 from helpers.training import CPU, settings
 from vqtok.settings import QUANTIZERS
+from vqtok.training.muon import Muon
 from vqtok.training.optimizer import make_optimizers
 from vqtok.training.step import ema_decay, learning_rate
 from vqtok.training.train_state import TrainState
@@ -24,6 +25,29 @@ def test_muon_steps_of_kernels_are_orthogonal_and_adamw_takes_the_rest():
     singular_values = torch.linalg.svdvals(step)
     assert 0.6 < singular_values.min() < singular_values.max() < 1.3
     torch.testing.assert_close(conv.bias.detach(), bias - 0.01 * conv.bias.grad.sign())
+
+
+def test_muon_steps_as_that_of_torch():
+    torch.manual_seed(0)
+    shapes = [(8, 4, 1, 3, 3), (8, 4, 1, 3, 3), (16, 4, 1, 1, 1), (4, 16, 1, 1, 1), (6, 5, 3, 1, 1)]
+    channels_last = {"memory_format": torch.channels_last_3d}
+    kernels = [nn.Parameter(torch.randn(shape).to(**channels_last)) for shape in shapes]
+    matrices = [nn.Parameter(k.detach().movedim(1, -1).flatten(1).clone()) for k in kernels]
+    ours = Muon([*kernels, unused := nn.Parameter(torch.ones(2, 2, 1))], 0.02, 0.1)
+    theirs = torch.optim.Muon(matrices, 0.02, 0.1, adjust_lr_fn="match_rms_adamw")
+    for layout in (channels_last, {}, channels_last):
+        for kernel, matrix in zip(kernels, matrices, strict=True):
+            kernel.grad = torch.randn(kernel.shape).to(**layout)
+            matrix.grad = kernel.grad.movedim(1, -1).flatten(1).clone()
+        ours.step()
+        theirs.step()
+    assert unused not in ours.state
+    for kernel, matrix in zip(kernels, matrices, strict=True):
+        found, expected = kernel.detach().movedim(1, -1).flatten(1), matrix.detach()
+        # A step is 0.02 * 0.2 * 6 at most; a batch of products may be rounded in another order.
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+        momenta = ours.state[kernel]["momentum_buffer"], theirs.state[matrix]["momentum_buffer"]
+        assert torch.equal(*momenta)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,14 @@ from threading import Lock
 
 from vqtok.commands.progress import Cancelled, ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
+from vqtok.device import free_memory
 from vqtok.errors import (
     INTERRUPTS,
     MAX_REASONS,
     UsageError,
     VqtokError,
     describe_failure,
+    is_device_failure,
     join_reasons,
 )
 from vqtok.files import FileList, exists, printable, real_path
@@ -88,12 +90,18 @@ class FailureLog:
 
     @contextmanager
     def watch(self, job: Job) -> Iterator[None]:
-        """Add the failure of a job if the block raises anything. Thread-safe."""
+        """Add the failure of a job if the block raises anything. Thread-safe.
+
+        What ends a command is raised: an interrupt, and a failure of the GPU, after which no job
+        could be done.
+        """
         try:
             yield
         except (Cancelled, *INTERRUPTS):
             raise
         except BaseException as error:
+            if is_device_failure(error):
+                raise
             self._add(job, type(error).__name__, describe_failure(error, job.source))
 
     def _add(self, job: Job, kind: str, reason: str) -> None:
@@ -115,7 +123,7 @@ def run_batch(
     work: Work,
     check: Callable[[Tokenizer], object] = lambda tokenizer: None,
 ) -> None:
-    """Run the jobs, `run.jobs` at a time, with one tokenizer.
+    """Run the jobs, `run.jobs` at a time, with one tokenizer. On a GPU, they share batches.
 
     A job that fails, for whatever reason, does not stop the others: `folder`/failures.jsonl lists
     it with the reason.
@@ -134,27 +142,44 @@ def run_batch(
         return
 
     def run_job(job: Job) -> None:
-        with failures.watch(job):
+        done = False
+        with failures.watch(job), tokenizer.batcher.clip():
             job.target.parent.mkdir(parents=True, exist_ok=True)
             check_writable(job.target)
             with bars.task(job.source.name) as task:
                 notes = work(job, tokenizer, task)
             bars.say(*(f"{job.source}: {note}" for note in notes))
+            done = True
+        if not done:
+            free_memory(tokenizer.device)
         batch.advance()
 
-    with ProgressBars(run.quiet) as bars, bars.task(label, len(jobs)) as batch:
-        pool = ThreadPoolExecutor(run.jobs)
-        futures = [pool.submit(run_job, job) for job in jobs]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:  # Ctrl-C included: jobs in progress must stop
-            bars.cancel()
-            pool.shutdown(wait=False, cancel_futures=True)
-            wait(futures, GRACE)
-            raise
+    # On a CPU, clips in threads of their own are faster: they do not wait for each other.
+    rows = 1 if tokenizer.device.type == "cpu" else run.jobs
+    with (
+        tokenizer.batched(rows),
+        ProgressBars(run.quiet) as bars,
+        bars.task(label, len(jobs)) as batch,
+    ):
+        _run_all(jobs, run_job, run.jobs, bars)
     if failures.count:
         reasons = join_reasons(failures.reasons, failures.count)
         count = f"{failures.count} of {len(jobs)} files failed"
         raise VqtokError(f"{count}, see {folder / FAILURES}: {reasons}")
     run.say(f"{folder}: {len(jobs)} file{'s' * (len(jobs) != 1)} written")
+
+
+def _run_all(
+    jobs: Sequence[Job], run_job: Callable[[Job], None], workers: int, bars: ProgressBars
+) -> None:
+    """Run the jobs in threads; if one raises anything, stop the others and raise it."""
+    pool = ThreadPoolExecutor(workers)
+    futures = [pool.submit(run_job, job) for job in jobs]
+    try:
+        for future in as_completed(futures):
+            future.result()
+    except BaseException:  # Ctrl-C included: jobs in progress must stop
+        bars.cancel()
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(futures, GRACE)
+        raise

@@ -1,6 +1,7 @@
 """`vqtok train`: a new or resumed run, with a live view."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from vqtok import distributed
 from vqtok.commands.progress import console, say
 from vqtok.device import find_device
+from vqtok.errors import VqtokError, is_out_of_memory
 from vqtok.files import MEDIA_SUFFIXES, RUN_TOKENIZER, list_files
 from vqtok.model import checkpoint
 from vqtok.report import TrainingView
@@ -60,7 +62,7 @@ def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
     say(quiet, *found.notes)
     clips, view = run.open_clips(), TrainingView(console(quiet), settings)
     try:
-        with view.open(options.last_step or settings.steps):
+        with view.open(options.last_step or settings.steps), _out_of_memory():
             train(run, clips, device, view.show, options.last_step)
     finally:
         say(quiet, *(f"skipped: {reason}" for reason in clips.unreadable.values()))
@@ -68,6 +70,20 @@ def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
     say(quiet, f"{path} is ready: use it with --tokenizer")
     if not quiet and (warning := compare_with_blocks(checkpoint.load(path).to(device), clips)):
         say(quiet, f"{path}: {warning}")
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """Raise VqtokError, with the settings that need less memory, if the block runs out of it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise VqtokError(
+            "out of memory: start a run with a lower train.batch_size, train.crop, train.frames or "
+            "train.init_clips, or a higher train.accumulate"
+        ) from None
 
 
 def _open_run(options: TrainOptions) -> Run:

@@ -6,18 +6,17 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vqtok.model.stream_state import StreamState
+
 M = TypeVar("M", bound=nn.Module)
 Size3d = tuple[int, int, int]
-# What each module remembers of a clip between two chunks; empty at its start. It belongs to the
-# caller, so that clips can take turns on one model, and several threads can share one.
-StreamState = dict[nn.Module, Any]
 
 
 class CausalConv3d(nn.Conv3d):
     """A 3-D convolution that never looks ahead in time: (b c t h w) -> (b c' t' h' w').
 
-    The first frame is repeated in front, so that 1 + s*n frames become 1 + n at a stride of s.
-    With a `state`, the last kernel - stride frames of the previous chunk are there instead.
+    s*n frames become n at a stride of s: the first one is repeated kernel - s times in front. With
+    a `state`, the last kernel - s frames of the previous chunk are there instead.
     Height and width are padded with zeros to keep their size if the stride is 1.
     """
 
@@ -31,27 +30,29 @@ class CausalConv3d(nn.Conv3d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        return super().forward(self._with_past(x, state) if self.kernel_size[0] > 1 else x)
+        past = self.kernel_size[0] - self.stride[0]
+        return super().forward(self._with_past(x, past, state) if past else x)
 
     def patches(self, x: Tensor) -> Tensor:
         """Return the inputs (n k) of each output position, if the stride equals the kernel."""
         p, q, r = self.kernel_size
         pattern = "b c (t p) (h q) (w r) -> (b t h w) (c p q r)"
-        return rearrange(self._with_past(x), pattern, p=p, q=q, r=r)
+        return rearrange(x, pattern, p=p, q=q, r=r)
 
-    def _with_past(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+    def _with_past(self, x: Tensor, length: int, state: StreamState | None) -> Tensor:
         x = x.movedim(1, -1)  # (b t h w c), the memory layout: concatenating in time is one copy
-        past = None if state is None else state.get(self)
-        if past is None:
-            joined = _RepeatFirst.apply(x, self.kernel_size[0] - 1)
+        if state is None or self not in state:
+            joined = _RepeatFirst.apply(x, length)
         else:
+            past = state[self]
+            if state.starts is not None:
+                past = torch.where(state.starts, x[:, :1], past)
             joined = torch.cat([past, x], dim=1)
         if state is not None:
-            keep = self.kernel_size[0] - self.stride[0]
-            frames = x if x.shape[1] >= keep else joined
-            past = frames[:, frames.shape[1] - keep :]
+            frames = x if x.shape[1] >= length else joined
+            last = frames[:, frames.shape[1] - length :]
             # A view would keep all frames of the chunk in memory, so of many there is a copy.
-            state[self] = past.clone() if frames.shape[1] >= 2 * keep else past
+            state[self] = last.clone() if frames.shape[1] >= 2 * length else last
         return joined.movedim(-1, 1)
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from vqtok.distributed import all_reduce_mean, broadcast, rank, world_size
-from vqtok.model.layers import StreamState
+from vqtok.model.frame_coder import FrameCoder, Price
 from vqtok.model.predictor import Predictor
+from vqtok.model.stream_state import StreamState
 from vqtok.precision import at_least_float32, fixed_precision
 from vqtok.quantizers import (
     CodebookQuantizer,
@@ -18,7 +19,6 @@ from vqtok.quantizers import (
     require_search,
 )
 
-Price = Tensor | float
 LOG_PRICES = -2.5, 1.5  # range of the logarithm of a clip's price in training, over `price`
 ENERGY_WEIGHT = 3e-3  # of the mean square of the latents in the loss
 PRICE_RATE = 0.3  # change of the logarithm of `price` in a step, per share of tokens in excess
@@ -74,8 +74,8 @@ class PredictiveCoder(nn.Module):
             code; a tensor broadcasts to (b t h w).
         """
         if self.predictor is None:
-            return self._search(z, price)
-        return self._encode_frames(z, state, price)[0]
+            return self._frame_coder(z.dtype).search(z, price)
+        return self._encode_frames(z, self._memory(state, len(z)), price)[0]
 
     def decode(self, indices: Tensor, state: StreamState) -> Tensor:
         """Return the latents (b c t h w), float32, of the next indices of a clip.
@@ -84,10 +84,13 @@ class PredictiveCoder(nn.Module):
         """
         if self.predictor is None:
             return at_least_float32(self.quantizer.decode(indices))
-        latents = []
-        for frame in indices.split(1, dim=1):
-            latents.append(self._decode_frame(frame, self._prediction(state)))
-            self._advance(latents[-1], state)
+        latents, memory, coder = [], self._memory(state, len(indices)), self._frame_coder()
+        codes, intra = coder.look_up(indices)
+        for t in range(indices.shape[1]):
+            mask = None if intra is None else intra[:, :, t : t + 1]
+            past = memory.get(self), memory.starts
+            latents.append(coder.add(codes[:, :, t : t + 1], mask, *past))
+            self._advance(latents[-1], memory)
         return torch.cat(latents, dim=2)
 
     def quantize(self, z: Tensor) -> Quantized:
@@ -104,12 +107,13 @@ class PredictiveCoder(nn.Module):
         if self.predictor is None:
             if not self.quantizer.zero_code:
                 return self.quantizer.quantize(z)
-            return self._adapt_price(self._quantize(z, None, self._search(z, price)))
+            indices = self._frame_coder(z.dtype).search(z, price)
+            return self._adapt_price(self._quantize(z, None, indices))
         phase = 0
         if self.training:
             phase = int(broadcast(torch.randint(self.keyframe_interval, (1,))))
         with torch.no_grad():
-            indices, decoded = self._encode_frames(z, {self: (None, phase)}, price)
+            indices, decoded = self._encode_frames(z, self._start(len(z), phase), price)
         prediction = self._predictions(decoded, phase)
         out = self._adapt_price(self._quantize(z, prediction.detach(), indices))
         if not self.training:
@@ -131,40 +135,22 @@ class PredictiveCoder(nn.Module):
         self._init_codebook(z)
         if self.predictor is None:
             return self.quantizer.decode(self.quantizer.encode(z)).to(z.dtype)
-        return self._encode_frames(z, {})[1]
+        return self._encode_frames(z, self._start(len(z)))[1]
 
     def _encode_frames(
-        self, z: Tensor, state: StreamState, price: Price = 0.0
+        self, z: Tensor, memory: StreamState, price: Price = 0.0
     ) -> tuple[Tensor, Tensor]:
         """Return the indices of latents, and the latents that they decode to."""
-        indices, latents = [], []
+        indices, latents, coder = [], [], self._frame_coder(z.dtype)
         for frame in z.split(1, dim=2):
-            prediction = self._prediction(state)
-            indices.append(self._encode_frame(frame, prediction, price))
-            latents.append(self._decode_frame(indices[-1], prediction).to(z.dtype))
-            self._advance(latents[-1], state)
+            past = memory.get(self), memory.starts
+            indices.append(coder.encode(frame, price, *past))
+            latents.append(coder.decode(indices[-1], *past).to(z.dtype))
+            self._advance(latents[-1], memory)
         return torch.cat(indices, dim=1), torch.cat(latents, dim=2)
 
-    def _encode_frame(self, z: Tensor, prediction: Tensor | None, price: Price) -> Tensor:
-        if prediction is None:
-            return self._search(z, price)
-        z = at_least_float32(z).contiguous()
-        if not self.intra_codes:
-            return self._search(z - prediction, price)
-        intra_part, residual_part = self._parts()
-        quantizer = require_search(self.quantizer)
-        return quantizer.search(z - prediction, price, residual_part, (z, intra_part))[0]
-
-    def _decode_frame(self, indices: Tensor, prediction: Tensor | None) -> Tensor:
-        codes = at_least_float32(self.quantizer.decode(indices))
-        if prediction is None:
-            return codes
-        return self._without_intra(prediction, indices) + codes
-
-    def _search(self, z: Tensor, price: Price) -> Tensor:
-        if not self.quantizer.zero_code:
-            return self.quantizer.encode(z)
-        return require_search(self.quantizer).search(z, price)[0]
+    def _frame_coder(self, dtype: torch.dtype = torch.float32) -> FrameCoder:
+        return FrameCoder(self.quantizer, self.intra_codes if self.predictor else 0, dtype)
 
     def _quantize(self, z: Tensor, prediction: Tensor | None, indices: Tensor) -> Quantized:
         """Quantize latents for training, given their predictions (0 in key frames).
@@ -179,18 +165,21 @@ class PredictiveCoder(nn.Module):
             out = self._quantize_to(self.quantizer, z, residual, indices)
         if prediction is None:
             return out
-        z_q = self._without_intra(prediction, out.indices) + out.z_q
+        frames = self._frame_coder()
+        z_q = frames.add(out.z_q, frames.intra_mask(out.indices), prediction, None)
         return replace(out, z_q=z_q.to(z.dtype))
 
     def _quantize_to(
         self, quantizer: NearestCode, z: Tensor, residual: Tensor, indices: Tensor
     ) -> Quantized:
         """Quantize each position of z or of the residual, whichever its index codes."""
-        target = torch.where(self._is_intra(indices).unsqueeze(1), z, residual)
+        frames = self._frame_coder()
+        intra = frames.intra_mask(indices)
+        target = residual if intra is None else torch.where(intra, z, residual)
         out = quantizer.quantize_to(target, indices)
         if quantizer.learns and quantizer.revive_after:
             distance = quantizer.distance(target, indices)
-            for latents, part in zip((z, residual), self._parts(), strict=True):
+            for latents, part in zip((z, residual), frames.parts(), strict=True):
                 quantizer.revive_dead_codes(latents.detach(), distance, part)
         return out
 
@@ -208,7 +197,7 @@ class PredictiveCoder(nn.Module):
         if not isinstance(quantizer, NearestCode):
             quantizer.init_from_data(residual)
             return
-        for latents, part in zip((z, residual), self._parts(), strict=True):
+        for latents, part in zip((z, residual), self._frame_coder().parts(), strict=True):
             if part.stop > part.start:
                 quantizer.init_from_data(latents, part)
         if self.price is not None:
@@ -234,25 +223,6 @@ class PredictiveCoder(nn.Module):
             out.terms["price"] = self.price.clone()
         return out
 
-    def _parts(self) -> tuple[slice, slice]:
-        """Return the ranges of the intra codes and of the residual codes."""
-        count, size = self.intra_codes if self.predictor else 0, self.quantizer.codebook_size
-        if self.quantizer.zero_code:
-            return slice(size - count, size), slice(0, size - count)
-        return slice(0, count), slice(count, size)
-
-    def _is_intra(self, indices: Tensor) -> Tensor:
-        """Return a mask (b t h w) of the positions whose index is that of an intra code."""
-        part = self._parts()[0]
-        first = indices[..., 0] if self.quantizer.stages > 1 else indices
-        return (first >= part.start) & (first < part.stop)
-
-    def _without_intra(self, prediction: Tensor, indices: Tensor) -> Tensor:
-        """Return the prediction, set to 0 where the index is that of an intra code."""
-        if not self.intra_codes:
-            return prediction
-        return prediction.masked_fill(self._is_intra(indices).unsqueeze(1), 0)
-
     def _predictions(self, z_q: Tensor, phase: int = 0) -> Tensor:
         """Return the prediction of each frame (b c t h w) of a clip from those before it.
 
@@ -265,15 +235,26 @@ class PredictiveCoder(nn.Module):
         shifted = [(torch.zeros_like(g[:, :, :1]), predictor(g)[:, :, :-1]) for g in groups]
         return torch.cat([frames for pair in shifted for frames in pair], dim=2)
 
-    def _prediction(self, state: StreamState) -> Tensor | None:
-        """Return the prediction of the next frame (b c 1 h w), or None for a key frame."""
-        return state.get(self, (None, 0))[0]
+    def _memory(self, state: StreamState, rows: int) -> StreamState:
+        """Return what the state of a clip, or of a batch of them, holds for this module.
 
-    def _advance(self, z_q: Tensor, state: StreamState) -> None:
-        """Update the state with the next decoded frame (b c 1 h w)."""
-        predictor = cast(Predictor, self.predictor)
-        frames = state.get(self, (None, 0))[1] + 1  # since the last key frame
-        state[self] = predictor(z_q, state), frames
-        if frames == self.keyframe_interval:
-            for module in self.modules():
-                state.pop(module, None)
+        It counts the frames since the key frame of each row, and holds the prediction of the next
+        frame (b c 1 h w) besides what the predictor remembers. At a key frame, it is empty.
+        """
+        if self not in state:
+            state[self] = self._start(rows)
+        return cast(StreamState, state[self])
+
+    def _start(self, rows: int, phase: int = 0) -> StreamState:
+        """Return the memory at a key frame; the next is due as if `phase` frames had passed."""
+        memory = StreamState()
+        memory.frames = (phase,) * rows
+        return memory
+
+    def _advance(self, z_q: Tensor, memory: StreamState) -> None:
+        """Update the memory with the next decoded frame (b c 1 h w)."""
+        frames = tuple((count + 1) % self.keyframe_interval for count in memory.frames)
+        if any(frames):  # else the next is a key frame
+            memory[self] = cast(Predictor, self.predictor)(z_q, memory)
+        memory.frames = frames
+        memory.mark_starts([count == 0 for count in memory.frames], z_q.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqtok.errors import UsageError
-from vqtok.model.layers import StreamState
+from vqtok.model.stream_state import StreamState
 
 if TYPE_CHECKING:
     from vqtok.model.tokenizer import Tokenizer
@@ -92,24 +92,26 @@ class RateControl:
                 "trained with quantizer.stages"
             )
         self._tokenizer, self._rate = tokenizer, rate
-        self._unit = 1.0 if tokenizer.coder.price is None else float(tokenizer.coder.price)
+        unit = tokenizer.coder.price
+        # On the device, so that nobody waits for it; in float64, to be rounded once.
+        self._unit = torch.ones(1, 1, 1, 1) if unit is None else unit.double().view(1, 1, 1, 1)
         self._searches = rate.tokens is not None or rate.psnr is not None
-        self._coder_state: StreamState = {}
-        self._decoder_state: StreamState = {}
+        self._coder_state, self._decoder_state = StreamState(), StreamState()
         self._latents: list[Tensor] = []
         self._video: list[Tensor] = []
         self._price = 1.0  # of the last window
         self._spent = self._positions = 0.0
 
-    def push(self, z: Tensor, video: Tensor) -> Iterator[Tensor]:
+    def push(self, z: Tensor, video: Tensor, frames: int) -> Iterator[Tensor]:
         """Add the next latents (b c t h w) and their video; yield indices that are decided.
 
         video: (b 3 t h w), uint8 or float, not padded.
+        frames: latent frames that stand for it. Those behind are padding, at the end of a clip.
         """
         if not self._searches:
-            price = self._unit * (self._rate.price or 0.0)
-            yield self._tokenizer.coder.encode(z, self._coder_state, price)
+            yield self._encode(z, self._coder_state, self._rate.price or 0.0)[:, :frames]
             return
+        z = z[:, :, :frames]
         self._latents.append(z)
         if self._rate.psnr is not None:
             self._video.append(video)
@@ -146,15 +148,18 @@ class RateControl:
         return window
 
     def _code(self, z: Tensor, price: float) -> _Window:
-        coder_state = dict(self._coder_state)
-        indices = self._tokenizer.coder.encode(z, coder_state, self._unit * price)
+        coder_state, decoder_state = self._coder_state.copy(), self._decoder_state.copy()
+        indices = self._encode(z, coder_state, price)
         if self._rate.tokens is not None:
             measured = max(float((indices != 0).sum()), LEAST) / z[:, 0].numel()
-            return _Window(indices, coder_state, {}, measured)
-        decoder_state = dict(self._decoder_state)
+            return _Window(indices, coder_state, decoder_state, measured)
         video, first = torch.cat(self._video, dim=2), not self._positions
         error = self._tokenizer.squared_error(indices, video, decoder_state, first)
         return _Window(indices, coder_state, decoder_state, error)
+
+    def _encode(self, z: Tensor, state: StreamState, price: float) -> Tensor:
+        tokenizer = self._tokenizer
+        return tokenizer.run(tokenizer.coder.encode, z, state, self._unit * price if price else 0.0)
 
 
 def find_price(

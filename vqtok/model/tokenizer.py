@@ -1,6 +1,8 @@
 """The tokenizer: a causal encoder, a predictive coder and a causal decoder, run in chunks."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Self
 
@@ -8,67 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vqtok.device import to_device
 from vqtok.errors import UsageError, VqtokError
+from vqtok.model.batching import Batcher
+from vqtok.model.chunks import chunk_length, rechunk, repeat_edges
 from vqtok.model.inputs import check_indices, check_video, of_one_clip
-from vqtok.model.layers import (
-    CausalConv3d,
-    CausalSequential,
-    DepthToSpace,
-    ResidualBlock,
-    StreamState,
-    channels_last,
-)
-from vqtok.model.predictive import PredictiveCoder
-from vqtok.model.predictor import Predictor
+from vqtok.model.layers import channels_last
+from vqtok.model.networks import build_coder, build_decoder, build_encoder
 from vqtok.model.rate import ALL_TOKENS, Rate, RateControl
+from vqtok.model.stream_state import StreamState
 from vqtok.precision import fixed_precision
-from vqtok.quantizers import Quantized, Quantizer, build
+from vqtok.quantizers import Quantized, build
 from vqtok.settings import ModelSettings, QuantizerSettings
-
-CHUNK = 2  # latent frames per chunk
-LARGE = 2**16  # positions of a latent frame above which a chunk is one frame, to bound memory
-
-
-def build_encoder(settings: ModelSettings, dim: int) -> CausalSequential:
-    """Return the encoder: (b 3 1+s*n h w) in -1..1 -> latents (b dim 1+n h' w')."""
-    (t, h, w), (shallow, deep) = settings.strides, settings.widths
-    patch = (t, h // 2, w // 2)
-    return CausalSequential(
-        CausalConv3d(3, shallow, patch, stride=patch),
-        *(ResidualBlock(shallow) for _ in range(settings.encoder_blocks[0])),
-        CausalConv3d(shallow, deep, (1, 2, 2), stride=(1, 2, 2)),
-        *(ResidualBlock(deep) for _ in range(settings.encoder_blocks[1])),
-        CausalConv3d(deep, dim, (1, 1, 1)),
-    )
-
-
-def build_decoder(settings: ModelSettings, dim: int) -> CausalSequential:
-    """Return the decoder: latents (b dim n h' w') -> (b 3 s*n h w), about -1..1."""
-    (t, h, w), (shallow, deep) = settings.strides, settings.widths
-    return CausalSequential(
-        DepthToSpace(dim, deep, (1, 1, 1), kernel=3),
-        *(ResidualBlock(deep) for _ in range(settings.decoder_blocks[1])),
-        DepthToSpace(deep, shallow, (1, 2, 2)),
-        *(ResidualBlock(shallow) for _ in range(settings.decoder_blocks[0])),
-        DepthToSpace(shallow, 3, (t, h // 2, w // 2)),
-    )
-
-
-def build_coder(settings: ModelSettings, quantizer: Quantizer) -> PredictiveCoder:
-    """Return the predictive coder between encoder and decoder."""
-    predictor = None
-    if settings.predictor_blocks:
-        predictor = Predictor(quantizer.dim, settings.widths[0], settings.predictor_blocks)
-    interval, intra_share = settings.keyframe_interval, settings.intra_share
-    return PredictiveCoder(quantizer, predictor, interval, intra_share)
-
-
-def chunk_length(height: int, width: int) -> int:
-    """Return the latent frames per chunk for latents of this height and width.
-
-    It depends on nothing else, so that a clip gives the same tokens every time.
-    """
-    return 1 if height * width > LARGE else CHUNK
 
 
 class Tokenizer(nn.Module):
@@ -84,9 +37,11 @@ class Tokenizer(nn.Module):
     stride: (time, height, width) per token, in frames and pixels.
     kind: of the quantizer, such as fsq.
     fingerprint: SHA-256 of the weights in the file that the tokenizer was loaded from, or "".
+    batcher: joins clips that several threads encode or decode; by default, each is run alone.
     """
 
     fingerprint = ""
+    batcher = Batcher(1, torch.device("cpu"))
 
     def __init__(self, model: ModelSettings, quantizer: QuantizerSettings) -> None:
         super().__init__()
@@ -129,6 +84,12 @@ class Tokenizer(nn.Module):
         The coder always uses float32.
         """
         return next(self.encoder.parameters()).dtype
+
+    def chunk_frames(self, height: int, width: int) -> int:
+        """Return the frames of a chunk of video of this size; the first has stride - 1 fewer."""
+        time, *sides = self.stride
+        rows, columns = (-(-n // side) for n, side in zip((height, width), sides, strict=True))
+        return time * chunk_length(self.device, rows, columns)
 
     def cast(self, dtype: torch.dtype) -> Self:
         """Cast encoder and decoder to a dtype; the coder keeps float32."""
@@ -185,14 +146,9 @@ class Tokenizer(nn.Module):
         checked, which waits for a GPU.
         """
         control = RateControl(self, rate)
-        for z, video in self._encode_parts(chunks, {}):
-            # A list: while a generator waits, its caller would be in the block.
-            with fixed_precision(self.device.type):
-                indices = list(control.push(z, video))
-            yield from indices
-        with fixed_precision(self.device.type):
-            indices = list(control.flush())
-        yield from indices
+        for z, video, frames in self._encode_parts(chunks):
+            yield from control.push(z, video, frames)
+        yield from control.flush()
 
     @torch.no_grad()
     def reconstruct_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -200,9 +156,10 @@ class Tokenizer(nn.Module):
 
         chunks: as in `encode_stream`. The video is as that of `decode_stream`.
         """
-        state: StreamState = {}
-        for i, (z, _) in enumerate(self._encode_parts(chunks, state)):
-            yield self._decode_latents(z, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
+        state = StreamState()
+        for i, (z, _, frames) in enumerate(self._encode_parts(chunks)):
+            video = self.run(self._decode_latents, z[:, :, :frames], state)
+            yield video[:, :, self.stride[0] - 1 if i == 0 else 0 :]
 
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -211,9 +168,9 @@ class Tokenizer(nn.Module):
         chunks: of any number of latent frames, otherwise as in `decode`. The video is not cropped:
         padding is still there. Memory does not grow with the clip's length.
         """
-        state: StreamState = {}
+        state = StreamState()
         parts = chain.from_iterable(
-            chunk.split(chunk_length(*chunk.shape[2:4]), dim=1)
+            chunk.split(chunk_length(self.device, *chunk.shape[2:4]), dim=1)
             for chunk in of_one_clip((check_indices(c, self.stages) for c in chunks), time=1)
         )
         for i, indices in enumerate(parts):
@@ -223,7 +180,8 @@ class Tokenizer(nn.Module):
                 size = f"{self.codebook_size:,}"
                 raise VqtokError(f"the indices are {found}, not in this codebook of {size}")
             # Not kept in a variable: its memory is freed before the next part is decoded.
-            yield self._decode_part(indices, state)[:, :, self.stride[0] - 1 if i == 0 else 0 :]
+            skip = self.stride[0] - 1 if i == 0 else 0
+            yield self.run(self._decode_part, indices, state)[:, :, skip:]
 
     @torch.no_grad()
     def squared_error(
@@ -234,66 +192,95 @@ class Tokenizer(nn.Module):
         video: (b 3 t h w), the frames that they stand for, uint8 or float 0..1.
         state: empty at the start of the clip, and updated.
         """
-        error, start = 0.0, 0
-        for part in indices.split(chunk_length(*indices.shape[2:4]), dim=1):
+        error, start = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        for part in indices.split(chunk_length(self.device, *indices.shape[2:4]), dim=1):
             skip = self.stride[0] - 1 if first and start == 0 else 0
-            decoded = self._decode_part(part, state)[:, :, skip:]
+            decoded = self.run(self._decode_part, part, state)[:, :, skip:]
             original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
             start += original.shape[2]
             frames, height, width = original.shape[2:]
             scale = 255.0 if original.dtype == torch.uint8 else 1.0
             difference = decoded[:, :, :frames, :height, :width] - original.float() / scale
-            error += float(difference.square().sum())
-        return error / video.numel()
+            error += difference.square().sum()
+        return float(error) / video.numel()
 
-    def _encode_parts(
-        self, chunks: Iterable[Tensor], state: StreamState
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Cut a clip anew; yield the latents (b c t h w), float32, of each chunk, and its video."""
-        for i, video in enumerate(self._rechunk(of_one_clip(map(check_video, chunks), time=2))):
-            with fixed_precision(self.device.type):
-                z = self.encoder(self.pad(video, first=i == 0), state).float()
-            if not z.isfinite().all():
-                raise VqtokError("the tokenizer's weights hold NaN or infinity")
-            yield z, video
+    @contextmanager
+    def batched(self, clips: int) -> Iterator[None]:
+        """Inside the block, run the model for up to `clips` clips of several threads at once.
+
+        Each thread works on its clip in a block of `batcher.clip`. With more than 1, clips are
+        encoded and decoded in batches of exactly this many rows.
+        """
+        self.batcher = Batcher(clips, self.device)
+        try:
+            yield
+        finally:
+            del self.batcher
+
+    def run(
+        self, function: Callable[..., Tensor], x: Tensor, state: StreamState, *args: object
+    ) -> Tensor:
+        """Return function(x, state, *args), run for this clip alone or with others (`batcher`).
+
+        All calls of the networks for a clip in chunks come here.
+        """
+        with fixed_precision(self.device.type):
+            return self.batcher.run(function, x, state, *args)
+
+    def _encode_parts(self, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Cut a clip anew; yield the latents (b c t h w), float32, of each chunk, and its video.
+
+        Also yield how many of the latent frames stand for the video. Those behind are padding.
+        """
+        state, total = StreamState(), torch.zeros((), device=self.device)
+        clip = of_one_clip(map(check_video, chunks), time=2)
+        for i, video in enumerate(rechunk(clip, self.stride[0], self.chunk_frames)):
+            front = self.stride[0] - 1 if i == 0 else 0
+            padded = self._pad_time(video, front, whole_chunk=i > 0 and self.batcher.rows > 1)
+            z = self.run(self._encode_chunk, padded, state)
+            total += z.sum()
+            if i == 0:  # a GPU is only waited for here and at the end
+                _check_finite(total)
+            yield z, video, -(-(front + video.shape[2]) // self.stride[0])
+        _check_finite(total)
+
+    def _encode_chunk(self, video: Tensor, state: StreamState) -> Tensor:
+        return self.encoder(self._normalize(video), state).float()
 
     def _decode_part(self, indices: Tensor, state: StreamState) -> Tensor:
-        with fixed_precision(self.device.type):
-            z_q = self.coder.decode(indices.to(self.device), state)
+        z_q = self.coder.decode(to_device(indices, self.device), state)
         return self._decode_latents(z_q, state)
 
     def _decode_latents(self, z: Tensor, state: StreamState) -> Tensor:
         z = z.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
-        with fixed_precision(self.device.type):
-            video = self.decoder(z, state)
-        return video.float().add_(1).div_(2).clamp_(0, 1)
-
-    def _rechunk(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Cut a clip anew, so that each chunk but the last fills `chunk_length` latent frames."""
-        waiting: list[Tensor] = []
-        step = missing = 0  # frames per chunk, and those still missing in this one
-        for chunk in chunks:
-            if not step:
-                height, width = (-(-chunk.shape[d] // self.stride[d - 2]) for d in (3, 4))
-                step = self.stride[0] * chunk_length(height, width)
-                missing = 1 + step - self.stride[0]
-            while chunk.shape[2] >= missing:
-                yield torch.cat([*waiting, chunk[:, :, :missing]], dim=2)
-                chunk, waiting, missing = chunk[:, :, missing:], [], step
-            waiting.append(chunk)
-            missing -= chunk.shape[2]
-        if any(part.shape[2] for part in waiting):
-            yield torch.cat(waiting, dim=2)
+        return self.decoder(z, state).float().add_(1).div_(2).clamp_(0, 1)
 
     def pad(self, video: Tensor, first: bool) -> Tensor:
         """Return the video (b 3 t h w) in -1..1, padded to whole latents by repeating edges.
 
         first: whether it starts the clip, so that its first frame is a latent frame of its own.
         """
-        t, h, w = self.stride
-        frames, height, width = video.shape[2:]
+        return self._normalize(self._pad_time(video, self.stride[0] - 1 if first else 0))
+
+    def _pad_time(self, video: Tensor, front: int, whole_chunk: bool = False) -> Tensor:
+        """Repeat the first frame `front` times, and the last one up to whole strides.
+
+        whole_chunk: repeat it up to a whole chunk, to get the shape of the chunks before it.
+        """
+        step = self.chunk_frames(*video.shape[3:]) if whole_chunk else self.stride[0]
+        return repeat_edges(video, front, -(front + video.shape[2]) % step)
+
+    def _normalize(self, video: Tensor) -> Tensor:
+        """Return the video in -1..1 on the device, padded in height and width."""
+        height, width = video.shape[3:]
         scale = 127.5 if video.dtype == torch.uint8 else 0.5
-        x = video.to(self.device).to(self.dtype, copy=True).div_(scale).sub_(1)
-        pad = (0, -width % w, 0, -height % h, 0, (int(first) - frames) % t)
+        x = to_device(video, self.device).to(self.dtype, copy=True).div_(scale).sub_(1)
+        pad = (0, -width % self.stride[2], 0, -height % self.stride[1], 0, 0)
         x = F.pad(x, pad, mode="replicate") if any(pad) else x
         return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _check_finite(total: Tensor) -> None:
+    """Raise VqtokError unless the sum of latents is finite; it is not if one of them is not."""
+    if not math.isfinite(float(total)):
+        raise VqtokError("the tokenizer's weights hold NaN or infinity")

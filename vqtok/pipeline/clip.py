@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vqtok.model.rate import ALL_TOKENS, Rate
-from vqtok.model.tokenizer import CHUNK, Tokenizer
+from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.frame_rate import average_frame_rate
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -47,7 +47,8 @@ def encode_clip(
     stride = tokenizer.stride[0]
     timestamps: list[int] = []
     buffer = IndexBuffer(tokenizer.codebook_size)
-    chunks = ((transfer.to_device(frames), times) for frames, times in clip.chunks(stride))
+    read = clip.chunks(tokenizer.chunk_frames(clip.height, clip.width))
+    chunks = ((transfer.to_device(frames), times) for frames, times in read)
 
     def videos() -> Iterator[Tensor]:
         for frames, times in stopwatch.time_each("reading", prefetched):
@@ -56,8 +57,9 @@ def encode_clip(
             on_progress(len(times))
 
     with prefetch(chunks) as prefetched:
-        for indices in tokenizer.encode_stream(videos(), rate):
-            buffer.append(indices[0].cpu().numpy())
+        parts = (indices[0] for indices in tokenizer.encode_stream(videos(), rate))
+        for indices in transfer.to_host(parts):
+            buffer.append(indices)
             if should_stop():
                 break
     del timestamps[1 + (buffer.latent_frames - 1) * stride :]  # read, but not encoded
@@ -130,13 +132,23 @@ def decode_clip(
 
 def _decode_frames(tokens: Tokens, tokenizer: Tokenizer) -> Iterator[Tensor]:
     """Yield uint8 frames (t h w c) on the tokenizer's device, with the padding cut off."""
-    starts = range(0, len(tokens.indices), CHUNK)
-    chunks = (tokens.indices[i : i + CHUNK].astype(np.int64) for i in starts)
-    videos = tokenizer.decode_stream(torch.from_numpy(chunk)[None] for chunk in chunks)
+    length = tokenizer.chunk_frames(tokens.height, tokens.width) // tokenizer.stride[0]
+    videos = tokenizer.decode_stream(_index_chunks(tokens, length, tokenizer.batcher.rows > 1))
     remaining = tokens.frames
     for frames in map(_to_frames, videos):  # map: no video is alive while the next is decoded
         yield frames[:remaining, : tokens.height, : tokens.width]
         remaining -= len(frames)
+
+
+def _index_chunks(tokens: Tokens, length: int, pad: bool) -> Iterator[Tensor]:
+    """Yield the indices (1 t h w ...), int64, `length` latent frames at a time.
+
+    pad: repeat the last frame of the last chunk, to get the shape of the chunks before it.
+    """
+    for start in range(0, len(tokens.indices), length):
+        chunk = torch.from_numpy(tokens.indices[start : start + length].astype(np.int64))
+        missing = length - len(chunk) if pad and start else 0
+        yield torch.cat([chunk, chunk[-1:].expand(missing, *chunk.shape[1:])])[None]
 
 
 def _to_frames(video: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import chain, islice, pairwise
 from typing import Any, TypeVar
 
@@ -61,7 +62,7 @@ def background_writer(write: Callable[..., object]) -> Iterator[Callable[..., No
 
 
 class DeviceTransfer:
-    """Copies arrays to a device and back; on CUDA through pinned memory on a side stream.
+    """Copies arrays to a device and back; on CUDA through pinned memory on side streams.
 
     Copies then overlap with the model. On a CPU nothing is copied. Create it in the thread that
     runs the model. torch's pinned-memory allocator reuses a block only after its copies are done.
@@ -72,17 +73,18 @@ class DeviceTransfer:
         self._cuda = device.type == "cuda"
         if self._cuda:
             self._model_stream = torch.cuda.current_stream(device)
-            self._copy_stream = torch.cuda.Stream(device)
+            self._up, self._down = _copy_streams(device)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """Return the array as a tensor on the device, complete on return. Thread-safe."""
         host = torch.from_numpy(array)
         if not self._cuda:
             return host
-        with torch.cuda.stream(self._copy_stream):
+        with torch.cuda.stream(self._up):
             tensor = host.pin_memory().to(self._device, non_blocking=True)
+            copied = self._up.record_event()
         tensor.record_stream(self._model_stream)  # keep its memory until the model has read it
-        self._copy_stream.synchronize()
+        copied.synchronize()
         return tensor
 
     def to_host(self, tensors: Iterable[Tensor]) -> Iterator[np.ndarray]:
@@ -96,15 +98,25 @@ class DeviceTransfer:
     def _start_copy(self, tensor: Tensor) -> Callable[[], np.ndarray]:
         """Start a copy to the host and return the function that waits for it."""
         tensor = tensor.contiguous()
-        self._copy_stream.wait_stream(self._model_stream)
-        with torch.cuda.stream(self._copy_stream):
+        self._down.wait_stream(self._model_stream)
+        with torch.cuda.stream(self._down):
             host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             host.copy_(tensor, non_blocking=True)
-            copied = self._copy_stream.record_event()
-        tensor.record_stream(self._copy_stream)
+            copied = self._down.record_event()
+        tensor.record_stream(self._down)
 
         def finish() -> np.ndarray:
             copied.synchronize()
             return host.numpy()
 
         return finish
+
+
+@cache
+def _copy_streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    """Return the streams for copies to a device and back, the same for all clips.
+
+    torch keeps the free memory of each stream apart, so one for each clip would waste it. Copies
+    back wait for the model, and those to the device must not wait for them.
+    """
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)

@@ -18,6 +18,7 @@ class CodebookQuantizer(Quantizer):
     """
 
     initialized: Tensor | None
+    _is_initialized = False  # whether `initialized` is known on the host to be True
 
     def __init__(self, codebook_size: int, dim: int, init_from_data: bool) -> None:
         super().__init__()
@@ -36,8 +37,14 @@ class CodebookQuantizer(Quantizer):
 
     @property
     def needs_init(self) -> bool:
-        """True if this training step has to initialize the codebook. Waits for a GPU."""
-        return self.learns and self.initialized is not None and not self.initialized
+        """True if this training step has to initialize the codebook.
+
+        Waits for a GPU as long as the answer may be yes.
+        """
+        if not self.learns or self.initialized is None:
+            return False
+        self._is_initialized = self._is_initialized or bool(self.initialized)
+        return not self._is_initialized
 
     @abstractmethod
     def init_from_data(self, z: Tensor) -> None:
@@ -56,3 +63,4 @@ class CodebookQuantizer(Quantizer):
         if self.initialized is not None and any(key.startswith(prefix) for key in state):
             state.setdefault(f"{prefix}initialized", torch.tensor(True))
         super()._load_from_state_dict(state, prefix, *rest)
+        self._is_initialized = False

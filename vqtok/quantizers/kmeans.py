@@ -15,10 +15,19 @@ def kmeans(latents: Tensor, codebook_size: int) -> Tensor:
     codes = broadcast(sample(latents, codebook_size))
     for _ in range(ITERATIONS):
         indices = nearest(latents, codes)
-        counts = all_reduce_sum(torch.bincount(indices, minlength=codebook_size)).unsqueeze(-1)
+        counts = all_reduce_sum(count_codes(indices, codebook_size)).unsqueeze(-1)
         means = sums_per_code(latents, indices, codebook_size) / counts.clamp(min=1)
         codes = torch.where(counts > 0, means, codes)
     return codes
+
+
+def count_codes(indices: Tensor, codebook_size: int) -> Tensor:
+    """Return how often each code occurs (k), int64, in indices (n).
+
+    As torch.bincount, which makes the host wait for a GPU.
+    """
+    ones = indices.new_ones(1).expand(len(indices))
+    return indices.new_zeros(codebook_size).scatter_add_(0, indices, ones)
 
 
 def sums_per_code(latents: Tensor, indices: Tensor, codebook_size: int) -> Tensor:

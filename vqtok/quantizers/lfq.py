@@ -153,7 +153,7 @@ def _mean(x: Tensor, total: Tensor | None = None) -> Tensor:
     The mean of all shares, in value and gradient, is the mean over positions, even if ranks have
     different numbers of them. 0 if no rank has a position. total: the sum of x over n, if known.
     """
-    positions = all_reduce_mean(x.new_tensor(float(len(x))))
+    positions = all_reduce_mean(x.new_full((), len(x)))
     return (x.sum(0) if total is None else total) / positions.clamp(min=1e-6)
 
 

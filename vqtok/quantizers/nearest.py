@@ -1,7 +1,7 @@
 """Vector quantization by nearest codes, in one stage or several, with a price for each token."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from vqtok.errors import UsageError
 from vqtok.precision import at_least_float32
 from vqtok.quantizers.base import Quantized, Quantizer, straight_through
 from vqtok.quantizers.codebook import CodebookQuantizer
-from vqtok.quantizers.kmeans import kmeans, sample
+from vqtok.quantizers.kmeans import count_codes, kmeans, sample
 from vqtok.quantizers.search import nearest
 from vqtok.quantizers.staged_search import ALL, StagedSearch, code_range, flatten
 
@@ -36,6 +36,8 @@ class NearestCode(CodebookQuantizer):
     """
 
     age: Tensor | None  # (stages * k) training steps since a code was last chosen
+    _offsets: Tensor  # (stages) the first row of each stage
+    _dead: Tensor  # (stages * k) on the host, so that a step waits once: codes to be replaced
     fp16_keys = ("embedding.weight",)
 
     def __init__(
@@ -48,11 +50,19 @@ class NearestCode(CodebookQuantizer):
         self.revive_after = revive_after
         age = torch.zeros(self.rows, dtype=torch.int64) if revive_after else None
         self.register_buffer("age", age)
+        offsets = torch.arange(0, self.rows, codebook_size)
+        self.register_buffer("_offsets", offsets, persistent=False)
+        self._dead = torch.zeros(self.rows, dtype=torch.bool, device="cpu")
 
     @property
     def rows(self) -> int:
         """Number of codes in all stages. Stage s has rows s * codebook_size on of `codebook`."""
         return self.stages * self.codebook_size
+
+    @property
+    def has_dead_codes(self) -> bool:
+        """True if `revive_dead_codes` has codes to replace after this step. Waits for no GPU."""
+        return self.learns and bool(self._dead.any())
 
     def prepare_search(self, dtype: torch.dtype = torch.float32) -> StagedSearch:
         """Return a search of the codes as they are now, for latents of at most this dtype."""
@@ -111,16 +121,18 @@ class NearestCode(CodebookQuantizer):
     ) -> None:
         """Replace codes that were not chosen for `revive_after` steps by latents z (b d *grid).
 
+        To be called after `quantize_to`, which counts a step and finds these codes.
+
         weights: (b *grid) relative chance of each latent to be drawn. Latents are rank 0's.
         codes: range of codes of the stage to look at.
         """
-        if self.age is None:
-            return
         part = self._range(stage, codes)
-        rows = (self.age[part] >= self.revive_after).nonzero().squeeze(-1) + part.start
+        rows = self._dead[part].nonzero().squeeze(-1) + part.start
+        self._dead[part] = False
         if len(rows):
+            rows = rows.to(z.device, non_blocking=True)
             self._set_codes(rows, broadcast(sample(flatten(z), len(rows), weights.flatten())))
-            self.age[rows] = 0
+            cast(Tensor, self.age)[rows] = 0
 
     def codebook_state(self) -> dict[str, Tensor]:
         """Return codes and steps_unused; see `Quantizer.codebook_state`."""
@@ -134,7 +146,7 @@ class NearestCode(CodebookQuantizer):
             self.init_from_data(z)
         indices = self._encode(z)
         out = self._train_step(z, indices)
-        if self.learns and self.age is not None:
+        if self.has_dead_codes:
             self.revive_dead_codes(z, self.distance(z, indices))
         return out
 
@@ -149,12 +161,12 @@ class NearestCode(CodebookQuantizer):
         coded = targets * spent.unsqueeze(-1)
         loss, commitment = self._loss(z, z_q, codes, coded)
         rows = split + self._offsets
-        counts = torch.bincount(rows.flatten(), minlength=self.rows)
+        counts = count_codes(rows.flatten(), self.rows)
         counts = all_reduce_sum(counts) if self.training else counts
         if self.learns:
             self._update(coded.flatten(0, -2), rows.flatten(), counts)
-            if self.age is not None:
-                self.age.add_(1).masked_fill_(counts > 0, 0)
+            self._count_step(counts)
+            if self.has_dead_codes:
                 distance = self.distance(z, indices)
                 for stage in range(1, self.stages):
                     rest = targets[..., stage, :].movedim(-1, 1)
@@ -182,16 +194,18 @@ class NearestCode(CodebookQuantizer):
     def _update(self, latents: Tensor, rows: Tensor, counts: Tensor) -> None:
         """Learn without gradient from latents (n d), their rows (n) and counts of all ranks."""
 
+    def _count_step(self, counts: Tensor) -> None:
+        """Update the ages after a step that chose codes this often, and find the dead codes."""
+        if self.age is not None:
+            self.age.add_(1).masked_fill_(counts > 0, 0)
+            self._dead = (self.age >= self.revive_after).cpu()
+            self._dead.view(self.stages, -1)[:, : int(self.zero_code)] = False
+
     @torch.no_grad()
     def _clear_zero_codes(self) -> None:
         """Set code 0 of each stage to zero, once the codebook is there. Training keeps it so."""
         if self.zero_code:
             self._set_codes(self._offsets, self.codebook.new_zeros(self.stages, self.dim))
-
-    @property
-    def _offsets(self) -> Tensor:
-        """The first row of each stage (stages)."""
-        return torch.arange(0, self.rows, self.codebook_size, device=self.codebook.device)
 
     def _range(self, stage: int, codes: slice) -> slice:
         """Return the rows of a range of codes of a stage, without the zero code."""

@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
         self.weight, self.dtype = settings.adversarial_weight, settings.dtype
         self.first_step = round((1 - settings.adversarial_share) * settings.steps)
         groups = parameter_groups(self, WEIGHT_DECAY)
-        self.optimizer = AdamW(groups, settings.learning_rate, BETAS)
+        self.optimizer = AdamW(groups, settings.learning_rate, BETAS, foreach=True)
 
     def forward(self, video: Tensor) -> Tensor:
         """Return a score for each patch of a video (b 3 t h w) in 0..1; high means real."""

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from vqtok import distributed
 from vqtok.distributed import all_reduce_mean
@@ -35,7 +36,7 @@ def train_step(
     weight = 1 / len(micro_batches)
     results = [backward(state, clips, settings, weight) for clips in micro_batches]
     distributed.average_gradients(state.tokenizer)
-    torch.nn.utils.clip_grad_norm_(state.tokenizer.parameters(), settings.clip_norm)
+    clip_grad_norm_(state.tokenizer.parameters(), settings.clip_norm, foreach=True)
     for optimizer in state.optimizers:
         optimizer.step()
     if discriminator := state.active_discriminator:
@@ -43,8 +44,8 @@ def train_step(
     state.update_ema(ema_decay(state.step, settings))
     state.step += 1
     metrics, indices = zip(*results, strict=True)
-    means = {name: torch.stack([m[name] for m in metrics]).mean() for name in metrics[0]}
-    return means, torch.cat(indices)
+    means = torch.stack([torch.stack(list(m.values())) for m in metrics]).mean(0)
+    return dict(zip(metrics[0], means, strict=True)), torch.cat(indices)
 
 
 def backward(
@@ -73,12 +74,11 @@ def backward(
 def reconstruction_loss(reconstruction: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
     """Return the loss of the pixels; both videos are (b 3 t h w), about 0..1."""
     error = reconstruction - target
-    l1, mse = error.abs().mean(), error.square().mean((1, 2, 3, 4))
-    return (
-        settings.l1_weight * l1
-        + settings.l2_weight * mse.mean()
-        + settings.log_mse_weight * (mse + LOG_MSE_FLOOR).log().mean()
-    )
+    mse = error.square().mean((1, 2, 3, 4))
+    loss = settings.l2_weight * mse.mean()
+    if settings.l1_weight:  # else its backward pass over all pixels would be for nothing
+        loss = settings.l1_weight * error.abs().mean() + loss
+    return loss + settings.log_mse_weight * (mse + LOG_MSE_FLOOR).log().mean()
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

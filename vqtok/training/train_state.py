@@ -19,7 +19,7 @@ from vqtok.model.tokenizer import Tokenizer
 from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config
 from vqtok.training.discriminator import Discriminator
-from vqtok.training.optimizer import STATE_NAMES, make_optimizers
+from vqtok.training.optimizer import make_optimizers, state_shapes
 from vqtok.training.perceptual import PerceptualLoss
 from vqtok.untrusted import quote
 
@@ -82,22 +82,35 @@ class TrainState:
 
         Buffers, such as a codebook that is a moving average itself, are copied.
         """
-        averages, weights = self.ema_model.parameters(), self.tokenizer.parameters()
-        for average, weight in zip(averages, weights, strict=True):
-            average.lerp_(weight, 1 - decay)
+        averages: list[Tensor] = list(self.ema_model.parameters())
+        torch._foreach_lerp_(averages, list(self.tokenizer.parameters()), 1 - decay)
         copies, buffers = self.ema_model.buffers(), self.tokenizer.buffers()
         for copy, buffer in zip(copies, buffers, strict=True):
             copy.copy_(buffer)
 
-    def save(self, path: Path) -> None:
-        """Write everything that `load` needs."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all tensors that change in training, by name."""
         tensors: dict[str, Tensor] = {}
         for name, module in self._modules().items():
             tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         for name, optimizer in self._optimizers().items():
             for i, moments in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{key}": value for key, value in moments.items()}
-        arrays = {key: value.cpu().numpy() for key, value in tensors.items()}
+        return tensors
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned, wherever its tensors are.
+
+        Raises KeyError, ValueError or RuntimeError if they are of other settings.
+        """
+        for name, module in self._modules().items():
+            module.load_state_dict(_with_prefix(tensors, name))
+        for name, optimizer in self._optimizers().items():
+            _load_optimizer(optimizer, _with_prefix(tensors, name))
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs."""
+        arrays = {key: value.cpu().numpy() for key, value in self.state_dict().items()}
         write_file(path, FORMAT | {"step": str(self.step)}, arrays)
 
     def load(self, path: Path) -> None:
@@ -107,10 +120,7 @@ class TrainState:
         """
         step, tensors = _read(path)
         try:
-            for name, module in self._modules().items():
-                module.load_state_dict(_with_prefix(tensors, name))
-            for name, optimizer in self._optimizers().items():
-                _load_optimizer(optimizer, _with_prefix(tensors, name))
+            self.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise VqtokError(f"{path} does not fit the settings of its run: {reason}") from None
@@ -170,10 +180,10 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         index, name = key.split(".")
         state[int(index)][name] = value
     for i, moments in state.items():
-        if i not in range(len(parameters)) or moments.keys() != STATE_NAMES[type(optimizer)]:
-            raise ValueError("the state of an optimizer is of another kind")
-        for name, value in moments.items():
-            shape = () if name == "step" else parameters[i].shape
-            if value.shape != shape or value.dtype != torch.float32:
-                raise ValueError("the state of an optimizer has another shape")
+        if i not in range(len(parameters)):
+            raise ValueError("the state of an optimizer has more parameters")
+        if {n: v.shape for n, v in moments.items()} != state_shapes(optimizer, parameters[i]):
+            raise ValueError("the state of an optimizer has another kind or shape")
+        if any(value.dtype != torch.float32 for value in moments.values()):
+            raise ValueError("the state of an optimizer is not in float32")
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
