@@ -9,26 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
-import av
-import numpy as np
 import typer
-
-
-def write_clip(path: Path, frames: int, height: int, width: int, fps: int) -> None:
-    """Write waves that move over a gradient."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", Fraction(fps), options={"preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for t in range(frames):
-            wave = 128 + 60 * np.sin(x / 23 + t / 5) + 60 * np.cos(y / 17 - t / 7)
-            rgb = np.stack([wave, 255 - wave, 255 * x / width], -1).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(stream.encode())
+from make_clips import write_clip
 
 
 def peak_memory(*arguments: object) -> tuple[float, float]:

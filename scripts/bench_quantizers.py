@@ -35,6 +35,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
+from vqtok.errors import is_out_of_memory
 from vqtok.quantizers import (
     FSQ,
     LFQ,
@@ -220,7 +221,7 @@ def peak_memory(case: Case, implementation: str, device: str) -> float:
     try:
         gradients = step()
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return nan
     peak = process_memory("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()

@@ -4,6 +4,7 @@ import signal
 
 import av
 import pytest
+import torch
 
 from helpers.clips import pattern, write_clip
 
@@ -11,6 +12,15 @@ from helpers.clips import pattern, write_clip
 # ignore SIGHUP, and so the commands that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked `cuda` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ MAY_IMPORT = {
         *("config", "settings", "device", "distributed", "precision", "quantizers"),
         *("safetensors_io", "targets", "untrusted"),
     },
-    "quality": {"codebook_stats", "model", "precision", "video"},
+    "quality": {"codebook_stats", "device", "model", "precision", "video"},
     "pipeline": {"model", "precision", "targets", "tokens", "video"},
     "report": {"atomic", "codebook_stats", "config", "settings", "tokens", "untrusted"},
     "training": {

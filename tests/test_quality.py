@@ -81,6 +81,53 @@ def test_metrics_equal_those_of_the_decoded_clip(make_clip):
     assert np.array_equal(np.concatenate([frames for _, frames in seen]), expected)
 
 
+class SlowStart:
+    """A tokenizer on a GPU that takes 100 s to start, and later 2 s to encode and 1 s to decode.
+
+    The GPU works in the background: time passes when the host waits for it.
+    """
+
+    device = torch.device("cuda")
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.now, self.queued = tokenizer, 0.0, 100.0
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def wait(self, device=None):
+        self.now, self.queued = self.now + self.queued, 0.0
+
+    def encode(self, video, *rate):
+        indices = self._tokenizer.encode(video, *rate)
+        self.queued += 2
+        self.wait()  # the indices are copied to the host
+        return indices
+
+    def decode_stream(self, chunks):
+        parts = self._tokenizer.decode_stream(chunks)
+        self.queued += 1
+        yield from parts
+
+
+class OnGPU(torch.Tensor):
+    """A video that stays on the CPU if it is moved to a GPU."""
+
+    def to(self, device):
+        assert device == SlowStart.device
+        return self.as_subclass(torch.Tensor)
+
+
+def test_the_start_of_a_gpu_is_no_part_of_the_frames_per_second(monkeypatch):
+    tokenizer = SlowStart(small_tokenizer("fsq"))
+    monkeypatch.setattr("vqtok.quality.synchronize", tokenizer.wait)
+    monkeypatch.setattr("time.perf_counter", lambda: tokenizer.now)
+    video = random_video(9).mul(255).byte().as_subclass(OnGPU)
+    for _ in range(2):  # the second clip is as fast
+        result = evaluate_clip(video, tokenizer)
+        assert (result.encode_fps, result.decode_fps) == (9 / 2, 9 / 1)
+
+
 def test_unquantized_is_what_the_decoder_makes_of_the_latents():
     tokenizer = small_tokenizer("ema", "quantizer.codebook_size=16")
     video = random_video(14, 44, 60).mul(255).byte()

@@ -9,7 +9,14 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from vqtok.errors import UsageError, VqtokError, is_out_of_memory, os_message
+from vqtok.errors import (
+    UsageError,
+    VqtokError,
+    describe_device_failure,
+    is_device_failure,
+    is_out_of_memory,
+    os_message,
+)
 from vqtok.files import printable
 from vqtok.interrupt import Interrupted
 from vqtok.streams import finish_stdout
@@ -51,6 +58,8 @@ def errors_as_sentences() -> Iterator[None]:
         name = "interrupted" if is_ctrl_c else f"stopped by {error.signal.name}"
         fail(name, 128 + error.signal)
     except (MemoryError, RuntimeError) as error:
+        if is_device_failure(error):
+            fail(describe_device_failure(error), 1)
         if not is_out_of_memory(error):
             raise
         fail("out of memory: try a smaller --size, or --device cpu", 1)

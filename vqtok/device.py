@@ -33,6 +33,12 @@ def describe_device(device: torch.device) -> str:
     return f"{device}, threads: {torch.get_num_threads()}"
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all work it was given; a CPU has none outstanding."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return the tensor on the device. A GPU copies it in its own time, and nobody waits."""
     if device.type == "cuda" and tensor.device.type == "cpu":

@@ -19,12 +19,13 @@ def set_global_flags() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-class _FullFloat32:
-    """Counts the open blocks of `full_float32`, since torch's flags are those of all threads."""
+class _FixedKernels:
+    """Counts the open blocks of `fixed_kernels`, since torch's flags are those of all threads."""
 
     def __init__(self) -> None:
         self._lock, self._blocks = Lock(), 0
         self._reduced: list[tuple[Any, str]] = []  # backends, and the precision to restore
+        self._cudnn = (False, False)  # `deterministic` and `benchmark`, to restore
 
     def enter(self) -> None:
         with self._lock:
@@ -37,38 +38,46 @@ class _FullFloat32:
                 if backend.fp32_precision not in ("none", "ieee"):
                     self._reduced.append((backend, backend.fp32_precision))
                     backend.fp32_precision = "ieee"
+            self._cudnn = cudnn.deterministic, cudnn.benchmark
+            cudnn.deterministic, cudnn.benchmark = True, False
 
     def exit(self) -> None:
         with self._lock:
             self._blocks -= 1
-            while self._reduced and not self._blocks:
+            if self._blocks:
+                return
+            while self._reduced:
                 backend, precision = self._reduced.pop()
                 backend.fp32_precision = "none"  # inherit; enough if the parent has this precision
                 if backend.fp32_precision != precision:
                     backend.fp32_precision = precision
+            cudnn: Any = torch.backends.cudnn
+            cudnn.deterministic, cudnn.benchmark = self._cudnn
 
 
-_full_float32 = _FullFloat32()
+_fixed_kernels = _FixedKernels()
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """Compute float32 matrix products and convolutions in float32, not TensorFloat32 or bfloat16.
+def fixed_kernels() -> Iterator[None]:
+    """Compute with the same kernels on every run, and float32 in float32.
 
-    Overrides inside the block what `torch.set_float32_matmul_precision` or the backends' flags
-    allow, and restores them once no thread is in such a block.
+    Matrix products and convolutions in float32 use neither TensorFloat32 nor bfloat16, whatever
+    `torch.set_float32_matmul_precision` or the backends' flags allow. cuDNN neither uses kernels
+    whose sums have no fixed order, nor chooses kernels by their speed, which differs from run to
+    run. The flags are restored once no thread is in such a block.
     """
-    _full_float32.enter()
+    _fixed_kernels.enter()
     try:
         yield
     finally:
-        _full_float32.exit()
+        _fixed_kernels.exit()
 
 
 @contextmanager
 def fixed_precision(device_type: str) -> Iterator[None]:
-    """Compute in the dtype of the operands: no autocast, and float32 as in `full_float32`."""
-    with torch.autocast(device_type, enabled=False), full_float32():
+    """Compute in the dtype of the operands, without autocast, as in `fixed_kernels`."""
+    with torch.autocast(device_type, enabled=False), fixed_kernels():
         yield
 
 

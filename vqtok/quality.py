@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqtok.codebook_stats.usage import bits_per_pixel
+from vqtok.device import synchronize
 from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import to_uint8
@@ -149,11 +150,13 @@ def evaluate_clip(
         code.
     """
     frames, height, width = video.shape[2:]
+    video = video.to(tokenizer.device)  # copying it is not part of encoding
+    _warm_up(video, tokenizer)
     encode_start = time.perf_counter()
     indices = tokenizer.encode(video).cpu()
     encode_seconds, decode_seconds = time.perf_counter() - encode_start, list[float]()
     fidelity, baseline = FidelityMeter(), FidelityMeter()
-    decoding = _timed(tokenizer.decode_stream([indices]), decode_seconds)
+    decoding = _timed(tokenizer.decode_stream([indices]), tokenizer.device, decode_seconds)
     for i, (original, decoded) in enumerate(_frame_pairs(video, decoding)):
         fidelity.update(original, decoded)
         baseline.update(original, block_averages(original, tokenizer.stride, first=i == 0))
@@ -170,6 +173,18 @@ def evaluate_clip(
         encode_fps=frames / encode_seconds,
         decode_fps=frames / sum(decode_seconds),
     )
+
+
+def _warm_up(video: Tensor, tokenizer: Tokenizer) -> None:
+    """Encode and decode a clip once on a GPU.
+
+    The first clip starts CUDA, and the first of each size loads kernels and allocates memory. A CPU
+    has little to prepare, and takes long.
+    """
+    if tokenizer.device.type == "cuda":
+        for _ in tokenizer.decode_stream([tokenizer.encode(video)]):
+            pass
+        synchronize(tokenizer.device)
 
 
 def _measure_rate(video: Tensor, tokenizer: Tokenizer, rate: Rate) -> RatePoint:
@@ -212,15 +227,15 @@ def _frame_pairs(video: Tensor, decoded: Iterable[Tensor]) -> Iterator[tuple[Ten
         start += frames.shape[2]
 
 
-def _timed(items: Iterator[Tensor], seconds: list[float]) -> Iterator[Tensor]:
-    """Yield the items; append the seconds that each took to compute."""
+def _timed(items: Iterator[Tensor], device: torch.device, seconds: list[float]) -> Iterator[Tensor]:
+    """Yield the items; append the seconds that the device took to compute each."""
     while True:
+        synchronize(device)  # what was asked for in between is not part of it
         start = time.perf_counter()
         item = next(items, None)
         if item is None:
             return
-        if item.is_cuda:
-            torch.cuda.synchronize(item.device)
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
         yield item
 

@@ -141,3 +141,11 @@ def test_out_of_memory_is_reported_in_one_sentence(clip, monkeypatch, reason):
 
     monkeypatch.setattr("vqtok.commands.encode.encode_clip", allocate)
     fails(1, "out of memory: try a smaller --size", "encode", clip)
+
+
+def test_a_failed_gpu_is_reported_in_one_sentence(clip, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging")
+
+    monkeypatch.setattr("vqtok.commands.encode.encode_clip", fail)
+    fails(1, "the GPU failed (CUDA error: an illegal memory access", "encode", clip)

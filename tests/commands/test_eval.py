@@ -8,6 +8,7 @@ import pytest
 
 import vqtok
 from helpers.command import fails, in_process, works
+from vqtok.quality import evaluate_clip
 from vqtok.video import open_video
 
 
@@ -98,6 +99,21 @@ def test_broken_clips_are_named_after_the_results(folder, tiny):
     assert b"1 of 3 clips could not be measured" in result.stderr and b"broken.mp4" in result.stderr
     fails(1, "broken.mp4", "eval", folder / "broken.mp4", *tiny)
     fails(2, "no such file or folder", "eval", folder / "none.mp4")
+
+
+def test_after_a_failure_of_the_gpu_no_clip_is_tried(folder, tiny, make_clip, monkeypatch):
+    def fail_on_images(video, *args, **options):
+        if video.shape[2] > 1:
+            return evaluate_clip(video, *args, **options)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    make_clip(folder / "c.mp4")
+    monkeypatch.setattr("vqtok.commands.eval.evaluate_clip", fail_on_images)
+    result = in_process("eval", folder, "--frames", 2, "--json", *tiny)
+    assert result.returncode == 1
+    assert b"1 of 3 clips could not be measured" in result.stderr
+    assert b"b.png: the GPU failed (CUDA error: an illegal memory access" in result.stderr
+    assert [clip["clip"] for clip in json.loads(result.stdout)["clips"]] == ["a.mp4"]
 
 
 def test_a_failed_write_does_not_lose_the_results(folder, tmp_path, tiny):

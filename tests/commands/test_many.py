@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from torch import OutOfMemoryError
 
 from helpers.clips import pattern, write_clip
 from helpers.command import TINY, fails, in_process, in_subprocess, works
@@ -93,6 +94,7 @@ def folders(tmp_path, tiny):
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), "UnicodeDecodeError: 'utf-8' codec"),
         (MemoryError(), "out of memory"),
         (RuntimeError("can't allocate memory"), "out of memory"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "out of memory"),
         (OSError(5, "Input/output error"), "input/output error"),
         (RecursionError("too deep"), "RecursionError: too deep"),
         (SystemError("error return"), "SystemError: error return"),

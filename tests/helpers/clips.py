@@ -32,11 +32,16 @@ def pattern(frames=17, height=64, width=96):
     return clip
 
 
-def write_clip(path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=None, rotation=0):
-    """Write uint8 (t h w c), RGB or RGBA, with PyAV alone; `times` in ms, `rotation` in degrees."""
+def write_clip(
+    path, frames, fps=25, codec="libx264", pix_fmt="yuv420p", times=None, rotation=0, **options
+):
+    """Write uint8 (t h w c), RGB or RGBA, with PyAV alone; `times` in ms, `rotation` in degrees.
+
+    options: of the codec.
+    """
     keep_timestamps = {"avoid_negative_ts": "disabled"}
     with av.open(str(path), "w", container_options=keep_timestamps if times else {}) as container:
-        stream = container.add_stream(codec, Fraction(fps))
+        stream = container.add_stream(codec, Fraction(fps), options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)

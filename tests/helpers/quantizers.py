@@ -1,5 +1,6 @@
 """A small instance of every quantizer, and what tests compare and watch them with."""
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -50,7 +51,7 @@ SCALAR_QUANTIZERS = {
 }
 QUANTIZERS = CODEBOOK_QUANTIZERS | SCALAR_QUANTIZERS
 
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def exact_indices(z, codebook):

@@ -330,7 +330,7 @@ def test_the_default_model_has_at_most_10_million_parameters():
     assert sum(p.numel() for p in tokenizer.parameters()) <= 10_000_000
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @with_and_without_predictor
 @every_kind
 def test_cuda_decodes_what_the_cpu_encoded(kind, predictor):

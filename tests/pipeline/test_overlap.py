@@ -9,9 +9,7 @@ import torch
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
 from vqtok.pipeline.stopwatch import Stopwatch
 
-CUDA = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-)
+CUDA = pytest.param("cuda", marks=pytest.mark.cuda)
 
 
 def test_prefetch_computes_items_ahead_in_a_thread():

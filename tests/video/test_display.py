@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange
 
-from helpers.clips import pattern, read_clip
+from helpers.clips import pattern, read_clip, write_clip
 from helpers.ffmpeg import ffmpeg_frames, run_ffmpeg
 
 BARS = np.repeat([[16, 126, 235]], 64, 0).repeat(32, 1)  # levels of 8 bits
@@ -67,3 +67,14 @@ def test_what_the_container_hides_is_cut_off(tmp_path):
         assert np.abs(frames - pattern(3)[:, 20:60, 16:].astype(float)).mean() < 3
         assert np.abs(frames - ffmpeg_frames(path, 3).astype(float)).mean() < 1
         assert read_clip(io.BytesIO(path.read_bytes()), size=20)[0].shape == (3, 20, 40, 3)
+
+
+@pytest.mark.parametrize("left, top, right, bottom", [(4, 2, 6, 8), (2, 0, 0, 0), (32, 16, 0, 0)])
+def test_what_the_stream_hides_is_cut_off(tmp_path, left, top, right, bottom):
+    whole, _, _ = read_clip(write_clip(tmp_path / "whole.mp4", pattern(3), qp="0"))
+    cropping = f"crop-rect={left},{top},{right},{bottom}"
+    path = write_clip(tmp_path / "a.mp4", pattern(3), qp="0", **{"x264-params": cropping})
+    frames, _, _ = read_clip(path)
+    expected = whole[:, top : 64 - bottom, left : 96 - right]
+    assert frames.shape == expected.shape
+    assert np.abs(frames - expected.astype(float)).mean() < 1  # chroma at the edges

@@ -16,7 +16,14 @@ from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions, check_rates
-from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure, join_reasons
+from vqtok.errors import (
+    INTERRUPTS,
+    UsageError,
+    VqtokError,
+    describe_failure,
+    is_device_failure,
+    join_reasons,
+)
 from vqtok.files import MEDIA_SUFFIXES, FileList, list_files, printable, real_path
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
@@ -81,6 +88,8 @@ def evaluate(
                 raise
             except BaseException as error:
                 failures.append(describe_failure(error, clip.source))
+                if is_device_failure(error):  # every later clip would fail
+                    break
             task.advance()
     if results:
         _show(summarize(results), as_json)

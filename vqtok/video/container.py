@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import av
-from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Stream
-from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError, os_reason
-from vqtok.video.images import is_heif_picture
+from vqtok.video.hardware import current_context, find_hwaccel
 from vqtok.video.source import InputFile, PathOrFile, display_name, open_source
 
 # FFmpeg's names of the formats that may be read. All of them are contained in one file: playlists,
@@ -46,10 +45,6 @@ _OPTIONS = {
     "pattern_type": "none",  # of image2: a name is no pattern
 }
 
-# Codecs that NVDEC decodes to the same pixels as FFmpeg's software decoder, in these formats.
-_HWACCEL_CODECS = {"h264", "hevc", "vp9"}
-_HWACCEL_PIX_FMTS = {"yuv420p", "yuv420p10le"}
-
 
 @contextmanager
 def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[InputContainer]:
@@ -63,9 +58,9 @@ def open_container(source: PathOrFile, hardware: str | None = None) -> Iterator[
     with ExitStack() as stack:
         container = _open(source, stack)
         if hardware is not None and isinstance(source, str | os.PathLike):
-            device = _find_hwaccel(container, hardware)
+            device = find_hwaccel(container, hardware)
             if device is not None:
-                with suppress(VqtokError):  # no such device, or no driver
+                with suppress(VqtokError), current_context(hardware):  # no such device, no driver
                     accelerated = _open(source, stack, device)
                     container.close()
                     container = accelerated
@@ -108,22 +103,6 @@ def _reason(head: bytes) -> str:
     if head[:32].isascii() and b"\0" not in head:
         return "is not a video but text; playlists are not read: name the video itself"
     return "is not a video that FFmpeg can read"
-
-
-def _find_hwaccel(container: InputContainer, hardware: str) -> HWAccel | None:
-    """Return the device that can decode the video of a container, or None."""
-    device_type, _, index = hardware.partition(":")
-    stream = container.streams.best("video")
-    if is_heif_picture(container):  # each tile would have a decoder of its own
-        return None
-    if device_type not in hwdevices_available() or not isinstance(stream, VideoStream):
-        return None
-    context = stream.codec_context
-    if context is None or context.name not in _HWACCEL_CODECS:
-        return None
-    if context.pix_fmt not in _HWACCEL_PIX_FMTS:
-        return None
-    return HWAccel(device_type, index or None)
 
 
 def is_truncated(path: str | os.PathLike[str], format_name: str) -> bool:

@@ -17,6 +17,8 @@ from av.video.stream import VideoStream
 
 from vqtok.errors import VqtokError
 from vqtok.video.container import is_truncated, open_container
+from vqtok.video.cropping import Cropping
+from vqtok.video.hardware import is_from_hardware, remaining_cropping
 from vqtok.video.images import is_still_image, refuse_animated_webp
 from vqtok.video.orientation import expose_orientation
 from vqtok.video.source import PathOrFile, display_name, is_seekable
@@ -27,9 +29,6 @@ SKIPPED = "{n} damaged frame{s} skipped"
 KEPT = "{n} damaged frame{s} kept"
 UNDECODABLE_START = "{n} frame{s} before the first keyframe skipped"
 TRUNCATED = "the file is truncated"
-
-# The formats in which PyAV downloads frames from hardware.
-_DOWNLOADED_FORMATS = {"nv12", "p010le"}
 
 # More packets than any decoder holds back: one per thread plus those of reordered frames.
 _MAX_DECODER_DELAY = 64
@@ -66,6 +65,7 @@ class Decoder:
         self.damage: Counter[str] = Counter()
         self._position: int | None = None  # pts of the last seek
         self._hardware = self.stream.codec_context.is_hwaccel
+        self._cropping: Cropping | None = None  # of frames from hardware
         # The index of an AVI file calls empty packets keyframes.
         self._seekable = is_seekable(source) and self._format != "avi"
         # The file to open again, if that is possible.
@@ -73,11 +73,12 @@ class Decoder:
         # Frame threads are fast but hide errors at the end of the stream: see _decode_tail.
         self._frame_threads = self._path is not None and not self._hardware
         self.stream.thread_type = "AUTO" if self._frame_threads else "SLICE"
-        self._expose_errors()
+        self._set_codec_options()
 
-    def _expose_errors(self) -> None:
-        """Make the codec report damage that it would otherwise hide."""
+    def _set_codec_options(self) -> None:
+        """Make the codec crop exactly, and report damage that it would otherwise hide."""
         context = self.stream.codec_context
+        context.flags |= Flags.unaligned  # else FFmpeg rounds cropping at the left down, often to 0
         if context.name == "hevc":
             # Without this flag, all frames that refer to a lost one are dropped silently.
             context.flags |= Flags.output_corrupt
@@ -187,11 +188,12 @@ class Decoder:
                     known -= known and frame.duration == last
 
     def _inspect(self, frame: VideoFrame) -> VideoFrame:
-        # If the hardware cannot decode a stream after all, frames come in the stream's own format.
-        if self._hardware and frame.format.name in _DOWNLOADED_FORMATS:
-            self.backend = "in hardware"
         self.damage[KEPT] += frame.is_corrupt
-        return frame
+        if not (self._hardware and is_from_hardware(frame)):
+            return frame
+        self.backend = "in hardware"
+        self._cropping = self._cropping or remaining_cropping(frame, self.stream.codec_context)
+        return self._cropping.apply(frame)
 
     def _decode_packets(
         self, first: int = 1
