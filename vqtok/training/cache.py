@@ -63,7 +63,7 @@ class ClipCache:
         return cached
 
     def _decode(self, path: Path, short_side: int) -> CachedClip:
-        with open_video(path, size=short_side) as clip:
+        with open_video(path, size=short_side, threads=1) as clip:
             chunks, timestamps = zip(*clip.chunks(CHUNK), strict=True)
         frames = np.concatenate(chunks)
         self.capacity -= frames.nbytes
@@ -88,7 +88,7 @@ def _write_entry(entry: Path, path: Path, short_side: int) -> int:
     frames, index = _entry_files(entry)
     timestamps: list[int] = []
     with (
-        open_video(path, size=short_side) as clip,
+        open_video(path, size=short_side, threads=1) as clip,
         atomic_write(frames) as temporary,
         temporary.open("wb") as file,
     ):
