@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers.quantizers import assert_close
 from vqtok.errors import UsageError
-from vqtok.quantizers import EMAQuantizer, VectorQuantizer
+from vqtok.quantizers import EMAQuantizer, VectorQuantizer, staged_search
 
 SEARCHING = {"vq": VectorQuantizer, "ema": EMAQuantizer}
 SIZE, DIM = 16, 4  # codes in each stage, channels
@@ -44,13 +44,17 @@ def flat(indices, stages):
     return indices.reshape(-1, stages)
 
 
-def prefixes(quantizer, z, price):
-    """Return the greedy choices of each latent z (n d), and the cost of each number of stages."""
-    codes = quantizer.codebook.detach().double().view(quantizer.stages, SIZE, DIM)
+def prefixes(quantizer, z, price, first=slice(1, None)):
+    """Return the greedy choices of each latent z (n d), and the cost of each number of stages.
+
+    first: range of codes of the first stage.
+    """
+    tables = quantizer.codebook.detach().double().view(quantizer.stages, SIZE, DIM)
     rest, indices = z.double(), []
     costs = [rest.square().sum(-1)]
-    for stage, table in enumerate(codes):
-        choice = 1 + (rest[:, None] - table[1:]).square().sum(-1).argmin(-1)
+    for stage, table in enumerate(tables):
+        codes = slice(1, None) if stage else first
+        choice = codes.start + (rest[:, None] - table[codes]).square().sum(-1).argmin(-1)
         rest = rest - table[choice]
         indices.append(choice)
         costs.append(rest.square().sum(-1) + (stage + 1) * price)
@@ -131,16 +135,20 @@ def test_at_an_infinite_price_there_are_only_zeros(stages, price):
 
 @every_stages
 @pytest.mark.parametrize("price", [0.0, 0.3])
-def test_the_limit_replaces_the_cost_of_the_zero_code(stages, price):
-    quantizer, z = staged(stages=stages), latents()
-    _, costs = prefixes(quantizer, z.movedim(1, -1).reshape(-1, DIM), price)
-    least = costs[:, 1:].min(-1)[0].float()  # with a token or more
-    limit = (least + torch.randn(len(least))).view(2, 3, 8, 10)
-    indices, cost = quantizer.search(z, price, limit=limit)
-    below = least < limit.flatten()
-    assert 0.2 < below.float().mean() < 0.8
-    assert torch.equal(count(indices, stages).flatten() > 0, below)
-    assert_close(cost.flatten(), torch.where(below, least, limit.flatten()), rtol=1e-5, atol=1e-5)
+def test_of_two_targets_the_cheaper_is_coded(stages, price):
+    quantizer, z, other = staged(stages=stages), latents(), latents()
+    first, second = slice(1, 9), slice(9, SIZE)
+    indices, costs = quantizer.search(z, price, first, (other, second))
+    alone, alone_costs = quantizer.search(z, price, first)
+    choices, cost = prefixes(quantizer, other.movedim(1, -1).reshape(-1, DIM), price, second)
+    least, tokens = cost[:, 1:].min(-1)  # the zero code is for z: other latents need a token
+    expected = least < alone_costs.flatten()
+    assert 0.05 < expected.float().mean() < 0.95
+    choices = choices * (torch.arange(stages) <= tokens[:, None])
+    chosen = torch.where(expected[:, None], choices, flat(alone, stages))
+    assert torch.equal(flat(indices, stages), chosen)
+    least = torch.where(expected, least, alone_costs.flatten().double())
+    assert_close(costs.flatten(), least, rtol=1e-5, atol=1e-5)
 
 
 @every_stages
@@ -153,13 +161,11 @@ def test_only_the_first_stage_is_held_to_a_range_of_codes(stages):
 
 @every_stages
 @pytest.mark.parametrize("price", PRICES)
-def test_searching_only_where_a_token_can_pay_changes_nothing(stages, price):
-    quantizer = staged(stages=stages)
-    z = latents().movedim(1, -1).reshape(-1, DIM)
-    args = z, z.new_full((len(z),), price), slice(None), z.square().sum(-1)
-    (indices, costs), (expected, expected_costs) = (
-        quantizer._search(*args, select) for select in (True, False)
-    )
+def test_searching_only_where_a_token_can_pay_changes_nothing(stages, price, monkeypatch):
+    quantizer, z = staged(stages=stages), latents()
+    indices, costs = quantizer.search(z, price)
+    monkeypatch.setattr(staged_search, "_where_a_token_can_pay", lambda *_: None)
+    expected, expected_costs = quantizer.search(z, price)
     assert torch.equal(indices, expected)
     assert torch.equal(costs, expected_costs)
 

@@ -43,13 +43,33 @@ class CausalConv3d(nn.Conv3d):
         x = x.movedim(1, -1)  # (b t h w c), the memory layout: concatenating in time is one copy
         past = None if state is None else state.get(self)
         if past is None:
-            past = x[:, :1].expand(-1, self.kernel_size[0] - 1, -1, -1, -1)
-        x = torch.cat([past, x], dim=1)
+            joined = _RepeatFirst.apply(x, self.kernel_size[0] - 1)
+        else:
+            joined = torch.cat([past, x], dim=1)
         if state is not None:
             keep = self.kernel_size[0] - self.stride[0]
-            # A copy: a view would keep the whole chunk in memory.
-            state[self] = x[:, x.shape[1] - keep :].clone()
-        return x.movedim(-1, 1)
+            frames = x if x.shape[1] >= keep else joined
+            past = frames[:, frames.shape[1] - keep :]
+            # A view would keep all frames of the chunk in memory, so of many there is a copy.
+            state[self] = past.clone() if frames.shape[1] >= 2 * keep else past
+        return joined.movedim(-1, 1)
+
+
+class _RepeatFirst(torch.autograd.Function):
+    """Repeat the first frame of (b t ...) `count` times in front.
+
+    The gradient takes two operations; derived from those of `forward`, it takes five.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, count: int) -> Tensor:
+        ctx.count = count
+        return torch.cat([x[:, :1].expand(-1, count, *x.shape[2:]), x], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        first, rest = grad.tensor_split((ctx.count + 1,), dim=1)
+        return torch.cat([first.sum(1, keepdim=True), rest], dim=1), None
 
 
 def channels_last(module: M) -> M:

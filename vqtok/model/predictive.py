@@ -151,12 +151,9 @@ class PredictiveCoder(nn.Module):
         z = at_least_float32(z).contiguous()
         if not self.intra_codes:
             return self._search(z - prediction, price)
-        quantizer = require_search(self.quantizer)
         intra_part, residual_part = self._parts()
-        residual, cost = quantizer.search(z - prediction, price, residual_part)
-        intra, intra_cost = quantizer.search(z, price, intra_part, limit=cost)
-        cheaper = intra_cost < cost
-        return torch.where(cheaper[(...,) + (None,) * (intra.ndim - 4)], intra, residual)
+        quantizer = require_search(self.quantizer)
+        return quantizer.search(z - prediction, price, residual_part, (z, intra_part))[0]
 
     def _decode_frame(self, indices: Tensor, prediction: Tensor | None) -> Tensor:
         codes = at_least_float32(self.quantizer.decode(indices))

@@ -45,7 +45,7 @@ class CodebookQuantizer(Quantizer):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Return the codes (b d *grid) of indices (b *grid), in the codebook's dtype."""
-        return F.embedding(indices, self.codebook).movedim(-1, 1).contiguous()
+        return F.embedding(indices, self.codebook).movedim(-1, 1)
 
     def codebook_state(self) -> dict[str, Tensor]:
         """Return the codes; see `Quantizer.codebook_state`."""

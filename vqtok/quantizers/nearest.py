@@ -5,18 +5,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from vqtok.distributed import all_reduce_sum, broadcast
 from vqtok.errors import UsageError
-from vqtok.precision import at_least_float32, fixed_precision
+from vqtok.precision import at_least_float32
 from vqtok.quantizers.base import Quantized, Quantizer, straight_through
 from vqtok.quantizers.codebook import CodebookQuantizer
 from vqtok.quantizers.kmeans import kmeans, sample
 from vqtok.quantizers.search import nearest
-
-ALL, INF = slice(None), float("inf")
+from vqtok.quantizers.staged_search import ALL, StagedSearch, code_range, flatten
 
 
 class NearestCode(CodebookQuantizer):
@@ -56,42 +54,26 @@ class NearestCode(CodebookQuantizer):
         """Number of codes in all stages. Stage s has rows s * codebook_size on of `codebook`."""
         return self.stages * self.codebook_size
 
-    @torch.no_grad()
+    def prepare_search(self, dtype: torch.dtype = torch.float32) -> StagedSearch:
+        """Return a search of the codes as they are now, for latents of at most this dtype."""
+        codebook = self.codebook.detach().to(torch.promote_types(dtype, torch.float32))
+        return StagedSearch(codebook.view(self.stages, -1, self.dim), self.zero_code)
+
     def search(
         self,
         z: Tensor,
         price: Tensor | float = 0.0,
         codes: slice = ALL,
-        limit: Tensor | None = None,
+        other: tuple[Tensor, slice] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the cheapest indices (b *grid), or (b *grid stages), of z (b d *grid).
-
-        Also return their costs (b *grid): the squared distance from z, plus `price` for each
-        index that is not 0. Each stage is searched for the code nearest to what is left, and the
-        cheapest number of stages is kept.
-
-        price: a number, or a tensor that broadcasts to (b *grid).
-        codes: range of codes of the first stage to choose from.
-        limit: (b *grid) costs to stay below; where that is impossible, they are returned, with
-            indices of 0. None: the cost of the zero code, if there is one.
-        """
-        with fixed_precision(z.device.type):
-            grid, latents = (len(z), *z.shape[2:]), _flat(z)
-            prices = torch.as_tensor(price, dtype=latents.dtype, device=z.device).expand(grid)
-            if limit is None:
-                limit = latents.square().sum(-1) if self.zero_code else prices.new_full(grid, INF)
-            # A GPU would have to wait for the number of positions that are worth a search.
-            select = not z.is_cuda and (isinstance(price, Tensor) or price > 0)
-            args = latents, prices.flatten(), codes, limit.flatten(), select
-            indices, costs = self._search(*args)
-        indices = indices.view(*grid, self.stages)
-        return indices.squeeze(-1) if self.stages == 1 else indices, costs.view(grid)
+        """Return the cheapest indices of z, and their costs; see `StagedSearch.search`."""
+        return self.prepare_search(z.dtype).search(z, price, codes, other)
 
     def decode(self, indices: Tensor) -> Tensor:
         """Return the sums of codes (b d *grid) of indices (b *grid) or (b *grid stages)."""
         if not self.zero_code:
             return super().decode(indices)
-        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1).contiguous()
+        return self._codes(self._split(indices)).sum(-2).movedim(-1, 1)
 
     def quantize_to(self, z: Tensor, indices: Tensor) -> Quantized:
         """Train as `quantize` does, with indices that the caller chose for z.
@@ -113,7 +95,7 @@ class NearestCode(CodebookQuantizer):
         codes: range of codes of the first stage to initialize. With the range that starts at 0,
             the other stages are initialized too, from what the first one leaves.
         """
-        rest, start = _flat(z), codes.indices(self.codebook_size)[0]
+        rest, start = flatten(z), codes.indices(self.codebook_size)[0]
         for stage in range(self.stages if start == 0 else 1):
             part = self._range(stage, codes)
             rows = torch.arange(self.rows, device=rest.device)[part]
@@ -137,7 +119,7 @@ class NearestCode(CodebookQuantizer):
         part = self._range(stage, codes)
         rows = (self.age[part] >= self.revive_after).nonzero().squeeze(-1) + part.start
         if len(rows):
-            self._set_codes(rows, broadcast(sample(_flat(z), len(rows), weights.flatten())))
+            self._set_codes(rows, broadcast(sample(flatten(z), len(rows), weights.flatten())))
             self.age[rows] = 0
 
     def codebook_state(self) -> dict[str, Tensor]:
@@ -146,34 +128,6 @@ class NearestCode(CodebookQuantizer):
 
     def _encode(self, z: Tensor) -> Tensor:
         return self.search(z)[0]
-
-    def _search(
-        self, latents: Tensor, price: Tensor, codes: slice, costs: Tensor, select: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Search as `search` does: latents (n d), price (n) -> indices (n stages), costs (n).
-
-        costs: (n) to stay below.
-        select: search only where a token can pay.
-        """
-        codebook, rest = self.codebook.detach(), latents
-        active = torch.arange(len(latents), device=latents.device)
-        kept = torch.zeros_like(active)  # number of stages that cost least so far
-        indices = active.new_zeros(len(latents), self.stages)
-        for stage in range(self.stages):
-            least = (stage + 1) * price[active]
-            if select:
-                worthwhile = costs[active] > least
-                active, rest, least = active[worthwhile], rest[worthwhile], least[worthwhile]
-            part = self._range(stage, codes)
-            found = nearest(rest, codebook[part]) + part.start
-            rest = rest - codebook[found]
-            indices[active, stage] = found - stage * self.codebook_size
-            cost = rest.square().sum(-1) + least
-            better = cost < costs[active]
-            kept[active] = torch.where(better, stage + 1, kept[active])
-            costs = costs.index_copy(0, active, torch.where(better, cost, costs[active]))
-            codes = ALL
-        return indices * (torch.arange(self.stages, device=kept.device) < kept[:, None]), costs
 
     def _quantize(self, z: Tensor) -> Quantized:
         if self.needs_init:
@@ -241,9 +195,11 @@ class NearestCode(CodebookQuantizer):
 
     def _range(self, stage: int, codes: slice) -> slice:
         """Return the rows of a range of codes of a stage, without the zero code."""
-        start, stop, _ = codes.indices(self.codebook_size)
-        start = max(start, int(self.zero_code))
-        return slice(stage * self.codebook_size + start, stage * self.codebook_size + stop)
+        part, offset = (
+            code_range(codes, self.codebook_size, self.zero_code),
+            stage * self.codebook_size,
+        )
+        return slice(part.start + offset, part.stop + offset)
 
     def _split(self, indices: Tensor) -> Tensor:
         """Return indices (b *grid) or (b *grid stages) as (b *grid stages)."""
@@ -265,11 +221,6 @@ def require_search(quantizer: Quantizer) -> NearestCode:
     if not isinstance(quantizer, NearestCode):
         raise UsageError("model.intra_share needs quantizer.kind vq2 or ema")
     return quantizer
-
-
-def _flat(z: Tensor) -> Tensor:
-    """Return the latents (n d) of z (b d *grid), in float32 or wider, without gradient."""
-    return rearrange(at_least_float32(z.detach()).contiguous(), "b d ... -> (b ...) d")
 
 
 def _perplexity(counts: Tensor) -> Tensor:
