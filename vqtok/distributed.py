@@ -22,6 +22,11 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if _launched() else 1
 
 
+def local_world_size() -> int:
+    """Return the number of these processes on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
+
+
 def local_device(device: torch.device) -> torch.device:
     """Return this process's device: `cuda` without an index means one GPU per process."""
     if device.type == "cuda" and device.index is None and _launched():

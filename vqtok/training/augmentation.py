@@ -43,8 +43,14 @@ def color_jitter(rng: np.random.Generator, clip: Tensor, strength: float) -> Ten
     hue, saturation, contrast = strength * rng.normal(size=3) * (HUE, SATURATION, CONTRAST)
     gray = torch.tensor(LUMA).expand(3, 3)
     matrix = gray + math.exp(saturation) * (torch.eye(3) - gray) @ _hue_rotation(hue)
-    pixels = (clip.float() - 127.5) @ (math.exp(contrast) * matrix.T) + 127.5
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+    matrix = math.exp(contrast) * matrix.T
+    result = torch.empty_like(clip, memory_format=torch.contiguous_format)
+    for source, target in zip(
+        clip, result, strict=True
+    ):  # frame by frame, in the processor's cache
+        pixels = source.float().sub_(127.5) @ matrix
+        target.copy_(pixels.add_(127.5).round_().clamp_(0, 255))
+    return result
 
 
 def _hue_rotation(angle: float) -> Tensor:
