@@ -138,7 +138,7 @@ class VideoClips(TrainingClips):
         Files that are too short for the stride give consecutive frames, files that cannot be read
         None.
         """
-        media = self._info(path)
+        media = self.info(path)
         if media is None:
             return None
         span = 1 + (self.settings.frames - 1) * stride
@@ -154,7 +154,7 @@ class VideoClips(TrainingClips):
             self._clips_cached += media.cached is not None
         return frames[::stride] if len(frames) == span else frames
 
-    def _info(self, path: Path) -> MediaInfo | None:
+    def info(self, path: Path) -> MediaInfo | None:
         """Return the properties of a file, None if it cannot be read.
 
         Only one thread reads it and decodes it to the cache; others that want it wait.
