@@ -29,6 +29,11 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if _launched() else 1
 
 
+def local_world_size() -> int:
+    """Return the number of these processes on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _launched() else 1
+
+
 def local_device(device: torch.device) -> torch.device:
     """Return the device of this process: under `torchrun`, `cuda` is one GPU for each.
 

@@ -94,3 +94,19 @@ def test_unreadable_file_leaves_no_entry(tmp_path, cache, folder):
     with pytest.raises(VqtokError, match=r"broken\.mp4"):
         cache.get(tmp_path / "broken.mp4", 20, 1)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_clip_that_does_not_fit_takes_no_room(paths, folder, in_memory, monkeypatch):
+    size = 12 * 20 * 24 * 3
+    cache = ClipCache(None if in_memory else folder, 1.5 * size)
+    assert cache.get(paths[0], 20, 2 * size) is None  # as its header says
+    assert cache.get(paths[0], 40, 1) is None  # though its header promises fewer frames
+    monkeypatch.setattr("vqtok.training.cache.stopping.is_set", lambda: True)
+    assert cache.get(paths[0], 20, size) is None  # the process shall end
+    monkeypatch.undo()
+    assert cache.capacity == 1.5 * size
+    assert len(cache.get(paths[0], 20, 2).open_frames()) == 12
+    assert cache.capacity == 0.5 * size
+    assert cache.get(paths[1], 20, size) is None
+    assert in_memory or len(list(folder.iterdir())) == 2

@@ -43,8 +43,13 @@ def color_jitter(rng: np.random.Generator, clip: Tensor, strength: float) -> Ten
     hue, saturation, contrast = strength * rng.normal(size=3) * (HUE, SATURATION, CONTRAST)
     gray = torch.tensor(LUMA).expand(3, 3)
     matrix = gray + math.exp(saturation) * (torch.eye(3) - gray) @ _hue_rotation(hue)
-    pixels = (clip.float() - 127.5) @ (math.exp(contrast) * matrix.T) + 127.5
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+    matrix = math.exp(contrast) * matrix.T
+    # Gray stays gray, so contrast around 127.5 adds the same to all channels; 0.5 rounds.
+    offset = 127.5 * (1 - math.exp(contrast)) + 0.5
+    result = torch.empty_like(clip, memory_format=torch.contiguous_format)
+    for source, target in zip(clip, result, strict=True):  # a frame fits into the processor's cache
+        target.copy_((source.float() @ matrix).add_(offset).clamp_(0, 255.5))
+    return result
 
 
 def _hue_rotation(angle: float) -> Tensor:

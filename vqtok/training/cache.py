@@ -3,20 +3,26 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from vqtok.atomic import atomic_write
 from vqtok.files import real_path
+from vqtok.interrupt import stopping
 from vqtok.untrusted import parse_json
 from vqtok.video import open_video
 
 CHUNK = 16  # frames decoded at a time
+
+
+Frames = np.ndarray | list[np.ndarray]  # (t h w c) uint8
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,16 @@ class CachedClip:
     """
 
     timestamps: np.ndarray
-    open_frames: Callable[[], np.ndarray]
+    open_frames: Callable[[], Frames]
     hit: bool
 
 
+class _NoRoom(Exception):
+    """There is no room for a clip."""
+
+
 class ClipCache:
-    """Decoded clips, up to a number of bytes.
+    """Decoded clips, up to a number of bytes. Several threads may use it at once.
 
     In a folder, a clip is two files, named after the source's path, size, modification time and
     the short side: NAME.frames has the pixels, uint8 (t h w c), and NAME.json the shape and the
@@ -47,27 +57,81 @@ class ClipCache:
 
     def __init__(self, folder: Path | None, capacity: float) -> None:
         self.folder, self.capacity = folder, capacity
+        self._lock = Lock()
 
     def get(self, path: Path, short_side: int, estimated_bytes: float) -> CachedClip | None:
         """Return a clip scaled to this short side, decoding it if necessary.
 
-        Returns None if there is no room for it. Raises VqtokError if it cannot be read.
+        Returns None if there is no room for it, or if the process is asked to stop meanwhile.
+        Raises VqtokError if it cannot be read.
         """
-        if self.folder is None:
-            return self._decode(path, short_side) if estimated_bytes <= self.capacity else None
-        entry = self.folder / _entry_name(path, short_side)
-        cached = _read_entry(entry, short_side, hit=True)
-        if cached is None and estimated_bytes <= self.capacity:
-            self.capacity -= _write_entry(entry, path, short_side)
-            cached = _read_entry(entry, short_side, hit=False)
-        return cached
+        with suppress(_NoRoom):
+            if self.folder is None:
+                return self._decode(path, short_side, estimated_bytes)
+            entry = self.folder / _entry_name(path, short_side)
+            cached = _read_entry(entry, short_side, hit=True)
+            if cached is None:
+                self._write_entry(entry, path, short_side, estimated_bytes)
+                cached = _read_entry(entry, short_side, hit=False)
+            return cached
+        return None
 
-    def _decode(self, path: Path, short_side: int) -> CachedClip:
-        with open_video(path, size=short_side) as clip:
-            chunks, timestamps = zip(*clip.chunks(CHUNK), strict=True)
-        frames = np.concatenate(chunks)
-        self.capacity -= frames.nbytes
-        return CachedClip(np.concatenate(timestamps), lambda: frames, hit=False)
+    def _decode(self, path: Path, short_side: int, estimated_bytes: float) -> CachedClip:
+        frames: list[np.ndarray] = []
+        timestamps: list[int] = []
+        for chunk, times in self._chunks(path, short_side, estimated_bytes):
+            # Part of a chunk would keep all of its memory.
+            frames.extend(chunk if len(chunk) == CHUNK else chunk.copy())
+            timestamps += times
+        return CachedClip(np.array(timestamps), lambda: frames, hit=False)
+
+    def _write_entry(
+        self, entry: Path, path: Path, short_side: int, estimated_bytes: float
+    ) -> None:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        frames, index = _entry_files(entry)
+        size: tuple[int, ...] = ()
+        timestamps: list[int] = []
+        with atomic_write(frames) as temporary, temporary.open("wb") as file:
+            for chunk, times in self._chunks(path, short_side, estimated_bytes):
+                file.write(chunk.data)
+                timestamps += times
+                size = chunk.shape[1:]
+        with atomic_write(index) as temporary:
+            content = {"source": str(path), "shape": (len(timestamps), *size), "times": timestamps}
+            temporary.write_text(json.dumps(content))
+
+    def _chunks(
+        self, path: Path, short_side: int, estimated_bytes: float
+    ) -> Iterator[tuple[np.ndarray, list[int]]]:
+        """Yield the frames and timestamps of a clip, and take the room that they need.
+
+        Raises _NoRoom, as soon as possible.
+        """
+        reserved = used = 0.0
+        try:
+            self._reserve(estimated_bytes)  # before other threads take it
+            reserved = estimated_bytes
+            with open_video(path, size=short_side, threads=1) as clip:
+                for frames, timestamps in clip.chunks(CHUNK):
+                    used += frames.nbytes
+                    if used > reserved:  # the header promised fewer frames
+                        self._reserve(used - reserved)
+                        reserved = used
+                    if stopping.is_set():  # the clip would take long; its window does not
+                        raise _NoRoom
+                    yield frames, timestamps
+        except BaseException:
+            used = 0
+            raise
+        finally:
+            self._reserve(used - reserved)
+
+    def _reserve(self, nbytes: float) -> None:
+        with self._lock:
+            if nbytes > self.capacity:
+                raise _NoRoom
+            self.capacity -= nbytes
 
 
 def _entry_name(path: Path, short_side: int) -> str:
@@ -80,26 +144,6 @@ def _entry_files(entry: Path) -> tuple[Path, Path]:
     """Return the paths of the frames and of the index."""
     # Not with_suffix: the name may contain dots.
     return entry.with_name(f"{entry.name}.frames"), entry.with_name(f"{entry.name}.json")
-
-
-def _write_entry(entry: Path, path: Path, short_side: int) -> int:
-    """Decode a clip into an entry; return its size in bytes."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    frames, index = _entry_files(entry)
-    timestamps: list[int] = []
-    with (
-        open_video(path, size=short_side) as clip,
-        atomic_write(frames) as temporary,
-        temporary.open("wb") as file,
-    ):
-        for chunk, times in clip.chunks(CHUNK):
-            file.write(chunk.data)
-            timestamps += times
-    shape = len(timestamps), clip.height, clip.width, 3
-    with atomic_write(index) as temporary:
-        content = {"source": str(path), "shape": shape, "times": timestamps}
-        temporary.write_text(json.dumps(content))
-    return prod(shape)
 
 
 def _read_entry(entry: Path, short_side: int, hit: bool) -> CachedClip | None:

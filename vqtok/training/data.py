@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
 from vqtok.settings import TrainSettings
 from vqtok.training import augmentation as augment
-from vqtok.training.cache import CachedClip, ClipCache
-from vqtok.training.synthetic import SyntheticClips
+from vqtok.training.cache import CachedClip, ClipCache, Frames
+from vqtok.training.clips import TrainingClips
 from vqtok.video import Clip, open_video, read_window
 
 SAMPLE_CLIPS = 4
@@ -53,17 +54,17 @@ class MediaInfo:
     cached: CachedClip | None
 
 
-class VideoClips:
-    """Random clips (b c t h w) uint8 of files, augmented as the settings say.
+class VideoClips(TrainingClips):
+    """Random clips of files, augmented as the settings say.
 
     A clip starts at a random time, is cropped at a random place and mirrored with p = 0.5. Larger
     videos are first scaled to `settings.size` on the short side. Images become slow pans. Of
-    videos whose header has no duration, only the beginning is used.
+    videos whose header has no duration, only the beginning is used. Files that cannot be read are
+    skipped.
 
     paths: files to train on.
     validation_paths: files that are held out.
     cache: folder for decoded clips; None keeps them in memory.
-    unreadable: maps files that could not be read to the reason; they are skipped from then on.
     """
 
     def __init__(
@@ -73,20 +74,30 @@ class VideoClips:
         validation_paths: Sequence[Path] = (),
         cache: Path | None = None,
     ) -> None:
-        self.settings = settings
+        super().__init__(settings)
         self.paths, self.validation_paths = paths, validation_paths
-        self.unreadable: dict[Path, str] = {}
-        self._media: dict[Path, MediaInfo] = {}
+        self._media: dict[Path, MediaInfo | None] = {}
+        self._locks = {path: Lock() for path in paths}
         self._cache = ClipCache(cache, settings.cache_gib * 2**30)
-        self._clips_read = self._cache_hits = 0
+        self._count_lock = Lock()
+        self._clips_read = self._clips_cached = self._files_decoded = 0
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """Return this rank's share of the clips of a step; one rank alone gets all of them.
+    def clip(self, step: int, i: int) -> Tensor:
+        """Return clip i of a step, uint8 (t crop crop c).
 
         Raises VqtokError if no file can be read.
         """
-        indices = range(rank, self.settings.batch_size, world_size)
-        return torch.stack([self._clip(step, i) for i in indices]).movedim(-1, 1)
+        rng = np.random.default_rng((self.settings.seed, step, i))
+        failed: set[Path] = set()  # by this clip alone: what others have found must not matter
+        while any(path not in failed for path in self.paths):
+            path, position = self.paths[int(rng.integers(len(self.paths)))], rng.random()
+            stride = int(rng.choice(self.settings.strides))
+            frames = self._try_to_read(path, position, stride)
+            if frames is not None:
+                return self._augment(frames, rng)
+            failed.add(path)
+        reason = self.unreadable[self.paths[0]]
+        raise VqtokError(f"none of the {len(self.paths)} training files can be read: {reason}")
 
     def validation_clips(self, frames: int) -> Iterator[Tensor]:
         """Yield the first frames of each held-out file, uint8 (1 3 t h w), not cropped."""
@@ -112,49 +123,54 @@ class VideoClips:
     @property
     def metrics(self) -> dict[str, float]:
         """For the log: the share of clips so far that did not need decoding."""
-        return {"cache_hits": self._cache_hits / max(1, self._clips_read)}
-
-    def _clip(self, step: int, i: int) -> Tensor:
-        """Return clip i of a step, (t crop crop c)."""
-        rng = np.random.default_rng((self.settings.seed, step, i))
-        while any(path not in self.unreadable for path in self.paths):
-            # Drawn even for files known to be unreadable: a resumed run, which does not know them
-            # yet, then draws the same.
-            path, position = self.paths[int(rng.integers(len(self.paths)))], rng.random()
-            stride = int(rng.choice(self.settings.strides))
-            if path in self.unreadable:
-                continue
-            try:
-                return self._augment(self._read_strided(path, position, stride), rng)
-            except INTERRUPTS:
-                raise
-            except BaseException as error:
-                self._skip(path, error)
-        reason = self.unreadable[self.paths[0]]
-        raise VqtokError(f"none of the {len(self.paths)} training files can be read: {reason}")
+        hits = self._clips_cached - self._files_decoded
+        return {"cache_hits": hits / max(1, self._clips_read)}
 
     def _skip(self, path: Path, error: BaseException) -> None:
-        """Skip a file from now on. Raises the error if the disk of the cache is full instead."""
+        """Record why a file is skipped. A full disk of the cache is raised instead."""
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise error
         self.unreadable[path] = describe_failure(error, path)
 
-    def _read_strided(self, path: Path, position: float, stride: int) -> np.ndarray:
+    def _try_to_read(self, path: Path, position: float, stride: int) -> Frames | None:
         """Return every stride-th frame (t h w c) from a position in 0..1 of the file.
 
-        Files that are too short for the stride give consecutive frames.
+        Files that are too short for the stride give consecutive frames, files that cannot be read
+        None.
         """
-        is_new = path not in self._media
-        if is_new:
-            self._media[path] = self._open(path)
-        media = self._media[path]
+        media = self.info(path)
+        if media is None:
+            return None
         span = 1 + (self.settings.frames - 1) * stride
-        frames = self._read(path, media, position, span)
-        self._clips_read += 1
-        self._cache_hits += media.cached is not None and (media.cached.hit or not is_new)
+        try:
+            frames = self._read(path, media, position, span)
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            self._skip(path, error)
+            return None
+        with self._count_lock:
+            self._clips_read += 1
+            self._clips_cached += media.cached is not None
         return frames[::stride] if len(frames) == span else frames
 
-    def _read(self, path: Path, media: MediaInfo, position: float, frames: int) -> np.ndarray:
+    def info(self, path: Path) -> MediaInfo | None:
+        """Return the properties of a file, None if it cannot be read.
+
+        Only one thread reads it and decodes it to the cache; others that want it wait.
+        """
+        with self._locks[path]:
+            if path not in self._media:
+                try:
+                    self._media[path] = self._open(path)
+                except INTERRUPTS:
+                    raise
+                except BaseException as error:
+                    self._skip(path, error)
+                    self._media[path] = None
+            return self._media[path]
+
+    def _read(self, path: Path, media: MediaInfo, position: float, frames: int) -> Frames:
         """Return consecutive frames (t h w c), fewer at the end of the file."""
         start = position * max(0.0, media.duration - frames / media.fps)
         if media.cached is not None:
@@ -168,7 +184,7 @@ class VideoClips:
             return read_window(path, 0, frames, media.short_side)
 
     def _open(self, path: Path) -> MediaInfo:
-        with open_video(path) as clip:
+        with open_video(path, threads=1) as clip:
             short_side, duration, fps = self._short_side(clip), clip.duration, float(clip.fps)
             scale = short_side / min(clip.height, clip.width)
             frames = max(1, (duration or 0) * fps)
@@ -177,6 +193,9 @@ class VideoClips:
         cached = None
         if duration is not None:
             cached = self._cache.get(path, short_side, estimated_bytes)
+        if cached is not None and not cached.hit:
+            with self._count_lock:
+                self._files_decoded += 1
         return MediaInfo(short_side, duration or 0, fps, origin, time_base, cached)
 
     def _short_side(self, clip: Clip) -> int:
@@ -184,35 +203,32 @@ class VideoClips:
         crop, size = self.settings.crop, self.settings.size
         return min(max(min(clip.height, clip.width), crop), max(size, crop))
 
-    def _augment(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def _augment(self, frames: Frames, rng: np.random.Generator) -> Tensor:
         """Return a random crop of the frames (t h w c) as a clip (t crop crop c)."""
         settings, size = self.settings, self.settings.crop
         if settings.random_scale > 1:
-            limit = min(frames.shape[1:3])
+            limit = min(frames[0].shape[:2])
             size = augment.random_crop_size(rng, size, settings.random_scale, limit)
         clip = torch.from_numpy(_random_crop(frames, settings.frames, size, rng))
+        if size != settings.crop:
+            clip = augment.resize(clip, settings.crop)  # before flips: contiguous is faster
         clip = clip.flip(2) if rng.random() < 0.5 else clip  # in torch: four times as fast
         if settings.flip:
             clip = augment.flip(rng, clip)
-        if settings.random_scale > 1:
-            clip = augment.resize(clip, settings.crop)
         if settings.color_jitter:
             clip = augment.color_jitter(rng, clip, settings.color_jitter)
         return clip
 
 
-TrainingClips = VideoClips | SyntheticClips
-
-
-def _random_crop(frames: np.ndarray, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _random_crop(frames: Frames, count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Crop frames (t h w c) to (count size size c), at a fixed place; over an image, it moves.
 
     The last frame is repeated if there are too few.
     """
-    room = np.array(frames.shape[1:3]) - size
+    room = np.array(frames[0].shape[:2]) - size
     velocity = rng.integers(-MAX_PAN_SPEED, MAX_PAN_SPEED + 1, 2) if len(frames) == 1 else 0
     corners = np.clip(rng.integers(room + 1) + np.arange(count)[:, None] * velocity, 0, room)
     crop = np.empty((count, size, size, 3), np.uint8)
     for i, (y, x) in enumerate(corners):
-        crop[i] = frames[min(i, len(frames) - 1), y : y + size, x : x + size]
+        crop[i] = frames[min(i, len(frames) - 1)][y : y + size, x : x + size]
     return crop

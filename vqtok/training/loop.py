@@ -4,8 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
-from itertools import count
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_SAMPLES, RUN_STATE, RUN_TOKENIZER
 from vqtok.interrupt import Interrupted, defer_interrupt
 from vqtok.model import checkpoint
-from vqtok.pipeline.overlap import prefetch
 from vqtok.precision import set_global_flags
 from vqtok.settings import TrainSettings
-from vqtok.training.data import TrainingClips
+from vqtok.training.clips import TrainingClips
 from vqtok.training.discriminator import MIN_SIZE
+from vqtok.training.loader import available_cores, default_workers, load_batches
 from vqtok.training.log import Logger, MetricAverager, Row, jsonl_logger, tensorboard_logger
 from vqtok.training.runs import Run
 from vqtok.training.step import train_step
@@ -76,11 +75,11 @@ def run_steps(
     """
     settings, device = run.settings.train, state.tokenizer.device
     averager = MetricAverager(state.tokenizer.codebook_size, state.tokenizer.zero_code)
-    batch = partial(clips.batch, rank=distributed.rank(), world_size=distributed.world_size())
-    with prefetch(map(batch, count(state.step))) as batches:
+    share = distributed.rank(), distributed.world_size()
+    with load_batches(clips, state.step, device, default_workers(device), *share) as batches:
         while state.step < last_step:
             start = time.perf_counter()
-            video = next(batches).to(device)
+            video = next(batches)
             data_wait = time.perf_counter() - start
 
             metrics, indices = train_step(state, video, settings)
@@ -121,8 +120,10 @@ def load_or_init(run: Run, clips: TrainingClips, device: torch.device) -> TrainS
         state.init_from(checkpoint.load(settings.init_from))
     else:
         # Before the process group exists: every rank computes the same weights on its own.
-        steps = range(math.ceil(settings.init_clips / settings.batch_size))
-        state.init_from_data(torch.cat([clips.batch(step) for step in steps]))
+        steps = math.ceil(settings.init_clips / settings.batch_size)
+        with load_batches(clips, 0, torch.device("cpu"), available_cores()) as batches:
+            video = torch.cat(list(islice(batches, steps)))
+        state.init_from_data(video)
     return state
 
 

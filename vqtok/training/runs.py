@@ -15,7 +15,8 @@ from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_CONFIG, RUN_DATA, RUN_FILES, exists, is_pattern, real_path
 from vqtok.settings import QUANTIZERS, Config
-from vqtok.training.data import TrainingClips, VideoClips, find_media
+from vqtok.training.clips import TrainingClips
+from vqtok.training.data import VideoClips, find_media
 from vqtok.training.synthetic import SyntheticClips
 from vqtok.untrusted import parse_json, read_text
 

@@ -1,46 +1,35 @@
 """Synthetic training clips, for a trial without data."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.settings import TrainSettings
+from vqtok.training.clips import TrainingClips
 
 VALIDATION_CLIPS = 4
 
 
-class SyntheticClips:
-    """Clips (b c t h w) uint8 of moving waves and a moving box.
+class SyntheticClips(TrainingClips):
+    """Clips of moving waves and a moving box."""
 
-    It has the interface of `VideoClips`. The clips depend on the seed and the step only.
-    """
-
-    def __init__(self, settings: TrainSettings) -> None:
-        self.settings = settings
-        self.unreadable: dict[Path, str] = {}
-        self.metrics: dict[str, float] = {}
-
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> Tensor:
-        """Return this rank's share of the clips of a step."""
-        indices = range(rank, self.settings.batch_size, world_size)
-        return torch.cat([self._clip((self.settings.seed, step, i)) for i in indices])
+    def clip(self, step: int, i: int) -> Tensor:
+        """Return clip i of a step, uint8 (t h w c)."""
+        return self._draw((self.settings.seed, step, i), self.settings.frames)
 
     def validation_clips(self, frames: int) -> Iterator[Tensor]:
         """Yield a few clips (1 3 t h w) that are not trained on."""
         for i in range(VALIDATION_CLIPS):
-            yield self._clip((self.settings.seed, i), frames)
+            yield self._draw((self.settings.seed, i), frames).movedim(-1, 0)[None]
 
     def sample_clips(self, frames: int) -> Iterator[Tensor]:
         """Yield the clips of `validation_clips`."""
         yield from self.validation_clips(frames)
 
-    def _clip(self, seed: tuple[int, ...], frames: int | None = None) -> Tensor:
+    def _draw(self, seed: tuple[int, ...], frames: int) -> Tensor:
         rng = np.random.default_rng(seed)
-        clip = moving_waves(rng, frames or self.settings.frames, self.settings.crop)
-        return torch.from_numpy(clip).movedim(-1, 0)[None]
+        return torch.from_numpy(moving_waves(rng, frames, self.settings.crop))
 
 
 def moving_waves(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:

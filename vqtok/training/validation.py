@@ -11,7 +11,7 @@ from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
 from vqtok.settings import TrainSettings
-from vqtok.training.data import TrainingClips
+from vqtok.training.clips import TrainingClips
 
 FRAMES = 33  # of each clip, from its start
 IMAGE_CLIPS = 4  # clips in the sample image

@@ -1,7 +1,7 @@
 """Decode the frames of a video stream in presentation order and count the damaged ones."""
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -19,6 +19,7 @@ from vqtok.errors import VqtokError
 from vqtok.video.container import is_truncated, open_container
 from vqtok.video.cropping import Cropping
 from vqtok.video.hardware import is_from_hardware, remaining_cropping
+from vqtok.video.history import History
 from vqtok.video.images import is_still_image, refuse_animated_webp
 from vqtok.video.orientation import expose_orientation
 from vqtok.video.source import PathOrFile, display_name, is_seekable
@@ -30,14 +31,12 @@ KEPT = "{n} damaged frame{s} kept"
 UNDECODABLE_START = "{n} frame{s} before the first keyframe skipped"
 TRUNCATED = "the file is truncated"
 
-# More packets than any decoder holds back: one per thread plus those of reordered frames.
-_MAX_DECODER_DELAY = 64
-
 
 class Decoder:
     """Decodes the video stream of an open container.
 
     source: what the container was opened from; a file on disk may be opened once more.
+    threads: decoding threads; None lets FFmpeg use one per core.
 
     Raises VqtokError if there is no video stream, or no decoder for it.
 
@@ -50,7 +49,9 @@ class Decoder:
     damage: how often each kind of damage has occurred.
     """
 
-    def __init__(self, source: PathOrFile, container: InputContainer) -> None:
+    def __init__(
+        self, source: PathOrFile, container: InputContainer, threads: int | None = None
+    ) -> None:
         self._container, self._format = container, container.format.name
         self._name = display_name(source)
         self.stream = _best_video_stream(container, self._name)
@@ -64,6 +65,8 @@ class Decoder:
         self.backend = "in software"
         self.damage: Counter[str] = Counter()
         self._position: int | None = None  # pts of the last seek
+        self._wanted_from: int | None = None  # pts before which frames need not be decoded
+        self._skips_disposable = False
         self._hardware = self.stream.codec_context.is_hwaccel
         self._cropping: Cropping | None = None  # of frames from hardware
         # The index of an AVI file calls empty packets keyframes.
@@ -71,7 +74,9 @@ class Decoder:
         # The file to open again, if that is possible.
         self._path = source if isinstance(source, str | os.PathLike) and self._seekable else None
         # Frame threads are fast but hide errors at the end of the stream: see _decode_tail.
-        self._frame_threads = self._path is not None and not self._hardware
+        self._frame_threads = self._path is not None and not self._hardware and threads != 1
+        if threads is not None:
+            self.stream.codec_context.thread_count = threads
         self.stream.thread_type = "AUTO" if self._frame_threads else "SLICE"
         self._set_codec_options()
 
@@ -90,7 +95,7 @@ class Decoder:
             context.options = {"err_detect": "explode"}
 
     def frames_from(self, pts: int) -> Iterator[VideoFrame]:
-        """Yield every frame that can be decoded, from one at or before `pts` on.
+        """Yield every frame that can be decoded from `pts` on, after some of those before it.
 
         A seek may end at a keyframe after `pts`, at frames that need those before it (open GOP), or
         at a picture that is refreshed in parts over many frames (intra refresh, which FFmpeg takes
@@ -99,6 +104,11 @@ class Decoder:
         # Without an index, FFmpeg seeks to any packet, not to a keyframe.
         if not self._seekable or self._format in ("mpegts", "mpeg"):
             return self.frames()
+        context = self.stream.codec_context
+        # Other codecs call frames disposable that later frames may refer to. The delay must be
+        # known: the decoder would learn it from the frames that are skipped.
+        if context.name == "h264" and context.has_b_frames and self.stores_pts:
+            self._wanted_from = pts
         start = self.stream.start_time or 0
         for seconds in chain([0], (4**n for n in count())):
             target = max(start, pts - round(seconds / self.time_base))
@@ -136,10 +146,10 @@ class Decoder:
         if self._grid:
             yield from self._grid.frames(self._container)
             return
-        history = _History()
+        history = History()
         for number, packet, frames in self._decode_packets():
             if packet is not None:
-                history.add(number, packet, failed=frames is None)
+                history.add(number, packet, frames is None, self._is_wanted(packet))
                 self.damage[SKIPPED] += frames is None
             for frame in frames or ():
                 if not history.decoded and self._position is None:
@@ -154,7 +164,7 @@ class Decoder:
         if self._frame_threads and self.stream.codec_context.thread_count > 1 and history.missing:
             yield from self._decode_tail(self._path, history)
 
-    def _count_undecodable_start(self, history: "_History", first: VideoFrame) -> None:
+    def _count_undecodable_start(self, history: "History", first: VideoFrame) -> None:
         """Count the packets that would be presented before the first frame."""
         start = self.timestamp(first) if self.stores_pts else None
         lost = sum(
@@ -164,7 +174,7 @@ class Decoder:
         self.damage[UNDECODABLE_START] += max(0, lost - self.damage[SKIPPED])
 
     def _decode_tail(
-        self, path: str | os.PathLike[str], history: "_History"
+        self, path: str | os.PathLike[str], history: "History"
     ) -> Iterator[VideoFrame]:
         """Yield the frames after the last one, decoded again without frame threads.
 
@@ -213,11 +223,23 @@ class Decoder:
                 if number < first:
                     continue
             frames = None
+            if self._wanted_from is not None:
+                self._skip_disposable(packet is not None and not self._is_wanted(packet))
             with suppress(av.FFmpegError):
                 frames = self.stream.decode(packet)
             if frames is None and packet is not None:
                 refuse_animated_webp(packet, self._name)
             yield number, packet, frames
+
+    def _is_wanted(self, packet: Packet) -> bool:
+        """Return False for the packet of a frame before those that were asked for."""
+        return self._wanted_from is None or packet.pts is None or packet.pts >= self._wanted_from
+
+    def _skip_disposable(self, skip: bool) -> None:
+        """Do, or do not, decode frames that no other frame refers to, from the next packet on."""
+        if skip != self._skips_disposable:
+            self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+            self._skips_disposable = skip
 
     def _packets(self) -> Iterator[Packet | None]:
         """Yield the packets, and None at the end."""
@@ -241,42 +263,6 @@ class Decoder:
         except IndexError:
             # If a stream has appeared midway, PyAV fails at the end of the file.
             return
-
-
-class _History:
-    """What became of the packets that were sent to a decoder, by their numbers.
-
-    sent, failed: the last packets, and those of them at which the decoder reported an error, which
-        may be due to an earlier packet. Packets that an edit list discards are left out.
-    keyframes: the keyframes among the last packets, and two before them.
-    early: number and pts of the packets sent before the first frame came out.
-    decoded: the packets of the last frames.
-    """
-
-    def __init__(self) -> None:
-        self.sent, self.failed, self.keyframes = deque[int](), deque[int](), deque[int]()
-        self.early: list[tuple[int, int | None]] = []
-        self.decoded = deque[int](maxlen=2 * _MAX_DECODER_DELAY)
-
-    def add(self, number: int, packet: Packet, failed: bool) -> None:
-        """Record that a packet was sent."""
-        if not packet.is_discard:
-            self.sent.append(number)
-            if not self.decoded:
-                self.early.append((number, packet.pts))
-        if failed:
-            self.failed.append(number)
-        if packet.is_keyframe or not self.keyframes:
-            self.keyframes.append(number)
-        oldest = number - _MAX_DECODER_DELAY
-        for numbers, spare in (self.sent, 0), (self.failed, 0), (self.keyframes, 2):
-            while len(numbers) > spare and numbers[spare] < oldest:
-                numbers.popleft()
-
-    @property
-    def missing(self) -> set[int]:
-        """The last packets without a frame."""
-        return set(self.sent) - set(self.decoded)
 
 
 def _best_video_stream(container: InputContainer, name: str) -> VideoStream:

@@ -33,6 +33,7 @@ def open_video(
     start: float = 0.0,
     duration: float | None = None,
     hardware: str | None = None,
+    threads: int | None = None,
 ) -> Iterator["Clip"]:
     """Open a video, or an image as a clip of one frame, from a path or a binary file or pipe.
 
@@ -43,6 +44,7 @@ def open_video(
         `start <= time < start + duration`; they keep their timestamps in the file.
     hardware: a device that decodes the video, such as cuda or cuda:1. The CPU does if the device
         is not available or does not support the codec.
+    threads: decoding threads; None lets FFmpeg use one per core.
 
     Raises UsageError for a size, start or duration out of range; VqtokError, naming the file and
     the reason, if there is no such frame, and from `chunks` if one frame would be repeated more
@@ -51,7 +53,8 @@ def open_video(
     if (size is not None and size < 1) or not all(0 <= s <= 1e9 for s in (start, duration or 0)):
         raise UsageError("size must be 1 or more, start and duration 0 to 1e9 seconds")
     with open_container(source, hardware) as container:
-        clip = Clip(source, container, size, fps, start, duration)
+        decoder = Decoder(source, container, threads)
+        clip = Clip(source, container, decoder, size, fps, start, duration)
         try:
             yield clip
         finally:
@@ -64,9 +67,9 @@ def read_window(
     """Return `frames` consecutive frames from `start` seconds on: uint8 (t h w c) RGB.
 
     Seeks to the keyframe before `start`, so the cost does not grow with it. The array is shorter
-    where the clip ends.
+    where the clip ends. Decodes in one thread: several windows can be read at once.
     """
-    with open_video(source, size=size, start=start) as clip:
+    with open_video(source, size=size, start=start, threads=1) as clip:
         return next(clip.chunks(frames))[0]
 
 
@@ -86,12 +89,13 @@ class Clip:
         self,
         source: PathOrFile,
         container: InputContainer,
+        decoder: Decoder,
         size: int | None,
         fps: Fraction | None,
         start: float,
         duration: float | None,
     ) -> None:
-        self._name, self._decoder = display_name(source), Decoder(source, container)
+        self._name, self._decoder = display_name(source), decoder
         self._repaired_timestamps, self._has_timestamps = 0, False
         stream = self._decoder.stream
         self.time_base = self._decoder.time_base
