@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count, islice
 from types import SimpleNamespace
@@ -142,7 +143,6 @@ def test_workers_end_when_the_block_is_left():
 
 
 def test_workers_leave_the_threads_of_the_model_alone():
-    threads = torch.get_num_threads()
     seen = []
 
     class Clips(FakeClips):
@@ -150,9 +150,16 @@ def test_workers_leave_the_threads_of_the_model_alone():
             seen.append(torch.get_num_threads())
             return super().clip(step, i)
 
-    take(Clips(), 2, 2)
-    assert set(seen) == {1}
-    assert torch.get_num_threads() == threads
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        take(Clips(), 2, 2)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("folder", [None, "cache"])

@@ -401,3 +401,19 @@ def test_frames_and_decoders_are_freed_without_the_garbage_collector(make_clip):
         assert count(Decoder) == decoders
     finally:
         gc.enable()
+
+
+def test_windows_are_exact_though_frames_before_them_are_skipped(make_clip, monkeypatch):
+    path = make_clip("a.mp4", frames=60, height=48, width=64)  # libx264: a pyramid of B-frames
+    all_frames, _, _ = read_clip(path)
+    decoded = []
+    inspect = Decoder._inspect
+    monkeypatch.setattr(
+        Decoder, "_inspect", lambda self, frame: decoded.append(frame.pts) or inspect(self, frame)
+    )
+    for first in range(1, 60, 3):
+        window = read_window(path, first / 25, 5)
+        np.testing.assert_array_equal(window, all_frames[first : first + 5])
+    decoded.clear()
+    read_window(path, 55 / 25, 5)
+    assert 5 <= len(decoded) < 45

@@ -61,13 +61,28 @@ def load_batches(
             pending.append(submit(step))
             yield transfer.to_device(batch.numpy()).movedim(-1, 1)
 
-    # The number of torch's threads is a setting of each thread: one in a worker, which shares the
-    # cores with the other workers, leaves those of the model alone.
-    with (
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        prefetch(batches()) as ahead,
-    ):
+    with _one_thread_each(workers) as pool, prefetch(batches()) as ahead:
         try:
             yield ahead
         finally:  # before `prefetch` waits for its next batch
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads in which torch uses one thread each, as they share the cores.
+
+    A single worker keeps torch's default. Beside a model on the same CPU, its idle threads tell
+    OpenMP that there are more threads than cores: those of the model then sleep while they wait
+    for each other, instead of taking the core that the worker needs.
+    """
+    if workers == 1:
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+        return
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:  # it is a setting of each thread, but the last one is the default of new threads
+        torch.set_num_threads(threads)
