@@ -1,7 +1,7 @@
 """Training on a device that is not there: placement, and budgets of launches and waits.
 
-Computes in float32: the device knows no autocast. In bfloat16, each weight and most inputs of
-convolutions are converted as well.
+Computes in float32: the device knows no autocast. In bfloat16, a step of the bundled recipe also
+converts weights and inputs of convolutions, in about 220 launches.
 """
 
 import pytest
@@ -24,11 +24,11 @@ ALIVE = {
 # A little above what is needed now: launches of a step, and of a step of two micro-batches with
 # prediction and a discriminator.
 LAUNCHES = {
-    "vq2": (365, 1760),
-    "ema": (415, 1770),
-    "gumbel": (370, 1510),
-    "lfq": (290, 1465),
-    "fsq": (375, 1615),
+    "vq2": (365, 1730),
+    "ema": (410, 1740),
+    "gumbel": (370, 1500),
+    "lfq": (290, 1460),
+    "fsq": (375, 1605),
 }
 READS_AGES = ("vq2", "ema")  # a wait: which codes are dead
 
@@ -119,4 +119,4 @@ def test_a_step_of_the_bundled_recipe(fake_device):  # noqa: F811
     with Counters(ALIVE) as counters:
         train_step(state, video, train)
     assert counters.waits.total() <= 1
-    assert counters.launches.total() <= 1500, counters.lines
+    assert counters.launches.total() <= 1420, counters.lines
