@@ -75,7 +75,10 @@ class PredictiveCoder(nn.Module):
         """
         if self.predictor is None:
             return self._frame_coder(z.dtype).search(z, price)
-        return self._encode_frames(z, self._memory(state, len(z)), price)[0]
+        memory = self._memory(state, len(z))
+        indices, latents = self._encode_frames(z, memory, price)
+        self._advance(latents[:, :, -1:], memory)
+        return indices
 
     def decode(self, indices: Tensor, state: StreamState) -> Tensor:
         """Return the latents (b c t h w), float32, of the next indices of a clip.
@@ -140,13 +143,17 @@ class PredictiveCoder(nn.Module):
     def _encode_frames(
         self, z: Tensor, memory: StreamState, price: Price = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Return the indices of latents, and the latents that they decode to."""
-        indices, latents, coder = [], [], self._frame_coder(z.dtype)
+        """Return the indices of latents, and the latents that they decode to.
+
+        The memory is left as it was before the last frame.
+        """
+        coder, indices, latents = self._frame_coder(z.dtype), list[Tensor](), list[Tensor]()
         for frame in z.split(1, dim=2):
+            if latents:
+                self._advance(latents[-1], memory)
             past = memory.get(self), memory.starts
             indices.append(coder.encode(frame, price, *past))
             latents.append(coder.decode(indices[-1], *past).to(z.dtype))
-            self._advance(latents[-1], memory)
         return torch.cat(indices, dim=1), torch.cat(latents, dim=2)
 
     def _frame_coder(self, dtype: torch.dtype = torch.float32) -> FrameCoder:
@@ -177,7 +184,7 @@ class PredictiveCoder(nn.Module):
         intra = frames.intra_mask(indices)
         target = residual if intra is None else torch.where(intra, z, residual)
         out = quantizer.quantize_to(target, indices)
-        if quantizer.learns and quantizer.revive_after:
+        if quantizer.has_dead_codes:
             distance = quantizer.distance(target, indices)
             for latents, part in zip((z, residual), frames.parts(), strict=True):
                 quantizer.revive_dead_codes(latents.detach(), distance, part)

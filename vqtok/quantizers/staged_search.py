@@ -73,6 +73,7 @@ class StagedSearch:
         kept = torch.zeros_like(costs, dtype=torch.int64)  # number of stages that cost least
         least = price
         for stage, codebook in enumerate(self._codebook):
+            least = least + price if stage else least
             pays = _where_a_token_can_pay(costs, least)
             tables = [self._table(stage, codes) for codes in (ranges if stage == 0 else [ALL])]
             found.append(_nearest(tables, rest, pays))
@@ -82,7 +83,6 @@ class StagedSearch:
             better = cost < costs
             kept = kept.masked_fill(better, stage + 1)
             costs = torch.where(better, cost, costs)
-            least = least + price
         stages = torch.arange(len(found), device=kept.device)
         indices = torch.stack(found, -1) * (stages < kept.unsqueeze(-1))
         return indices.unflatten(0, (count, -1)), costs.unflatten(0, (count, -1))
