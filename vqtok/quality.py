@@ -176,13 +176,14 @@ def evaluate_clip(
 
 
 def _warm_up(video: Tensor, tokenizer: Tokenizer) -> None:
-    """Encode and decode a clip once on a GPU.
+    """Encode and decode the first chunks of a clip on a GPU.
 
     The first clip starts CUDA, and the first of each size loads kernels and allocates memory. A CPU
     has little to prepare, and takes long.
     """
     if tokenizer.device.type == "cuda":
-        for _ in tokenizer.decode_stream([tokenizer.encode(video)]):
+        start = video[:, :, : 2 * tokenizer.chunk_frames(*video.shape[3:])]
+        for _ in tokenizer.decode_stream([tokenizer.encode(start)]):
             pass
         synchronize(tokenizer.device)
 

@@ -19,8 +19,8 @@ def clips(tmp_path):
     folder = tmp_path / "clips"
     folder.mkdir()
     for i in range(4):
-        write_clip(folder / f"{i}.mp4", pattern(5 + 11 * i, 32, 64 if i == 2 else 48))
-    (folder / "bad.mp4").write_text("not a video")
+        write_clip(folder / f"{i}.mkv", pattern(5 + 11 * i, 32, 64 if i == 2 else 48))
+    (folder / "bad.mkv").write_text("not a video")
     return folder
 
 
@@ -41,9 +41,10 @@ def test_tokens_and_videos_are_those_of_clips_one_by_one(clips, tmp_path, staged
         tokens, videos = tmp_path / f"tokens{jobs}", tmp_path / f"videos{jobs}"
         args = *staged, "--jobs", jobs
         fails(1, "1 of 5 files failed", "encode", clips, "-o", tokens, *rate, *args)
-        works("decode", tokens, "-o", videos, *args)
+        # Lossless: on some machines, two runs of x264 on one clip differ.
+        works("decode", tokens, "-o", videos, "--codec", "ffv1", *args)
         results.append((contents(tokens), contents(videos)))
-    assert results[0][0].keys() == {f"{i}.mp4.safetensors" for i in range(4)}
+    assert results[0][0].keys() == {f"{i}.mkv.safetensors" for i in range(4)}
     assert results[0] == results[1]
 
 
@@ -60,18 +61,18 @@ def test_a_batch_without_memory_fails_and_other_sizes_go_on(
     monkeypatch.setattr(Tokenizer, "_encode_chunk", failing)
     args = "encode", clips, "-o", tmp_path / "out", "--jobs", 3, *staged
     stderr = fails(1, "2 of 5 files failed", *args)
-    assert "2.mp4: out of memory with 3 clips at once: choose fewer --jobs" in stderr
-    assert contents(tmp_path / "out").keys() == {f"{i}.mp4.safetensors" for i in (0, 1, 3)}
+    assert "2.mkv: out of memory with 3 clips at once: choose fewer --jobs" in stderr
+    assert contents(tmp_path / "out").keys() == {f"{i}.mkv.safetensors" for i in (0, 1, 3)}
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_failure_of_the_gpu_ends_the_run(clips, tmp_path, staged, batched, jobs, monkeypatch):
-    (clips / "bad.mp4").unlink()
+    (clips / "bad.mkv").unlink()
     for i in range(8):
-        write_clip(clips / f"more{i}.mp4", pattern(1, 32, 48))
+        write_clip(clips / f"more{i}.mkv", pattern(1, 32, 48))
 
     def read(source, **options):
-        if source.endswith("1.mp4"):
+        if source.endswith("1.mkv"):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return open_video(source, **options)
 
@@ -96,24 +97,24 @@ def test_ctrl_c_ends_a_batch(clips, tmp_path, staged, batched, monkeypatch):
         time.sleep(0.1)
         return encode(tokenizer, video, state)
 
-    write_clip(clips / "long.mp4", pattern(600, 32, 48))
+    write_clip(clips / "long.mkv", pattern(600, 32, 48))
     monkeypatch.setattr("vqtok.commands.batch.as_completed", interrupt)
     monkeypatch.setattr(Tokenizer, "_encode_chunk", slow)
     start = time.monotonic()
     args = "encode", clips, "-o", tmp_path / "out", "--jobs", 3, *staged
     assert in_process(*args).returncode == 130
     assert time.monotonic() - start < 8  # less than the grace of jobs that do not stop
-    assert "long.mp4.safetensors" not in file_names(tmp_path / "out")
+    assert "long.mkv.safetensors" not in file_names(tmp_path / "out")
 
 
 def test_a_short_last_chunk_leaves_no_trace(clips, tmp_path, staged, batched):
     """It is padded to the shape of the others."""
     for frames in (4, 9, 10, 13, 14):
-        clip = write_clip(tmp_path / "clip.mp4", pattern(frames, 32, 48))
+        clip = write_clip(tmp_path / "clip.mkv", pattern(frames, 32, 48))
         args = "--force", "--jobs", 2, *staged
         works("encode", clip, "-o", f"{tmp_path}/out/", *args)
-        tokens = read_tokens(tmp_path / "out" / "clip.mp4.safetensors")
+        tokens = read_tokens(tmp_path / "out" / "clip.mkv.safetensors")
         assert (tokens.frames, len(tokens.indices)) == (frames, 1 + -(-(frames - 1) // 4))
         works("decode", tmp_path / "out", "-o", tmp_path / "videos", *args)
-        with open_video(tmp_path / "videos" / "clip.mp4") as decoded:
+        with open_video(tmp_path / "videos" / "clip.mkv") as decoded:
             assert sum(len(times) for _, times in decoded.chunks(8)) == frames

@@ -68,8 +68,8 @@ def test_eval_mixes_no_devices(fake_device, kind, predictor_blocks, monkeypatch)
     assert result.frames == 9
 
 
-# Per latent frame of the bundled tokenizer.
-LAUNCHES = {"encode 256x256": 120, "encode 1920x1080": 200, "decode 256x256": 60}
+# Per latent frame of the bundled tokenizer; a little above what is needed now.
+LAUNCHES = {"encode 256x256": 92, "encode 1920x1080": 137, "decode 256x256": 52}
 
 
 @pytest.mark.parametrize("name", LAUNCHES)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from helpers.tokenizers import STAGED, random_video, small_tokenizer
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
+from vqtok.model.batching import Batcher
 from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.stream_state import StreamState
 
@@ -97,9 +98,61 @@ def test_clips_meet_in_batches_of_one_shape():
     tokenizer, shapes = small_tokenizer("fsq", *PREDICTIVE), []
     tokenizer.encoder.register_forward_hook(lambda _, args, z: shapes.append(tuple(z.shape)))
     with tokenizer.batched(3):
-        in_threads(tokenizer, tokenizer.encode, clips_of([(21, 32, 48)] * 3))
-    # Six latent frames of each clip in chunks of two. More calls: not all met.
+        in_threads(tokenizer, tokenizer.encode, clips_of([(17, 32, 48)] * 3))
+    # Five latent frames of each clip in chunks of two, the last of which is filled up.
     assert set(shapes) == {(3, 6, 2, 4, 6)} and 3 <= len(shapes) < 9
+
+
+def test_calls_that_came_during_a_batch_wait_for_those_that_it_held_up(monkeypatch):
+    monkeypatch.setattr("vqtok.model.batching.PATIENCE", 0)
+    batcher, batches = Batcher(3, torch.device("cpu")), []
+
+    def slow(x, state):
+        batches.append(x.flatten().tolist())
+        time.sleep(0.1)
+        return x
+
+    def clip(i):
+        with batcher.clip():
+            for _ in range(4):
+                batcher.run(slow, torch.tensor([float(i)]), StreamState())
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(clip, range(3), timeout=60))
+    # The first call runs alone. Without waiting, the two others and that one would take turns.
+    assert len(batches) <= 6
+
+
+@pytest.mark.parametrize("clips", [1, 3])
+def test_a_state_does_not_keep_the_padding_of_its_batch_in_memory(clips):
+    tokenizer, states = small_tokenizer("ema", *STAGED, *PREDICTIVE), []
+
+    def encode(video):
+        state = StreamState()
+        states.append(state)
+        tokenizer.run(tokenizer._encode_chunk, video, state)
+
+    videos = [torch.zeros(1, 3, 8, 32, 48, dtype=torch.uint8) for _ in range(clips)]
+    with tokenizer.batched(3), torch.no_grad():
+        in_threads(tokenizer, encode, videos)
+    storages = {
+        x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
+        for state in states
+        for x in state.values()
+    }
+    assert sum(storages.values()) == sum(x.nbytes for state in states for x in state.values())
+
+
+def test_a_batch_of_videos_is_encoded_as_outside():
+    tokenizer = small_tokenizer("fsq", *PREDICTIVE)
+    video = torch.cat(clips_of([(9, 32, 48)] * 2))
+    expected = tokenizer.encode(video)
+    with tokenizer.batched(3):
+        assert torch.equal(tokenizer.encode(video), expected)
+        with pytest.raises(UsageError, match="batches of clips already"), tokenizer.batched(2):
+            pass
+        assert tokenizer.batcher.rows == 3
+    assert tokenizer.batcher.rows == 1
 
 
 class Failing:
@@ -166,8 +219,8 @@ def test_a_clip_that_is_damaged_in_the_middle_stops_nobody():
 
 
 def test_nobody_waits_for_a_clip_that_does_not_come(monkeypatch):
-    """Not even if calls wait for ever: a clip that has ended is no company to wait for."""
-    monkeypatch.setattr("vqtok.model.batching.PATIENCE", 1000)
+    """Not even if calls wait for long: a clip that has ended is no company to wait for."""
+    monkeypatch.setattr("vqtok.model.batching.PATIENCE", 20)
     tokenizer, clips = small_tokenizer("fsq", *PREDICTIVE), clips_of(SIZES["lengths"])
     with tokenizer.batched(8):
         results = in_threads(tokenizer, tokenizer.encode, clips)

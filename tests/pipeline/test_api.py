@@ -6,6 +6,7 @@ from contextlib import chdir
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from helpers.ffmpeg import probe
 from helpers.tokenizers import save_staged_tokenizer, save_tokenizer, small_tokenizer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.checkpoint import load_for_inference
+from vqtok.pipeline import clip as clip_pipeline
 from vqtok.pipeline.frame_rate import parse_frame_rate
 from vqtok.tokens import tokens_to_bytes
 from vqtok.video import open_video
@@ -268,3 +270,10 @@ def test_output_options_are_checked(clip, tokenizer, tmp_path):
 
 def test_completion_in_python_lists_the_public_names():
     assert set(vqtok.__all__) <= set(dir(vqtok))
+
+
+def test_in_batches_the_last_chunk_has_the_shape_of_the_others():
+    tokens = SimpleNamespace(indices=np.arange(5, dtype=np.uint16)[:, None, None])
+    for pad, last in (False, [4]), (True, [4, 4]):
+        chunks = [chunk.flatten().tolist() for chunk in clip_pipeline._index_chunks(tokens, 2, pad)]
+        assert chunks == [[0, 1], [2, 3], last]

@@ -13,7 +13,9 @@ from torch import Tensor
 from vqtok.errors import VqtokError, is_out_of_memory
 from vqtok.model.stream_state import StreamState
 
-PATIENCE = 0.004  # seconds that a call waits for calls of other clips
+# Seconds that a call waits for calls of other clips: these, or as long as the last batch took, as
+# others are then half way.
+PATIENCE, LONGEST_PATIENCE = 0.004, 0.1
 
 
 @dataclass(eq=False)
@@ -53,6 +55,7 @@ class Batcher:
         self._waiting: list[_Call] = []
         self._clips = 0  # that will call again
         self._busy = False  # a thread runs a batch
+        self._ended, self._duration = time.monotonic(), 0.0  # of the last batch
 
     @contextmanager
     def clip(self) -> Iterator[None]:
@@ -72,12 +75,12 @@ class Batcher:
         """Return function(x, state, *args), run with calls of other threads.
 
         function: acts on each row (b ...) of x and of the tensors in `args` alone.
-        x: (1 ...).
+        x: (1 ...); a batch already (b ...) is run directly.
         state: of the clip, and updated.
         Raises whatever a batch with this call raises, and VqtokError if it ran out of memory: all
         clips of the batch then fail. A smaller batch might have given other results.
         """
-        if self.rows == 1:
+        if self.rows == 1 or len(x) > 1:
             return function(x, state, *args)
         call = _Call(function, x, state, args)
         with self._changed:
@@ -85,10 +88,13 @@ class Batcher:
             self._changed.notify_all()
         while batch := self._next_batch(call):
             self._run_batch(batch)
-        if call.error is not None:
-            raise call.error
-        assert call.result is not None
-        return call.result
+        try:
+            if call.error is not None:
+                raise call.error
+            assert call.result is not None
+            return call.result
+        finally:  # else error, traceback and call would keep each other, and the clip, in memory
+            del call
 
     def _next_batch(self, call: _Call) -> list[_Call]:
         """Return a batch for this thread to run, or, once another has run the call, none."""
@@ -98,21 +104,27 @@ class Batcher:
                     self._busy = True
                     self._waiting = [other for other in self._waiting if other not in batch]
                     return batch
-                patience = call.start + PATIENCE - time.monotonic()
-                self._changed.wait(None if self._busy else max(0.0, patience))
+                remaining = self._deadline(call) - time.monotonic()
+                self._changed.wait(None if self._busy else max(0.0, remaining))
             return []
+
+    def _deadline(self, call: _Call) -> float:
+        """Return when a call has waited long enough."""
+        patience = max(PATIENCE, min(self._duration, LONGEST_PATIENCE))
+        return max(call.start, self._ended) + patience
 
     def _due(self) -> list[_Call]:
         """Return the first batch that is full or has no reason to wait any longer."""
-        late = time.monotonic() - PATIENCE
+        now = time.monotonic()
         all_wait = len(self._waiting) >= self._clips
         for call in self._waiting:
             batch = [other for other in self._waiting if other.key == call.key][: self.rows]
-            if len(batch) == self.rows or all_wait or call.start <= late:
+            if len(batch) == self.rows or all_wait or self._deadline(call) <= now:
                 return batch
         return []
 
     def _run_batch(self, calls: list[_Call]) -> None:
+        start = time.monotonic()
         try:
             self._join(calls)
         except BaseException as error:
@@ -120,6 +132,8 @@ class Batcher:
                 call.error = self._describe(error)
         with self._changed:
             self._busy = False
+            self._ended = time.monotonic()
+            self._duration = self._ended - start
             for call in calls:
                 call.done = True
             self._changed.notify_all()
@@ -135,7 +149,8 @@ class Batcher:
             for values in zip(*(call.args for call in padded), strict=True)
         ]
         results = first.function(x, state, *args).split(1)
-        for call, result, part in zip(calls, results, state.split(self.rows), strict=False):
+        states = state.split(self.rows, len(calls))
+        for call, result, part in zip(calls, results, states, strict=False):
             call.result = result
             call.state.replace(part)
 

@@ -9,9 +9,9 @@ from vqtok.model.layers import (
     CausalConv3d,
     CausalSequential,
     ResidualBlock,
-    StreamState,
     channels_last,
 )
+from vqtok.model.stream_state import StreamState
 from vqtok.precision import fixed_precision
 
 

@@ -51,11 +51,18 @@ class StreamState(dict[nn.Module, Any]):
         nothing = torch.zeros_like(example)
         return torch.cat([nothing if value is None else value for value in values])
 
-    def split(self, rows: int) -> list[Self]:
-        """Return the states of the rows of a batch, as views."""
-        states = [type(self)() for _ in range(rows)]
+    def split(self, rows: int, count: int) -> list[Self]:
+        """Return the states of the first `count` rows of a batch.
+
+        They are views, which share memory. If they are not all, they are copies: views would keep
+        the other rows in memory.
+        """
+        states = [type(self)() for _ in range(count)]
         for module, value in self.items():
-            parts = value.split(rows) if isinstance(value, StreamState) else value.split(1)
+            if isinstance(value, StreamState):
+                parts = value.split(rows, count)
+            else:
+                parts = [part.clone() if count < rows else part for part in value.split(1)[:count]]
             for state, part in zip(states, parts, strict=True):
                 state[module] = part
         for i, state in enumerate(states):

@@ -210,7 +210,10 @@ class Tokenizer(nn.Module):
 
         Each thread works on its clip in a block of `batcher.clip`. With more than 1, clips are
         encoded and decoded in batches of exactly this many rows.
+        Raises UsageError inside another such block.
         """
+        if self.batcher.rows > 1:
+            raise UsageError("this tokenizer runs batches of clips already")
         self.batcher = Batcher(clips, self.device)
         try:
             yield

@@ -209,11 +209,9 @@ class NearestCode(CodebookQuantizer):
 
     def _range(self, stage: int, codes: slice) -> slice:
         """Return the rows of a range of codes of a stage, without the zero code."""
-        part, offset = (
-            code_range(codes, self.codebook_size, self.zero_code),
-            stage * self.codebook_size,
-        )
-        return slice(part.start + offset, part.stop + offset)
+        part = code_range(codes, self.codebook_size, self.zero_code)
+        first = stage * self.codebook_size
+        return slice(first + part.start, first + part.stop)
 
     def _split(self, indices: Tensor) -> Tensor:
         """Return indices (b *grid) or (b *grid stages) as (b *grid stages)."""

@@ -164,7 +164,7 @@ class Decoder:
         if self._frame_threads and self.stream.codec_context.thread_count > 1 and history.missing:
             yield from self._decode_tail(self._path, history)
 
-    def _count_undecodable_start(self, history: "History", first: VideoFrame) -> None:
+    def _count_undecodable_start(self, history: History, first: VideoFrame) -> None:
         """Count the packets that would be presented before the first frame."""
         start = self.timestamp(first) if self.stores_pts else None
         lost = sum(
@@ -173,9 +173,7 @@ class Decoder:
         )
         self.damage[UNDECODABLE_START] += max(0, lost - self.damage[SKIPPED])
 
-    def _decode_tail(
-        self, path: str | os.PathLike[str], history: "History"
-    ) -> Iterator[VideoFrame]:
+    def _decode_tail(self, path: str | os.PathLike[str], history: History) -> Iterator[VideoFrame]:
         """Yield the frames after the last one, decoded again without frame threads.
 
         PyAV stops flushing a decoder at the first error, and the good frames after it are lost.
