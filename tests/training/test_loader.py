@@ -1,7 +1,6 @@
 """Batches made by several processes: the same as by none, few at a time, and how it all ends."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from vqtok.training.clips import TrainingClips
 from vqtok.training.data import VideoClips, find_media
 from vqtok.training.loader import load_batches
 from vqtok.training.synthetic import SyntheticClips
-from vqtok.training.workers import AHEAD, _split
 
 AUGMENTED = ["train.flip=true", "train.random_scale=1.6", "train.color_jitter=0.5"]
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -42,7 +40,7 @@ class FakeClips(TrainingClips):
             self.started.value += 1
         if step == self.fail_at:
             self.fail()
-        return torch.full((1, 2, 2, 3), 10 * step + i, dtype=torch.uint8)
+        return torch.full(self.clip_shape, 10 * step + i, dtype=torch.uint8)
 
     def validation_clips(self, frames):
         return iter(())
@@ -124,22 +122,6 @@ def test_clips_in_flight_are_bounded(workers, batch_size):
         assert clips.started.value <= most + 5 * batch_size
 
 
-def test_parts_in_flight_take_no_more_shared_memory_than_there_is():
-    cases = {  # clips of a batch, workers, room for clips: workers, clips in the largest part
-        (64, 8, 1000): (8, 4),
-        (64, 8, 40): (8, 2),
-        (64, 16, 20): (10, 1),
-        (64, 16, 0.5): (1, 1),
-        (6, 4, 1000): (4, 2),
-        (1, 4, 1000): (4, 1),
-    }
-    for (clips, most, room), expected in cases.items():
-        started, parts = _split(range(clips), most, room)
-        assert (started, max(map(len, parts))) == expected
-        assert [i for part in parts for i in part] == list(range(clips))
-        assert started == 1 or AHEAD * started * max(map(len, parts)) <= room
-
-
 class LocalError(Exception):
     """An error that cannot be sent to another process."""
 
@@ -163,9 +145,10 @@ def test_an_exception_arrives_in_the_step_that_needs_its_batch_as_itself():
         with load_batches(FakeClips(fail_at=4, fail=fail), 0, CPU, number) as batches:
             for step in range(4):
                 assert next(batches).flatten()[0] == 10 * step
-            with pytest.raises(type(expected), match=f"^{re.escape(str(expected))}$") as raised:
+            with pytest.raises(type(expected)) as raised:
                 next(batches)
-        assert number == 0 or "in fail" in raised.value.__notes__[0]
+        assert str(raised.value) == str(expected)
+        assert number == 0 or "in fail" in raised.value.__notes__[-1]
         assert not active_children()
 
 

@@ -32,9 +32,9 @@ class TrainingClips(ABC):
         return {}
 
     @property
-    def clip_bytes(self) -> int:
-        """The size of a clip."""
-        return self.settings.frames * self.settings.crop**2 * 3
+    def clip_shape(self) -> tuple[int, int, int, int]:
+        """The shape of a clip (t h w c)."""
+        return self.settings.frames, self.settings.crop, self.settings.crop, 3
 
     @contextmanager
     def shared(self) -> Iterator[None]:

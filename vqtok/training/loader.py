@@ -11,7 +11,7 @@ from torch import Tensor
 from vqtok import distributed
 from vqtok.pipeline.overlap import DeviceTransfer, prefetch
 from vqtok.training.clips import TrainingClips
-from vqtok.training.workers import parts_from_processes
+from vqtok.training.workers import batches_from_processes
 
 
 def available_cores() -> int:
@@ -57,24 +57,11 @@ def load_batches(
         with prefetch(copied(made)) as ahead:
             yield ahead
         return
-    with (
-        parts_from_processes(clips, first_step, indices, workers) as (parts, stop),
-        prefetch(copied(_join(parts, len(indices)))) as ahead,
-    ):
-        try:
-            yield ahead
-        finally:  # before `prefetch` waits for its next batch
-            stop()
-
-
-def _join(parts: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """Yield batches of `size` clips (b t h w c). Each part is freed once it is copied."""
-    batch, filled = torch.empty(0), 0
-    for part in parts:
-        if not filled:
-            batch = part.new_empty(size, *part.shape[1:])
-        batch[filled : filled + len(part)] = part
-        filled = (filled + len(part)) % size
-        del part
-        if not filled:
-            yield batch
+    with batches_from_processes(clips, first_step, indices, workers) as (batches, stop):
+        if device.type == "cpu":  # nothing would be copied
+            batches = map(Tensor.clone, batches)
+        with prefetch(copied(batches)) as ahead:
+            try:
+                yield ahead
+            finally:  # before `prefetch` waits for its next batch
+                stop()

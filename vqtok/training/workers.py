@@ -2,13 +2,15 @@
 
 import os
 import pickle
-import shutil
 import signal
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count, islice, takewhile
+from math import ceil, prod
+from mmap import mmap
 from pathlib import Path
 from threading import Event, Thread
 from traceback import format_exc
@@ -18,14 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vqtok import distributed
 from vqtok.errors import VqtokError
 from vqtok.interrupt import stopping
 from vqtok.training.clips import TrainingClips
 
 AHEAD = 2  # parts that each worker makes ahead
-MAX_PART = 4  # clips
-SHARED_MEMORY = "/dev/shm"  # where parts lie until they are copied; in Docker 64 MB
+MAX_PART = 4  # clips, so that workers share a batch evenly and end soon
 KILLED = (
     "a process that makes training clips was killed, perhaps because memory ran out: --resume the "
     "run from its last save, on fewer cores if it happens again (taskset --cpu-list 0-3 vqtok ...)"
@@ -34,43 +34,46 @@ KILLED = (
 
 @dataclass
 class Part:
-    """A part of a batch, or why there is none.
+    """What a worker reports of a part of a batch.
 
-    clips: uint8 (n t h w c); None if there was an error or the worker shall end.
+    made: whether its clips are in the buffer; if not, there was an error or the worker shall end.
     unreadable, counts: what was added to those of `TrainingClips`.
     """
 
-    clips: Tensor | None = None
+    made: bool = False
     error: BaseException | None = None
     unreadable: dict[Path, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
 
 @contextmanager
-def parts_from_processes(
+def batches_from_processes(
     clips: TrainingClips, first_step: int, indices: Sequence[int], workers: int
 ) -> Iterator[tuple[Iterator[Tensor], Callable[[], None]]]:
-    """Yield an iterator over the clips of all steps from one on, and a function that ends it.
+    """Yield an endless iterator over batches of steps from one on, and a function that ends it.
 
-    The clips come in order, in parts (n t h w c) of at most `MAX_PART`, from processes that end
-    with the block or with this process. What they find out about the files is added to `clips`. An
-    exception of a worker is raised in place of its part; VqtokError if a worker is killed.
+    A batch (b t h w c) is overwritten once the next one is requested. It comes in parts of at most
+    `MAX_PART` clips from processes that end with the block or with this process. What they find out
+    about the files is added to `clips`. An exception of a worker is raised in place of its batch;
+    VqtokError if a worker is killed.
 
-    indices: numbers of the clips of a step, which never share a part with those of another.
-    workers: at most this many; `AHEAD` parts of each may lie in shared memory, and have half of it.
+    indices: numbers of the clips of a step.
     """
-    workers, parts = _split(indices, workers, _free_shared_memory() / 2 / clips.clip_bytes)
+    size = min(MAX_PART, ceil(len(indices) / workers))
+    parts = [range(len(indices))[i : i + size] for i in range(0, len(indices), size)]
+    # One batch that is copied, and those of the parts that workers make meanwhile.
+    buffer = _shared_buffer(1 + ceil(AHEAD * workers / len(parts)), len(indices), *clips.clip_shape)
     running = takewhile(lambda _: not stopped.is_set(), count(first_step))
     alive, end = os.pipe()
     stopped = Event()
     loader = DataLoader(
-        _Parts(clips),
+        _Parts(clips, indices, buffer),
         batch_size=None,
         sampler=((step, part) for step in running for part in parts),
         num_workers=workers,
         worker_init_fn=lambda _: _start_worker(alive, end),
         prefetch_factor=AHEAD,
-        multiprocessing_context="fork",  # at once, and without a copy of `clips`
+        multiprocessing_context="fork",  # at once, and with the buffer
         generator=torch.Generator(),  # torch's own is for the model
     )
 
@@ -79,9 +82,15 @@ def parts_from_processes(
             stopped.set()
             os.close(end)
 
+    def batches() -> Iterator[Tensor]:
+        for step in count(first_step):
+            if not all(_receive(part, clips) for part in islice(items, len(parts))):
+                return
+            yield buffer[step % len(buffer)]
+
     items: Iterator[Part] = iter(loader)
     try:
-        yield _received(items, clips), stop
+        yield batches(), stop
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
@@ -94,42 +103,38 @@ def parts_from_processes(
             deque(items, maxlen=0)  # the last parts; DataLoader ends its workers after them
 
 
-def _split(indices: Sequence[int], workers: int, room: float) -> tuple[int, list[Sequence[int]]]:
-    """Return how many workers to start, and the parts of a batch, for this many clips of room."""
-    workers = max(1, min(workers, int(min(room, 2**31) / AHEAD)))
-    size = max(1, min(MAX_PART, -(-len(indices) // workers), int(room / AHEAD / workers)))
-    return workers, [indices[i : i + size] for i in range(0, len(indices), size)]
+def _shared_buffer(*shape: int) -> Tensor:
+    """Return memory, uint8, that processes share when they are forked.
+
+    It lies outside of /dev/shm, which has only 64 MB in Docker.
+    """
+    return torch.frombuffer(mmap(-1, prod(shape)), dtype=torch.uint8).view(shape)
 
 
-def _free_shared_memory() -> float:
-    """Return this process's share of the free shared memory, in bytes."""
-    return shutil.disk_usage(SHARED_MEMORY).free / distributed.local_world_size()
-
-
-def _received(items: Iterator[Part], clips: TrainingClips) -> Iterator[Tensor]:
-    for part in items:
-        clips.unreadable |= part.unreadable
-        clips.counts.update(part.counts)
-        if part.error is not None:
-            raise part.error
-        if part.clips is None:
-            return
-        yield part.clips
+def _receive(part: Part, clips: TrainingClips) -> bool:
+    """Add to `clips` what a worker found, and return whether the part is in the buffer."""
+    clips.unreadable |= part.unreadable
+    clips.counts.update(part.counts)
+    if part.error is not None:
+        raise part.error
+    return part.made
 
 
 class _Parts(Dataset[Part]):
-    """What the workers run: the part of a batch for a step and some numbers of its clips."""
+    """What the workers run: for a step and some positions in the batch, clips to the buffer."""
 
-    def __init__(self, clips: TrainingClips) -> None:
-        self.clips = clips
+    def __init__(self, clips: TrainingClips, indices: Sequence[int], buffer: Tensor) -> None:
+        self.clips, self.indices, self.buffer = clips, indices, buffer
 
-    def __getitem__(self, key: tuple[int, Sequence[int]]) -> Part:
-        part, clips = Part(), self.clips
+    def __getitem__(self, key: tuple[int, range]) -> Part:
+        (step, positions), part, clips = key, Part(), self.clips
         if stopping.is_set():
             return part
         known, counts = len(clips.unreadable), clips.counts.copy()
         try:
-            part.clips = clips.stack(*key)
+            for i in positions:
+                self.buffer[step % len(self.buffer), i] = clips.clip(step, self.indices[i])
+            part.made = True
         except BaseException as error:  # DataLoader would change its message
             part.error = _portable(error)
         part.unreadable = dict(islice(clips.unreadable.items(), known, None))
@@ -165,5 +170,7 @@ def _start_worker(alive: int, end: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
+    # Their locks may have been held when this process was forked, and it would flush them at its end.
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
     os.close(end)
     Thread(target=wait, daemon=True).start()
