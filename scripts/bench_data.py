@@ -3,9 +3,9 @@
     python scripts/bench_data.py CLIPS... [--config configs/bundled.toml] [--set train.crop=96]
     python scripts/bench_data.py CLIPS... --step-ms 130 --seconds 10
 
-CPU time per clip is that of all processes; its inverse is the clips per second of a core. It depends
-less on what else the machine does than the rate. What is done once for each file is left out. Without
-workers, a thread makes the clips and torch uses all cores; else they are cached in `TMPDIR`.
+CPU time per clip is that of all processes; its inverse is the clips per second of a core. It
+depends less on what else the machine does than the rate. What is done once for each file is left
+out. With 0 workers, a thread makes the clips, and torch uses all cores.
 
 --step-ms: also print how many cores make the clips of a step in that time.
 --files: how many files to use, all of which should fit into train.cache_gib.

@@ -84,8 +84,8 @@ def batches_from_processes(
 
     def batches() -> Iterator[Tensor]:
         for step in count(first_step):
-            if not all(_receive(part, clips) for part in islice(items, len(parts))):
-                return
+            if sum(_receive(part, clips) for part in islice(items, len(parts))) < len(parts):
+                return  # it shall end
             yield buffer[step % len(buffer)]
 
     items: Iterator[Part] = iter(loader)
@@ -170,7 +170,7 @@ def _start_worker(alive: int, end: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
-    # Their locks may have been held when this process was forked, and it would flush them at its end.
-    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    # Their locks may have been held at the fork, and a process flushes them at its end.
+    sys.stdout = sys.stderr = None
     os.close(end)
     Thread(target=wait, daemon=True).start()
