@@ -214,13 +214,6 @@ def test_workers_do_not_overrun_the_cache_together(make_clip):
     assert clips._cache.capacity == pytest.approx(3.5 * size)
 
 
-def test_the_temporary_cache_takes_half_of_its_disk_at_most(make_clip, monkeypatch):
-    monkeypatch.setattr(cache, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    clips = VideoClips([make_clip()], settings().train)
-    with clips.shared():
-        assert clips._cache.capacity == 500
-
-
 COMMAND = """
 import vqtok.training.loop as loop, vqtok.__main__ as command
 loop.default_workers = lambda device: 2
