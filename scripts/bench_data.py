@@ -3,15 +3,18 @@
     python scripts/bench_data.py CLIPS... [--config configs/bundled.toml] [--set train.crop=96]
     python scripts/bench_data.py CLIPS... --step-ms 130 --seconds 10
 
-CPU time per clip is that of all threads; its inverse is the clips per second of a core. It depends
-less on what else the machine does than the rate. What is done once for each file is left out.
+CPU time per clip is that of all processes; its inverse is the clips per second of a core. It
+depends less on what else the machine does than the rate. What is done once for each file is left
+out. With 0 workers, a thread makes the clips, and torch uses all cores.
 
 --step-ms: also print how many cores make the clips of a step in that time.
 --files: how many files to use, all of which should fit into train.cache_gib.
 """
 
+import os
 import time
-from collections.abc import Sequence
+from contextlib import nullcontext
+from multiprocessing import active_children
 from pathlib import Path
 
 import torch
@@ -19,29 +22,27 @@ import typer
 
 from vqtok import config
 from vqtok.precision import set_global_flags
-from vqtok.settings import TrainSettings
 from vqtok.training.data import VideoClips, find_media
 from vqtok.training.loader import available_cores, load_batches
 
 CPU = torch.device("cpu")
 
 
-def open_clips(paths: Sequence[Path], settings: TrainSettings) -> VideoClips:
-    """Return clips of these files, each of which has been opened and perhaps cached."""
-    clips = VideoClips(paths, settings)
-    for path in paths:
-        clips.info(path)
-    return clips
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of its workers."""
+    stats = [Path(f"/proc/{child.pid}/stat").read_text() for child in active_children()]
+    ticks = sum(int(ticks) for stat in stats for ticks in stat.rpartition(")")[2].split()[11:13])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure(clips: VideoClips, workers: int, seconds: float) -> tuple[float, float]:
     """Return clips per second and CPU seconds per clip."""
     with load_batches(clips, 0, CPU, workers) as batches:
         next(batches)
-        start, start_cpu, count = time.perf_counter(), time.process_time(), 0
+        start, start_cpu, count = time.perf_counter(), cpu_seconds(), 0
         while time.perf_counter() < start + seconds:
             count += len(next(batches))
-        duration, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+        duration, cpu = time.perf_counter() - start, cpu_seconds() - start_cpu
     return count / duration, cpu / count
 
 
@@ -56,15 +57,18 @@ def main(
     set_global_flags()
     paths = find_media(clips)
     path = config_ or config.folder() / "fsq.toml"
-    counts = sorted({1, 2, available_cores() // 2, available_cores()} - {0})
+    counts = sorted({0, 1, 2, available_cores() // 2, available_cores()})
     print("| | workers | clips/s | CPU ms per clip | cores for the step |")
     print("|---|---|---|---|---|")
     for name, overrides in {"decoded": ["train.cache_gib=0"], "cached": []}.items():
         settings = config.load(path, [*set_, *overrides]).train
-        opened = open_clips(paths[:: -(-len(paths) // files)], settings)
         for workers in counts:
-            rate, cpu = measure(opened, workers, seconds)
-            row = [name, str(workers), f"{rate:.0f}", f"{1e3 * cpu:.1f}"]
+            opened = VideoClips(paths[:: -(-len(paths) // files)], settings)
+            with opened.shared() if workers else nullcontext():
+                for file in opened.paths:
+                    opened.info(file)
+                rate, cpu = measure(opened, workers, seconds)
+            row = [name, str(workers), f"{rate:.0f}", f"{1e3 * cpu:.2f}"]
             row.append(f"{cpu * settings.batch_size * 1e3 / step_ms:.1f}" if step_ms else "")
             print(f"| {' | '.join(row)} |", flush=True)
 

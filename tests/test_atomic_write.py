@@ -1,13 +1,16 @@
 """Files appear whole or not at all, and what killed processes leave is swept."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 
 from helpers.command import file_names
-from vqtok.atomic import TEMPORARY, atomic_write, sweep
+from vqtok.atomic import TEMPORARY, atomic_write, sweep, temporary_folder
 
 WRITE_FOREVER = """
 import sys, time
@@ -47,6 +50,24 @@ def test_files_that_are_being_written_are_not_swept(writer, tmp_path):
         sweep.cache_clear()
         sweep(tmp_path)
         assert file_names(tmp_path) == sorted([left, temporary.name])
+
+
+def test_temporary_folders_are_swept_unless_they_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    hour_ago = time.time() - 3600
+    with temporary_folder() as used, temporary_folder() as new:
+        left = tmp_path / f"{new.name}left"  # nobody locks it
+        left.mkdir()
+        (left / "a.frames").touch()
+        sweep.cache_clear()
+        sweep(tmp_path)
+        assert left.exists()  # a process may be about to lock it
+        for folder in (used, left):
+            os.utime(folder, (hour_ago, hour_ago))
+        sweep.cache_clear()
+        sweep(tmp_path)
+        assert file_names(tmp_path) == sorted([used.name, new.name])
+    assert file_names(tmp_path) == []
 
 
 def test_only_temporary_files_are_swept(tmp_path):

@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from socket import gethostname
+from tempfile import gettempdir, mkdtemp
 from zlib import crc32
 
 from vqtok.errors import UsageError
@@ -17,6 +19,7 @@ from vqtok.files import real_path
 TEMPORARY = ".vqtok-"
 _OWN = f"{TEMPORARY}{crc32(os.fsencode(gethostname())) & 0xFFFF:04x}-"
 _FORGOTTEN = 7 * 24 * 3600  # seconds
+_UNLOCKED = 60  # seconds in which a new folder may still have no lock
 
 
 @contextmanager
@@ -60,26 +63,53 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
         os.close(descriptor)  # swept before it was locked
 
 
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a new folder among the system's temporary files (`TMPDIR`); delete it at the end.
+
+    Those that processes of this host have left when they were killed are deleted, too.
+    """
+    parent = Path(gettempdir())
+    sweep(parent)
+    folder = Path(mkdtemp(prefix=_OWN, dir=parent))
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
 @cache
 def sweep(folder: Path) -> None:
-    """Delete the temporary files of dead processes in a folder, once.
+    """Delete the temporary files and folders of dead processes in a folder, once.
 
     A file is locked as long as the process lives that writes it. Locks of other hosts may be
     invisible on a network file system, so their files must also be a week old.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(TEMPORARY) and entry.is_file(follow_symlinks=False):
-                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if entry.name.startswith(_OWN) or age > _FORGOTTEN:
-                    with suppress(OSError):  # locked, or of another user
-                        _delete_unlocked(Path(entry))
+            if entry.name.startswith(TEMPORARY) and _may_be_left(entry):
+                with suppress(OSError):  # locked, or of another user
+                    _delete_unlocked(Path(entry))
+
+
+def _may_be_left(entry: os.DirEntry[str]) -> bool:
+    is_own = entry.name.startswith(_OWN)
+    age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+    if entry.is_dir(follow_symlinks=False):
+        return is_own and age > _UNLOCKED
+    return entry.is_file(follow_symlinks=False) and (is_own or age > _FORGOTTEN)
 
 
 def _delete_unlocked(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    folder = path.is_dir()
+    access = os.O_DIRECTORY if folder else os.O_RDWR
+    descriptor = os.open(path, access | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        shutil.rmtree(path) if folder else path.unlink()
     finally:
         os.close(descriptor)

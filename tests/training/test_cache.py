@@ -1,6 +1,7 @@
 """The cache of decoded clips: shared by processes, complete, and equal to decoding."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,3 +111,12 @@ def test_a_clip_that_does_not_fit_takes_no_room(paths, folder, in_memory, monkey
     assert cache.capacity == 0.5 * size
     assert cache.get(paths[1], 20, size) is None
     assert in_memory or len(list(folder.iterdir())) == 2
+
+
+def test_the_temporary_cache_takes_half_of_its_disk_at_most(paths, monkeypatch):
+    monkeypatch.setattr(
+        "vqtok.training.cache.disk_usage", lambda folder: SimpleNamespace(free=1000)
+    )
+    clips = VideoClips(paths, settings().train)
+    with clips.shared():
+        assert clips._cache.capacity == 500

@@ -1,17 +1,23 @@
-"""Batches made by several threads: the same as by one, few at a time, and no clip decoded twice."""
+"""Batches made by several processes: the same as by none, few at a time, and how it all ends."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import count, islice, product
+from multiprocessing import Value, active_children
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from helpers.command import TINY, file_names, wait_until
 from helpers.training import CPU, make_run, settings, train_run
 from vqtok.errors import VqtokError
+from vqtok.interrupt import stopping
 from vqtok.training import cache, loader, loop
 from vqtok.training.clips import TrainingClips
 from vqtok.training.data import VideoClips, find_media
@@ -19,22 +25,22 @@ from vqtok.training.loader import load_batches
 from vqtok.training.synthetic import SyntheticClips
 
 AUGMENTED = ["train.flip=true", "train.random_scale=1.6", "train.color_jitter=0.5"]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
 class FakeClips(TrainingClips):
-    """Clips whose pixels are their number. Counts the clips that were started."""
+    """Clips whose pixels are their number. Counts those that were started, and can fail."""
 
-    def __init__(self, batch_size=2, fail_at=None):
+    def __init__(self, batch_size=2, fail_at=None, fail=None):
         super().__init__(settings("fsq", f"train.batch_size={batch_size}").train)
-        self.started, self.fail_at, self.release = [], fail_at, threading.Event()
-        self.release.set()
+        self.started, self.fail_at, self.fail = Value("i", 0), fail_at, fail
 
     def clip(self, step, i):
-        self.started.append((step, i))
-        self.release.wait(60)
+        with self.started.get_lock():
+            self.started.value += 1
         if step == self.fail_at:
-            raise VqtokError(f"clip {step}")
-        return torch.full((1, 2, 2, 3), 10 * step + i, dtype=torch.uint8)
+            self.fail()
+        return torch.full(self.clip_shape, 10 * step + i, dtype=torch.uint8)
 
     def validation_clips(self, frames):
         return iter(())
@@ -65,9 +71,10 @@ def test_batches_are_the_same_with_any_number_of_workers(sources, cache_gib):
     options = settings("fsq", *AUGMENTED, f"train.cache_gib={cache_gib}").train
     alone = VideoClips(sources, options)
     expected = [alone.batch(step) for step in range(12)]
-    for workers in (1, 2, 5):
+    for workers in (0, 1, 2, 5):
         clips = VideoClips(sources, options)
-        batches = take(clips, 12, workers)
+        with clips.shared():
+            batches = take(clips, 12, workers)
         assert all(map(torch.equal, batches, expected))
         assert [batch.stride() for batch in batches] == [batch.stride() for batch in expected]
         assert clips.unreadable == alone.unreadable
@@ -100,96 +107,149 @@ def test_a_window_that_cannot_be_read_is_redrawn_whatever_others_have_found(sour
     assert len(forward.unreadable) == 5
 
 
-@pytest.mark.parametrize("workers, batch_size", [(1, 4), (2, 4), (5, 2), (16, 1)])
+@pytest.mark.parametrize("workers, batch_size", [(0, 4), (1, 4), (2, 4), (5, 2), (8, 1)])
 def test_clips_in_flight_are_bounded(workers, batch_size):
     clips = FakeClips(batch_size)
     with load_batches(clips, 0, CPU, workers) as batches:
         next(batches)
-        time.sleep(0.2)
-        # One returned, two prefetched and one that waits to be; and a batch and the workers' clips.
-        most = 5 * batch_size + workers + batch_size
-        assert batch_size < len(clips.started) <= most
-        started = len(clips.started)
-        time.sleep(0.1)
-        assert len(clips.started) == started
+        time.sleep(0.5)
+        # One returned and two prefetched, and two parts of each worker.
+        most = 3 * batch_size + 2 * workers * -(-batch_size // max(1, workers))
+        assert batch_size < clips.started.value <= most
         for _ in range(5):
             next(batches)
-        time.sleep(0.2)
-        assert len(clips.started) <= most + 5 * batch_size
+        time.sleep(0.5)
+        assert clips.started.value <= most + 5 * batch_size
 
 
-def test_an_exception_arrives_in_the_step_that_needs_its_batch():
-    for workers in (1, 3):
-        with load_batches(FakeClips(fail_at=4), 0, CPU, workers) as batches:
+class LocalError(Exception):
+    """An error that cannot be sent to another process."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def test_an_exception_arrives_in_the_step_that_needs_its_batch_as_itself():
+    local = LocalError("a", "b")
+    errors = {
+        VqtokError("a.mp4: damaged"): VqtokError("a.mp4: damaged"),
+        OSError(28, "No space left"): OSError(28, "No space left"),
+        local: RuntimeError("LocalError: a b"),
+    }
+    for number, (error, received) in product((0, 1, 3), errors.items()):
+
+        def fail(error=error):
+            raise error
+
+        expected = received if number else error
+        with load_batches(FakeClips(fail_at=4, fail=fail), 0, CPU, number) as batches:
             for step in range(4):
                 assert next(batches).flatten()[0] == 10 * step
-            with pytest.raises(VqtokError, match="clip 4"):
+            with pytest.raises(type(expected)) as raised:
                 next(batches)
+        assert str(raised.value) == str(expected)
+        assert number == 0 or "in fail" in raised.value.__notes__[-1]
+        assert not active_children()
+
+
+def test_a_worker_that_is_killed_is_one_sentence():
+    clips = FakeClips(fail_at=1, fail=lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(VqtokError, match=r"clips was killed, .*: --resume the run") as raised:
+        take(clips, 2, 2)
+    assert raised.value.__suppress_context__
 
 
 def test_workers_end_when_the_block_is_left():
-    """Clips that are being made are waited for; those in the queue are not made."""
-    clips, threads = FakeClips(batch_size=8), threading.active_count()
+    """Whatever they do: a long video that is decoded for the cache ends when it shall stop."""
+    clips = FakeClips(batch_size=8, fail_at=3, fail=lambda: stopping.wait(60))
+    threads = threading.active_count()
     with pytest.raises(KeyboardInterrupt), load_batches(clips, 0, CPU, 2) as batches:
         next(batches)
-        clips.release.clear()
-        next(batches)
-        time.sleep(0.1)
-        threading.Timer(0.1, clips.release.set).start()
-        started = len(clips.started)
+        assert len(active_children()) == 2
+        time.sleep(0.2)
+        start = time.monotonic()
         raise KeyboardInterrupt
-    assert len(clips.started) <= started + 2
-    assert threading.active_count() <= threads + 1  # the timer
+    assert time.monotonic() - start < 4
+    assert not active_children()
+    assert threading.active_count() == threads
 
 
-def test_workers_leave_the_threads_of_the_model_alone():
-    seen = []
-
-    class Clips(FakeClips):
-        def clip(self, step, i):
-            seen.append(torch.get_num_threads())
-            return super().clip(step, i)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        take(Clips(), 2, 2)
-        assert set(seen) == {1}
-        assert torch.get_num_threads() == 3
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(torch.get_num_threads).result() == 3
-    finally:
-        torch.set_num_threads(threads)
+def test_workers_leave_the_random_numbers_of_the_model_alone():
+    before = torch.random.get_rng_state()
+    take(FakeClips(), 2, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("folder", [None, "cache"])
 def test_a_file_is_decoded_once_however_many_workers_want_it(
     sources, folder, tmp_path, monkeypatch
 ):
-    decoded = []
-
     def open_video(path, **options):
-        decoded.append(path)
+        with log.open("a") as file:
+            print(path, file=file)
         return original(path, **options)
 
-    original = cache.open_video
+    log, original = tmp_path / "log", cache.open_video
     monkeypatch.setattr(cache, "open_video", open_video)
     readable = [path for path in sources if path.name in ("0.mp4", "1.mp4")]
     clips = VideoClips(readable, settings().train, cache=folder and tmp_path / folder)
-    take(clips, 10, 5)
-    assert sorted(decoded) == readable
+    with clips.shared():
+        take(clips, 10, 5)
+        take(clips, 10, 2)
+    assert sorted(log.read_text().split()) == list(map(str, readable))
     assert 0.8 < clips.metrics["cache_hits"] < 1
 
 
 def test_workers_do_not_overrun_the_cache_together(make_clip):
     paths = [make_clip(f"{i}.mp4", frames=12, height=40, width=48) for i in range(8)]
     size = 12 * 40 * 48 * 3
-    gib = 3.5 * size / 2**30
-    clips = VideoClips(paths, settings("fsq", f"train.cache_gib={gib}").train)
-    take(clips, 20, 8)
-    cached = [media for media in clips._media.values() if media.cached is not None]
-    assert len(cached) == 3
-    assert clips._cache.capacity == pytest.approx(0.5 * size)
+    clips = VideoClips(paths, settings("fsq", f"train.cache_gib={3.5 * size / 2**30}").train)
+    with clips.shared():
+        folder = clips._cache.folder
+        take(clips, 10, 8)
+        take(clips, 10, 3)
+        assert len(list(folder.glob("*.frames"))) == 3
+        assert clips._cache.capacity == pytest.approx(0.5 * size)
+    assert not folder.exists()
+    assert clips._cache.capacity == pytest.approx(3.5 * size)
+
+
+COMMAND = """
+import vqtok.training.loop as loop, vqtok.__main__ as command
+loop.default_workers = lambda device: 2
+command.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_all_processes_of_a_run_ends_them_all(number, tmp_path, make_clip):
+    """The run is saved, unless it is killed alone. Workers would keep its stderr open."""
+    run, temporary = tmp_path / "run", tmp_path / "temporary"
+    temporary.mkdir()
+    data = "--data", make_clip("a.mp4"), make_clip("b.mp4")
+    args = map(str, ("train", *data, *TINY, "--out", run, "--device", "cpu"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *args],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    metrics = run / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text(), process)
+    (folder,) = temporary.glob(".vqtok-*")
+    assert len(list(folder.glob("*.frames"))) == 2
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)
+    _, stderr = process.communicate(timeout=30)
+    assert b"Traceback" not in stderr
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number, stderr
+        assert "resume.safetensors" in file_names(run)
+        assert not folder.exists()
 
 
 def test_data_wait_is_the_time_that_clips_take_and_not_the_time_of_the_device(

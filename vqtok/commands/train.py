@@ -65,7 +65,7 @@ def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
         with view.open(options.last_step or settings.steps), _out_of_memory():
             train(run, clips, device, view.show, options.last_step)
     finally:
-        say(quiet, *(f"skipped: {reason}" for reason in clips.unreadable.values()))
+        say(quiet, *(f"skipped: {reason}" for _, reason in sorted(clips.unreadable.items())))
     path = run.folder / RUN_TOKENIZER
     say(quiet, f"{path} is ready: use it with --tokenizer")
     if not quiet and (warning := compare_with_blocks(checkpoint.load(path).to(device), clips)):

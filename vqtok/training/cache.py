@@ -1,19 +1,22 @@
 """A cache of decoded clips: in memory, or in a folder shared by runs and processes."""
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from multiprocessing import Value
 from pathlib import Path
-from threading import Lock
+from shutil import disk_usage
 
 import numpy as np
 
-from vqtok.atomic import atomic_write
+from vqtok import distributed
+from vqtok.atomic import atomic_write, temporary_folder
 from vqtok.files import real_path
 from vqtok.interrupt import stopping
 from vqtok.untrusted import parse_json
@@ -44,7 +47,7 @@ class _NoRoom(Exception):
 
 
 class ClipCache:
-    """Decoded clips, up to a number of bytes. Several threads may use it at once.
+    """Decoded clips, up to a number of bytes, shared with processes that are forked.
 
     In a folder, a clip is two files, named after the source's path, size, modification time and
     the short side: NAME.frames has the pixels, uint8 (t h w c), and NAME.json the shape and the
@@ -52,12 +55,32 @@ class ClipCache:
     finds.
 
     folder: None keeps clips in memory.
-    capacity: bytes that this process may add; clips that were in the folder before do not count.
+    capacity: bytes that may be added; clips that were in the folder before do not count.
     """
 
     def __init__(self, folder: Path | None, capacity: float) -> None:
-        self.folder, self.capacity = folder, capacity
-        self._lock = Lock()
+        self.folder = folder
+        self._capacity = Value("d", capacity)
+
+    @property
+    def capacity(self) -> float:
+        """Bytes that this process and those forked from it may still add."""
+        return self._capacity.value
+
+    @contextmanager
+    def in_folder(self) -> Iterator[None]:
+        """Use a temporary folder inside the block, if there is none; at most half of its disk."""
+        if self.folder is not None:
+            yield
+            return
+        capacity = self.capacity
+        with temporary_folder() as self.folder:
+            free = disk_usage(self.folder).free / distributed.local_world_size()
+            self._capacity.value = min(capacity, free / 2)
+            try:
+                yield
+            finally:
+                self.folder, self._capacity.value = None, capacity
 
     def get(self, path: Path, short_side: int, estimated_bytes: float) -> CachedClip | None:
         """Return a clip scaled to this short side, decoding it if necessary.
@@ -69,11 +92,12 @@ class ClipCache:
             if self.folder is None:
                 return self._decode(path, short_side, estimated_bytes)
             entry = self.folder / _entry_name(path, short_side)
-            cached = _read_entry(entry, short_side, hit=True)
-            if cached is None:
-                self._write_entry(entry, path, short_side, estimated_bytes)
-                cached = _read_entry(entry, short_side, hit=False)
-            return cached
+            with _locked(path):
+                cached = _read_entry(entry, short_side, hit=True)
+                if cached is None:
+                    self._write_entry(entry, path, short_side, estimated_bytes)
+                    cached = _read_entry(entry, short_side, hit=False)
+                return cached
         return None
 
     def _decode(self, path: Path, short_side: int, estimated_bytes: float) -> CachedClip:
@@ -110,7 +134,7 @@ class ClipCache:
         """
         reserved = used = 0.0
         try:
-            self._reserve(estimated_bytes)  # before other threads take it
+            self._reserve(estimated_bytes)  # before another process takes it
             reserved = estimated_bytes
             with open_video(path, size=short_side, threads=1) as clip:
                 for frames, timestamps in clip.chunks(CHUNK):
@@ -128,10 +152,19 @@ class ClipCache:
             self._reserve(used - reserved)
 
     def _reserve(self, nbytes: float) -> None:
-        with self._lock:
-            if nbytes > self.capacity:
+        with self._capacity.get_lock():
+            if nbytes > self._capacity.value:
                 raise _NoRoom
-            self.capacity -= nbytes
+            self._capacity.value -= nbytes
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let other processes that want to decode this file wait, if its file system has locks."""
+    with path.open("rb") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _entry_name(path: Path, short_side: int) -> str:

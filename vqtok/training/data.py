@@ -2,10 +2,10 @@
 
 import errno
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -77,10 +77,7 @@ class VideoClips(TrainingClips):
         super().__init__(settings)
         self.paths, self.validation_paths = paths, validation_paths
         self._media: dict[Path, MediaInfo | None] = {}
-        self._locks = {path: Lock() for path in paths}
         self._cache = ClipCache(cache, settings.cache_gib * 2**30)
-        self._count_lock = Lock()
-        self._clips_read = self._clips_cached = self._files_decoded = 0
 
     def clip(self, step: int, i: int) -> Tensor:
         """Return clip i of a step, uint8 (t crop crop c).
@@ -123,8 +120,14 @@ class VideoClips(TrainingClips):
     @property
     def metrics(self) -> dict[str, float]:
         """For the log: the share of clips so far that did not need decoding."""
-        hits = self._clips_cached - self._files_decoded
-        return {"cache_hits": hits / max(1, self._clips_read)}
+        hits = self.counts["clips_cached"] - self.counts["files_decoded"]
+        return {"cache_hits": hits / max(1, self.counts["clips_read"])}
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Inside the block, clips are cached in a temporary folder instead of in memory."""
+        with self._cache.in_folder():
+            yield
 
     def _skip(self, path: Path, error: BaseException) -> None:
         """Record why a file is skipped. A full disk of the cache is raised instead."""
@@ -149,26 +152,21 @@ class VideoClips(TrainingClips):
         except BaseException as error:
             self._skip(path, error)
             return None
-        with self._count_lock:
-            self._clips_read += 1
-            self._clips_cached += media.cached is not None
+        self.counts["clips_read"] += 1
+        self.counts["clips_cached"] += media.cached is not None
         return frames[::stride] if len(frames) == span else frames
 
     def info(self, path: Path) -> MediaInfo | None:
-        """Return the properties of a file, None if it cannot be read.
-
-        Only one thread reads it and decodes it to the cache; others that want it wait.
-        """
-        with self._locks[path]:
-            if path not in self._media:
-                try:
-                    self._media[path] = self._open(path)
-                except INTERRUPTS:
-                    raise
-                except BaseException as error:
-                    self._skip(path, error)
-                    self._media[path] = None
-            return self._media[path]
+        """Return the properties of a file, None if it cannot be read."""
+        if path not in self._media:
+            try:
+                self._media[path] = self._open(path)
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
+                self._skip(path, error)
+                self._media[path] = None
+        return self._media[path]
 
     def _read(self, path: Path, media: MediaInfo, position: float, frames: int) -> Frames:
         """Return consecutive frames (t h w c), fewer at the end of the file."""
@@ -194,8 +192,7 @@ class VideoClips(TrainingClips):
         if duration is not None:
             cached = self._cache.get(path, short_side, estimated_bytes)
         if cached is not None and not cached.hit:
-            with self._count_lock:
-                self._files_decoded += 1
+            self.counts["files_decoded"] += 1
         return MediaInfo(short_side, duration or 0, fps, origin, time_base, cached)
 
     def _short_side(self, clip: Clip) -> int:
@@ -228,6 +225,9 @@ def _random_crop(frames: Frames, count: int, size: int, rng: np.random.Generator
     room = np.array(frames[0].shape[:2]) - size
     velocity = rng.integers(-MAX_PAN_SPEED, MAX_PAN_SPEED + 1, 2) if len(frames) == 1 else 0
     corners = np.clip(rng.integers(room + 1) + np.arange(count)[:, None] * velocity, 0, room)
+    if isinstance(frames, np.ndarray) and len(frames) >= count:  # one copy is faster
+        y, x = corners[0]
+        return np.array(frames[:count, y : y + size, x : x + size])
     crop = np.empty((count, size, size, 3), np.uint8)
     for i, (y, x) in enumerate(corners):
         crop[i] = frames[min(i, len(frames) - 1)][y : y + size, x : x + size]

@@ -1,12 +1,9 @@
-"""Batches of training clips, made ahead of the step by several threads."""
+"""Batches of training clips, made ahead of the step: for a GPU by processes, else by a thread."""
 
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
-from math import ceil
 
 import torch
 from torch import Tensor
@@ -14,6 +11,7 @@ from torch import Tensor
 from vqtok import distributed
 from vqtok.pipeline.overlap import DeviceTransfer, prefetch
 from vqtok.training.clips import TrainingClips
+from vqtok.training.workers import batches_from_processes
 
 
 def available_cores() -> int:
@@ -23,9 +21,9 @@ def available_cores() -> int:
 
 
 def default_workers(device: torch.device) -> int:
-    """Return how many threads to make clips with while a model is trained on a device."""
+    """Return how many processes make clips while a model is trained on a device."""
     # On a CPU, the model needs the cores itself.
-    return 1 if device.type == "cpu" else available_cores()
+    return 0 if device.type == "cpu" else available_cores()
 
 
 @contextmanager
@@ -42,47 +40,28 @@ def load_batches(
     The batches are the same with any number of workers. Each is on the device when it is returned.
     An exception in making a clip is raised when its batch is requested.
 
-    workers: threads that make clips. PyAV, NumPy and PyTorch run without the interpreter's lock,
-        and threads share the cache and their memory. While a step runs, they make the clips of at
-        most two batches and one clip per worker, besides the batches that `prefetch` holds.
+    workers: processes that make clips. They share decoded clips inside `clips.shared()` only. 0:
+        the thread that copies batches to the device makes the clips.
     rank, world_size: which share of each batch to make.
+
+    Raises VqtokError if a worker is killed.
     """
     indices = clips.indices(rank, world_size)
     transfer = DeviceTransfer(device)
 
-    def submit(step: int) -> list[Future[Tensor]]:
-        return [pool.submit(clips.clip, step, i) for i in indices]
+    def copied(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        return (transfer.to_device(batch.numpy()).movedim(-1, 1) for batch in batches)
 
-    def batches() -> Iterator[Tensor]:
-        steps = count(first_step)
-        pending = deque(submit(next(steps)) for _ in range(1 + ceil(workers / len(indices))))
-        for step in steps:
-            batch = torch.stack([future.result() for future in pending.popleft()])
-            pending.append(submit(step))
-            yield transfer.to_device(batch.numpy()).movedim(-1, 1)
-
-    with _one_thread_each(workers) as pool, prefetch(batches()) as ahead:
-        try:
+    if workers == 0:
+        made = (clips.stack(step, indices) for step in count(first_step))
+        with prefetch(copied(made)) as ahead:
             yield ahead
-        finally:  # before `prefetch` waits for its next batch
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads in which torch uses one thread each, as they share the cores.
-
-    A single worker keeps torch's default. Beside a model on the same CPU, its idle threads tell
-    OpenMP that there are more threads than cores: those of the model then sleep while they wait
-    for each other, instead of taking the core that the worker needs.
-    """
-    if workers == 1:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
         return
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:  # it is a setting of each thread, but the last one is the default of new threads
-        torch.set_num_threads(threads)
+    with batches_from_processes(clips, first_step, indices, workers) as (batches, stop):
+        if device.type == "cpu":  # nothing would be copied
+            batches = map(Tensor.clone, batches)
+        with prefetch(copied(batches)) as ahead:
+            try:
+                yield ahead
+            finally:  # before `prefetch` waits for its next batch
+                stop()

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import islice
 
 import torch
@@ -18,7 +19,7 @@ from vqtok.precision import set_global_flags
 from vqtok.settings import TrainSettings
 from vqtok.training.clips import TrainingClips
 from vqtok.training.discriminator import MIN_SIZE
-from vqtok.training.loader import available_cores, default_workers, load_batches
+from vqtok.training.loader import default_workers, load_batches
 from vqtok.training.log import Logger, MetricAverager, Row, jsonl_logger, tensorboard_logger
 from vqtok.training.runs import Run
 from vqtok.training.step import train_step
@@ -50,15 +51,16 @@ def train(
     last_step = last_step or settings.steps
     check_settings(settings, last_step)
     set_global_flags()
-    state = load_or_init(run, clips, device)
-    if state.step >= last_step:
-        raise UsageError(
-            f"{run.folder} has done {state.step} steps already: ask for more with --steps"
-        )
-    with distributed.process_group(device), defer_interrupt() as interrupted:
-        distributed.broadcast_module(state.tokenizer)
-        logger = make_logger(run, state.step, show) if distributed.rank() == 0 else None
-        run_steps(run, clips, state, last_step, logger, interrupted)
+    with clips.shared() if default_workers(device) else nullcontext():
+        state = load_or_init(run, clips, device)
+        if state.step >= last_step:
+            raise UsageError(
+                f"{run.folder} has done {state.step} steps already: ask for more with --steps"
+            )
+        with distributed.process_group(device), defer_interrupt() as interrupted:
+            distributed.broadcast_module(state.tokenizer)
+            logger = make_logger(run, state.step, show) if distributed.rank() == 0 else None
+            run_steps(run, clips, state, last_step, logger, interrupted)
 
 
 def run_steps(
@@ -121,7 +123,7 @@ def load_or_init(run: Run, clips: TrainingClips, device: torch.device) -> TrainS
     else:
         # Before the process group exists: every rank computes the same weights on its own.
         steps = math.ceil(settings.init_clips / settings.batch_size)
-        with load_batches(clips, 0, torch.device("cpu"), available_cores()) as batches:
+        with load_batches(clips, 0, torch.device("cpu"), default_workers(device)) as batches:
             video = torch.cat(list(islice(batches, steps)))
         state.init_from_data(video)
     return state
