@@ -170,7 +170,7 @@ class TrainSettings:
     save_every: Steps = 100  # steps
     validate_every: StepCount = 500  # steps; 0: never
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.05  # of the files
-    cache_gib: Weight = 6.0  # decoded clips kept in memory or in --cache, per process
+    cache_gib: Weight = 6.0  # decoded clips kept in memory, in TMPDIR or in --cache
     tensorboard: bool = False
 
 

@@ -148,7 +148,7 @@ def test_a_full_disk_ends_a_training_run(folders, monkeypatch):
     def write(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vqtok.training.cache._write_entry", write)
+    monkeypatch.setattr("vqtok.training.cache.ClipCache._write_entry", write)
     folders.add("a.mp4")
     cache = "--cache", folders.out
     result = in_process("train", "--data", folders.clips, *TINY, *cache, "--out", folders.out / "r")

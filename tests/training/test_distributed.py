@@ -43,8 +43,12 @@ def train_as_rank(rank, folder, ports):
     ports: by quantizer, of the stores that the parent process serves, as `torchrun` does.
     """
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {"MASTER_ADDR": LOCALHOST, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": LOCALHOST,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     for kind, port in ports.items():
         os.environ["MASTER_PORT"] = str(port)
         rows = train_run(comparable_run(folder, kind), STEPS)
@@ -86,7 +90,8 @@ def test_two_processes_give_the_losses_of_one(kind, folder_of_two, tmp_path, one
 
 def lose_the_other(rank, port, errors):
     """Exit as rank 1; as rank 0, put what a collective raises then."""
-    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"}
+    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environment["TORCHELASTIC_RUN_ID"] = "test"
     environment |= {"MASTER_ADDR": LOCALHOST, "MASTER_PORT": str(port)}
     os.environ |= environment | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     try:
