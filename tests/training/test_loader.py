@@ -171,7 +171,9 @@ def test_workers_end_when_the_block_is_left():
         raise KeyboardInterrupt
     assert time.monotonic() - start < 4
     assert not active_children()
-    assert threading.active_count() == threads
+    while threading.active_count() > threads:  # those of queues end soon after
+        assert time.monotonic() - start < 20
+        time.sleep(0.01)
 
 
 def test_workers_leave_the_random_numbers_of_the_model_alone():
