@@ -4,8 +4,10 @@ Fake tensors on a Python backend of torch. An operation on tensors of two device
 GPU. What asks for a value of the device is answered and counted.
 """
 
+import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,10 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import vqtok
+
 DEVICE = "fakegpu"
+PACKAGE = f"{Path(vqtok.__file__).parent}{os.sep}"
 # Operations that start no work on a GPU.
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift"}
 FREE |= {"_unsafe_view", "record_stream", "set_", "lift_fresh", "resize_"}
@@ -81,11 +86,11 @@ class Counters(TorchDispatchMode):
 
     def _line(self):
         frame = sys._getframe(2)
-        while frame and "/vqtok/" not in frame.f_code.co_filename:
+        while frame and not frame.f_code.co_filename.startswith(PACKAGE):
             frame = frame.f_back
         if frame is None:
             return "elsewhere"
-        return f"{frame.f_code.co_filename.rpartition('/vqtok/')[2]}:{frame.f_code.co_name}"
+        return f"{frame.f_code.co_filename.removeprefix(PACKAGE)}:{frame.f_code.co_name}"
 
 
 def _is_on_device(x):

@@ -106,11 +106,15 @@ def lose_the_other(rank, port, errors):
 
 def test_a_process_that_is_killed_ends_the_others_with_a_sentence():
     store = dist.TCPStore(LOCALHOST, 0, is_master=True, wait_for_workers=False)
-    errors = mp.get_context("spawn").SimpleQueue()
-    ranks = mp.spawn(lose_the_other, (store.port, errors), nprocs=2, join=False)
-    with pytest.raises(mp.ProcessExitedException):
-        ranks.join()
-    assert "another process of torchrun failed or was killed" in errors.get()
+    context = mp.get_context("spawn")
+    errors = context.Queue()
+    ranks = [context.Process(target=lose_the_other, args=(i, store.port, errors)) for i in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    assert "another process of torchrun failed or was killed" in errors.get(timeout=60)
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 9]
 
 
 def test_one_process_resumes_what_torchrun_trained(tmp_path):
