@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -130,7 +130,7 @@ def _apply(self, function, recurse=True):
 # may do, torch counts the devices that there are.
 backend_registration._setup_privateuseone_for_python_backend(DEVICE, backend_module=_Backend())
 # One kernel on a GPU; else torch would compute it from six operations.
-_kernels = torch.library.Library("aten", "IMPL")
+_kernels = library.Library("aten", "IMPL")
 _kernels.impl("silu_backward", lambda grad, x: torch.empty_like(x), "PrivateUse1")
 
 
