@@ -136,7 +136,7 @@ class ClipCache:
         try:
             self._reserve(estimated_bytes)  # before another process takes it
             reserved = estimated_bytes
-            with open_video(path, size=short_side, threads=1) as clip:
+            with open_video(path, size=short_side, frugal=True) as clip:
                 for frames, timestamps in clip.chunks(CHUNK):
                     used += frames.nbytes
                     if used > reserved:  # the header promised fewer frames

@@ -182,7 +182,7 @@ class VideoClips(TrainingClips):
             return read_window(path, 0, frames, media.short_side)
 
     def _open(self, path: Path) -> MediaInfo:
-        with open_video(path, threads=1) as clip:
+        with open_video(path, frugal=True) as clip:
             short_side, duration, fps = self._short_side(clip), clip.duration, float(clip.fps)
             scale = short_side / min(clip.height, clip.width)
             frames = max(1, (duration or 0) * fps)

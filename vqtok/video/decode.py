@@ -36,7 +36,7 @@ class Decoder:
     """Decodes the video stream of an open container.
 
     source: what the container was opened from; a file on disk may be opened once more.
-    threads: decoding threads; None lets FFmpeg use one per core.
+    frugal: as in `open_video`.
 
     Raises VqtokError if there is no video stream, or no decoder for it.
 
@@ -49,9 +49,7 @@ class Decoder:
     damage: how often each kind of damage has occurred.
     """
 
-    def __init__(
-        self, source: PathOrFile, container: InputContainer, threads: int | None = None
-    ) -> None:
+    def __init__(self, source: PathOrFile, container: InputContainer, frugal: bool = False) -> None:
         self._container, self._format = container, container.format.name
         self._name = display_name(source)
         self.stream = _best_video_stream(container, self._name)
@@ -65,6 +63,7 @@ class Decoder:
         self.backend = "in software"
         self.damage: Counter[str] = Counter()
         self._position: int | None = None  # pts of the last seek
+        self._frugal = frugal
         self._wanted_from: int | None = None  # pts before which frames need not be decoded
         self._skips_disposable = False
         self._hardware = self.stream.codec_context.is_hwaccel
@@ -74,9 +73,9 @@ class Decoder:
         # The file to open again, if that is possible.
         self._path = source if isinstance(source, str | os.PathLike) and self._seekable else None
         # Frame threads are fast but hide errors at the end of the stream: see _decode_tail.
-        self._frame_threads = self._path is not None and not self._hardware and threads != 1
-        if threads is not None:
-            self.stream.codec_context.thread_count = threads
+        self._frame_threads = self._path is not None and not self._hardware and not frugal
+        if frugal:
+            self.stream.codec_context.thread_count = 1
         self.stream.thread_type = "AUTO" if self._frame_threads else "SLICE"
         self._set_codec_options()
 
@@ -107,7 +106,8 @@ class Decoder:
         context = self.stream.codec_context
         # Other codecs call frames disposable that later frames may refer to. The delay must be
         # known: the decoder would learn it from the frames that are skipped.
-        if context.name == "h264" and context.has_b_frames and self.stores_pts:
+        is_known = context.name == "h264" and context.has_b_frames and self.stores_pts
+        if self._frugal and is_known:
             self._wanted_from = pts
         start = self.stream.start_time or 0
         for seconds in chain([0], (4**n for n in count())):

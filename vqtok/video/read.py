@@ -33,7 +33,7 @@ def open_video(
     start: float = 0.0,
     duration: float | None = None,
     hardware: str | None = None,
-    threads: int | None = None,
+    frugal: bool = False,
 ) -> Iterator["Clip"]:
     """Open a video, or an image as a clip of one frame, from a path or a binary file or pipe.
 
@@ -44,7 +44,8 @@ def open_video(
         `start <= time < start + duration`; they keep their timestamps in the file.
     hardware: a device that decodes the video, such as cuda or cuda:1. The CPU does if the device
         is not available or does not support the codec.
-    threads: decoding threads; None lets FFmpeg use one per core.
+    frugal: save CPU time, as many clips are decoded at once: use one thread, and leave out frames
+        before `start` that no other frame needs. In a damaged file, others can then differ.
 
     Raises UsageError for a size, start or duration out of range; VqtokError, naming the file and
     the reason, if there is no such frame, and from `chunks` if one frame would be repeated more
@@ -53,7 +54,7 @@ def open_video(
     if (size is not None and size < 1) or not all(0 <= s <= 1e9 for s in (start, duration or 0)):
         raise UsageError("size must be 1 or more, start and duration 0 to 1e9 seconds")
     with open_container(source, hardware) as container:
-        decoder = Decoder(source, container, threads)
+        decoder = Decoder(source, container, frugal)
         clip = Clip(source, container, decoder, size, fps, start, duration)
         try:
             yield clip
@@ -67,9 +68,9 @@ def read_window(
     """Return `frames` consecutive frames from `start` seconds on: uint8 (t h w c) RGB.
 
     Seeks to the keyframe before `start`, so the cost does not grow with it. The array is shorter
-    where the clip ends. Decodes in one thread: several windows can be read at once.
+    where the clip ends. Is `frugal`, as in `open_video`.
     """
-    with open_video(source, size=size, start=start, threads=1) as clip:
+    with open_video(source, size=size, start=start, frugal=True) as clip:
         return next(clip.chunks(frames))[0]
 
 
