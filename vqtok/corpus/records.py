@@ -123,7 +123,7 @@ def write_record(path: Path, record: Record) -> None:
         "tokens": record.tokens,
         "seconds": record.seconds._asdict(),
         "attempts": record.attempts,
-        "clips": [c._asdict() | {"seconds": c.seconds._asdict()} for c in record.clips],
+        "clips": [clip_to_json(clip) for clip in record.clips],
         "failures": [failure._asdict() for failure in record.failures],
     }
     text = dumps(value) + "\n"
@@ -158,8 +158,8 @@ def _parse(value: Any) -> Record:
         raise ValueError("its format is not vqtok-shard")
     if value.get("version") != _FORMAT["version"]:
         raise ValueError(f"its version is {quote(value.get('version'))}, not {_FORMAT['version']}")
-    clips = list(map(_parse_clip, _objects(value, "clips")))
-    failures = list(map(_parse_failure, _objects(value, "failures")))
+    clips = list(map(clip_from_json, _objects(value, "clips")))
+    failures = list(map(failure_from_json, _objects(value, "failures")))
     record = Record(_count(value, "shard"), _sha256(value), _count(value, "bytes"), clips, failures)
     _check_keys(record)
     _check_layout(record)
@@ -192,7 +192,13 @@ def _check_layout(record: Record) -> None:
         raise ValueError("a clip ends beyond the end of the tar")
 
 
-def _parse_clip(entry: _Object) -> PackedClip:
+def clip_to_json(clip: PackedClip) -> dict[str, Any]:
+    """Return a clip as JSON can hold it."""
+    return clip._asdict() | {"seconds": clip.seconds._asdict()}
+
+
+def clip_from_json(entry: dict[str, Any]) -> PackedClip:
+    """Return a clip; raises ValueError, with a short reason, if it is not one."""
     shape = _shape(entry)
     return PackedClip(
         key=_count(entry, "key"),
@@ -210,7 +216,8 @@ def _parse_clip(entry: _Object) -> PackedClip:
     )
 
 
-def _parse_failure(entry: _Object) -> Failure:
+def failure_from_json(entry: dict[str, Any]) -> Failure:
+    """Return a failure; raises ValueError, with a short reason, if it is not one."""
     source, kind, reason = (_text(entry, key) for key in ("source", "kind", "reason"))
     return Failure(_count(entry, "key"), source, kind, reason, _count(entry, "attempts", 1))
 
