@@ -47,7 +47,7 @@ def show_tokens(
     """
     inputs, notes = list_inputs(sources, each, allow_clips=tokenizer is not None)
     say(quiet, *notes)
-    files: list[File] = [sys.stdin if path == "-" else path for _, path in inputs]
+    files: list[File] = [sys.stdin if entry.path == "-" else entry.path for entry in inputs]
     files += [] if tokenizer is None else [tokenizer_file(tokenizer)]
     check_targets([sys.stdout, output.plot], files)
     model = None
@@ -55,12 +55,12 @@ def show_tokens(
         from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
 
         model = load_for_inference(tokenizer, device, None)
-    reports, failures = count_inputs(inputs, model, each, quiet)
+    reports, failures, total = count_inputs(inputs, model, each, quiet)
     if reports:
         _show(reports, output)
     if failures:
         reasons = join_reasons(failures, len(failures))
-        count = f"{len(failures)} of {len(inputs)} files"
+        count = f"{len(failures)} of {total} files"
         raise VqtokError(f"{count} could not be counted: {reasons}")
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqtok.atomic import atomic_write
+from vqtok.corpus.tar import BLOCK
 from vqtok.errors import VqtokError
 from vqtok.safetensors_io import DTYPES
+from vqtok.tokens.format import INDEX_DTYPES
 from vqtok.untrusted import parse_json, quote, read_text
 
 MAX_CLIPS = 10_000  # of a shard, so that its record stays small whatever its clips are
 MAX_RECORD = 2**25  # bytes
-BLOCK = 512  # bytes of a header of a tar, and what its members are padded to
 
 _FORMAT = {"format": "vqtok-shard", "version": 1}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -276,8 +277,8 @@ def _name(entry: _Object) -> str:
 
 def _dtype(entry: _Object) -> str:
     name = _text(entry, "dtype")
-    if name not in DTYPES or DTYPES[name].kind not in "iu":
-        raise ValueError(f"dtype {quote(name)} is not one of integers")
+    if name not in DTYPES or DTYPES[name] not in INDEX_DTYPES:
+        raise ValueError(f"dtype {quote(name)} is not one of indices")
     return name
 
 
