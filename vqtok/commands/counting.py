@@ -47,11 +47,15 @@ class Input(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """Reports on what was counted, the reasons why files were left out, and how many there were."""
+    """What was counted.
+
+    reports: on the codes of the files. files: how many were counted.
+    failures: the reasons why others were not.
+    """
 
     reports: list[CodebookReport]
-    failures: list[str]
     files: int
+    failures: list[str]
 
 
 @dataclass
@@ -91,15 +95,17 @@ def _list_source(source: str) -> tuple[list[Input], list[str]]:
     if is_corpus(source):
         corpus = open_corpus(source)
         shards = [Input(source, str(s.record), s) for s in published_shards(corpus)]
-        return shards, unpublished_notes(corpus)
+        notes = unpublished_notes(corpus)
+        if not shards:
+            raise UsageError(notes[0])
+        return shards, notes
     if (packed := find_packed(source)) is not None:
         return [Input(source, source, packed)], []
     found = list_unpacked([source])
-    if not found.files:
-        found = list_files([source], MEDIA_SUFFIXES)
-    if found.files:
-        return [Input(source, str(path)) for _, path in found.files], found.notes
-    raise UsageError(f"{source}: no token files in it")
+    files = found.files or list_files([source], MEDIA_SUFFIXES).files
+    if files:
+        return [Input(source, str(path)) for _, path in files], found.notes
+    raise UsageError("; ".join([f"{source}: no token files in it", *found.notes]))
 
 
 def _is_clip(path: str) -> bool:
@@ -133,14 +139,14 @@ def count_inputs(
             else:
                 columns[key] = column
                 column.arguments.add(argument)
-            files += 1
+                files += 1
             task.advance()
     names = _names(list(columns.values()))
     reports = [
         codebook_report(column.counts, name, tokenizer.levels if tokenizer else None)
         for column, name in zip(columns.values(), names, strict=True)
     ]
-    return Counted(reports, failures, files)
+    return Counted(reports, files, failures)
 
 
 def _iter_files(
@@ -172,10 +178,12 @@ def _read(file: str | PackedTokens, tokenizer: "Tokenizer | None", bars: Progres
     if isinstance(file, PackedTokens):
         tokens = file.read()
     elif tokenizer is not None and _is_clip(path):
-        from vqtok.commands.encode import EncodeOptions, encode_source
+        from vqtok.pipeline.source import EncodeOptions, encode_source
 
         with bars.task(Path(path).name) as task:
-            tokens, clip = encode_source(path, tokenizer, EncodeOptions(), task)
+            tokens, clip = encode_source(
+                path, tokenizer, EncodeOptions(), task.advance, task.set_total
+            )
         bars.say(*(f"{path}: {note}" for note in clip.notes))
     else:
         tokens = read_tokens(sys.stdin.buffer if path == "-" else path)
