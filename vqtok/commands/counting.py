@@ -102,10 +102,12 @@ def _list_source(source: str) -> tuple[list[Input], list[str]]:
     if (packed := find_packed(source)) is not None:
         return [Input(source, source, packed)], []
     found = list_unpacked([source])
-    files = found.files or list_files([source], MEDIA_SUFFIXES).files
-    if files:
-        return [Input(source, str(path)) for _, path in files], found.notes
-    raise UsageError("; ".join([f"{source}: no token files in it", *found.notes]))
+    if not found.files:
+        clips = list_files([source], MEDIA_SUFFIXES)
+        if not clips.files:
+            raise UsageError("; ".join([f"{source}: no token files in it", *found.notes]))
+        found = clips
+    return [Input(source, str(path)) for _, path in found.files], found.notes
 
 
 def _is_clip(path: str) -> bool:
