@@ -93,8 +93,8 @@ def _map(path: Path) -> Columns:
     for info in header.tensors.values():
         if info.dtype != "I64" or info.shape != rows or len(rows) != 1:
             raise ValueError("its columns are not 64-bit integers, one a clip")
-    tensors = header.tensors.items()
-    return {name: data[i.begin : i.begin + i.nbytes].view(_INT64) for name, i in tensors}
+    places = ((name, header.tensors[name]) for name in COLUMNS)
+    return {name: data[i.begin : i.begin + i.nbytes].view(_INT64) for name, i in places}
 
 
 def _check(columns: Columns, shards: int) -> None:
