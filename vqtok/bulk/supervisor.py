@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
@@ -138,6 +138,7 @@ class Encode:
         self._again: deque[Clip] = deque()
         self._suspects: deque[Clip] = deque()
         self._reason = ""
+        self.log: Callable[[str], object] = lambda line: None  # gets lines for --verbose
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Encode the clips of rows of `plan`, given as a column for each key or as one row.
@@ -221,8 +222,9 @@ class Encode:
                 raise (UsageError if reply.get("usage") else VqtokError)(reason)
             case {"died": str(reason)}:
                 self._reason = reason
-            case {"ready": str()}:
+            case {"ready": str(description)}:
                 self._worker.ready = True
+                self.log(description)
                 now = time.monotonic()
                 self._begun = {k: b._replace(since=now) for k, b in self._begun.items()}
             case _:
@@ -259,6 +261,7 @@ class Encode:
                 f"the process that encodes has ended before it was ready ({self._reason})"
             )
         self._stop_worker()
+        self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts in self._take_begun():
             if attempts >= MAX_ATTEMPTS:
                 yield self._give_up(clip, attempts)

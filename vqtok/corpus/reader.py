@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from vqtok.corpus.records import read_record
+from vqtok.corpus.records import Record, read_record
 from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import Shard, key_name
 from vqtok.corpus.tar import BLOCK
@@ -74,10 +74,10 @@ def published_shards(corpus: Corpus) -> list[Shard]:
     return [shard for shard in corpus.shards if shard.record.exists()]
 
 
-def read_shard(shard: Shard) -> list[PackedTokens]:
-    """Return the token files of a published shard, in the order of their keys.
+def shard_record(shard: Shard) -> Record:
+    """Return the record of a published shard.
 
-    Raises VqtokError if its record is damaged or is that of another shard.
+    Raises VqtokError if it is damaged, or the one of another shard.
     """
     record = read_record(shard.record)
     keys = [clip.key for clip in record.clips]
@@ -86,7 +86,16 @@ def read_shard(shard: Shard) -> list[PackedTokens]:
             f"{shard.record} is the record of another shard or corpus; delete it and its tar, and "
             "run `vqtok encode` again"
         )
-    return [PackedTokens(shard.tar, c.key, c.name, c.offset, c.bytes) for c in record.clips]
+    return record
+
+
+def read_shard(shard: Shard) -> list[PackedTokens]:
+    """Return the token files of a published shard, in the order of their keys.
+
+    Raises VqtokError as `shard_record`.
+    """
+    clips = shard_record(shard).clips
+    return [PackedTokens(shard.tar, c.key, c.name, c.offset, c.bytes) for c in clips]
 
 
 def iter_tokens(corpus: Corpus) -> Iterator[PackedTokens]:
