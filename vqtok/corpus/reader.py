@@ -1,6 +1,7 @@
 """The token files in the shards of a corpus, read one by one where they lie."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -10,6 +11,8 @@ from vqtok.corpus.shards import Shard, key_name
 from vqtok.corpus.tar import BLOCK
 from vqtok.errors import VqtokError, os_reason
 from vqtok.tokens import Tokens, read_settings_at, read_tokens_at
+
+_NAME = 100  # bytes of the name of a member, at the beginning of its header
 
 
 class PackedTokens(NamedTuple):
@@ -51,22 +54,21 @@ class PackedTokens(NamedTuple):
         return f"{self.path} in {self.tar.name}"
 
 
-def _open(packed: PackedTokens) -> BinaryIO:
+@contextmanager
+def _open(packed: PackedTokens) -> Iterator[BinaryIO]:
     """Open the tar of a token file; raise VqtokError if it does not have that file there."""
     try:
-        tar = packed.tar.open("rb")
-        tar.seek(packed.offset - BLOCK)
-        header = tar.read(BLOCK)
+        with packed.tar.open("rb") as tar:
+            tar.seek(packed.offset - BLOCK)
+            member = tar.read(BLOCK)[:_NAME].rstrip(b"\0")
+            if member != f"{key_name(packed.key)}.safetensors".encode():
+                raise VqtokError(
+                    f"{packed}: the tar is truncated or not the one of its record; delete both and "
+                    "run `vqtok encode` again"
+                )
+            yield tar
     except OSError as error:
         raise VqtokError(f"{packed}: {os_reason(error)}") from None
-    name = f"{key_name(packed.key)}.safetensors"
-    if header[:100].rstrip(b"\0") != name.encode():
-        tar.close()
-        raise VqtokError(
-            f"{packed}: the tar is truncated or not the one of its record; delete both and run "
-            "`vqtok encode` again"
-        )
-    return tar
 
 
 def published_shards(corpus: Corpus) -> list[Shard]:
@@ -94,8 +96,8 @@ def read_shard(shard: Shard) -> list[PackedTokens]:
 
     Raises VqtokError as `shard_record`.
     """
-    clips = shard_record(shard).clips
-    return [PackedTokens(shard.tar, c.key, c.name, c.offset, c.bytes) for c in clips]
+    tar, clips = shard.tar, shard_record(shard).clips
+    return [PackedTokens(tar, c.key, c.name, c.offset, c.bytes) for c in clips]
 
 
 def iter_tokens(corpus: Corpus) -> Iterator[PackedTokens]:

@@ -52,9 +52,10 @@ def list_token_files(sources: Sequence[str | Path]) -> TokenFiles:
             others.append(source)
             continue
         for file in inside:
-            if packed.setdefault(file.path, file) != file:
-                raise VqtokError(f"{file.folder} has two clips named {file.name}: encode it again")
-            files.append((root, file.path))
+            path = file.path
+            if packed.setdefault(path, file) != file:
+                raise VqtokError(f"{root} has two clips named {file.name}: encode it again")
+            files.append((root, path))
     found = list_unpacked(others)
     return TokenFiles(FileList(sources, files + found.files, notes + found.notes), packed)
 
