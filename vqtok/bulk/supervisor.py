@@ -23,6 +23,7 @@ from vqtok.corpus.records import Failure
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import UsageError, VqtokError
 
+COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
 _PATIENCE = 10  # seconds that a worker has to end
 
@@ -57,7 +58,7 @@ class WorkerProcess:
         package = str(Path(vqtok.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vqtok.bulk.worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
