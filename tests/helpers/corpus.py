@@ -12,11 +12,10 @@ from vqtok.tokens import tokens_to_bytes
 
 # Names that take an archive apart which splits them at dots or that are equal but for the folder.
 NAMES = ("a.b.mp4", "day 1/clip.mp4", "day 2/clip.mp4", "day 2/clip.webm", "día/ñandú 雪.mov")
-MODEL = "a" * 64
 SECONDS = {"reading": 0.5, "model": 2.0, "writing": 0.25}
 SETTINGS = {
     "tokenizer": "video-xs",
-    "model": MODEL,
+    "model": "a" * 64,
     "quantizer": "lfq",
     "stride": [4, 8, 8],
     "codebook_size": 16,
@@ -34,12 +33,12 @@ SETTINGS = {
 }
 
 
-def sample_clips(names=NAMES, shape=(3, 4, 5), **options):
-    """Return the content of a token file for each name, with random indices."""
+def sample_clips(names=NAMES, shape=(3, 4, 5)):
+    """Return the content of a token file for each name: random indices, each clip longer."""
     clips = {}
     for seed, name in enumerate(sorted(names)):
         indices = np.random.default_rng(seed).integers(0, 16, (shape[0] + seed, *shape[1:]))
-        clips[name] = tokens_to_bytes(make_tokens(indices, **options))
+        clips[name] = tokens_to_bytes(make_tokens(indices))
     return clips
 
 
@@ -52,19 +51,17 @@ def write_folder(folder, clips):
     return folder
 
 
-def write_corpus(folder, clips, per_shard=2, published=None, sources="/videos", **settings):
+def write_corpus(folder, clips, per_shard=2, published=None):
     """Write a corpus of token files, given their content by name, and return its folder.
 
     published: numbers of the shards to write; all by default.
-    sources: the folder that the clips were in.
-    settings: replace those in SETTINGS.
     """
     (folder / "shards").mkdir(parents=True)
     names = sorted(clips)
-    lines = ({"path": f"{sources}/{name}", "name": name, "bytes": 1000} for name in names)
+    lines = ({"path": f"/videos/{name}", "name": name, "bytes": 1000} for name in names)
     (folder / "clips.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     starts = [*range(0, len(names), per_shard), len(names)]
-    corpus = {"format": "vqtok-corpus", "version": 1, "settings": SETTINGS | settings}
+    corpus = {"format": "vqtok-corpus", "version": 1, "settings": SETTINGS}
     (folder / "corpus.json").write_text(json.dumps(corpus | {"shards": starts}))
     for number, start in enumerate(starts[:-1]):
         if published is None or number in published:
