@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vqtok"
 # Modules and packages from the bottom up, and what each may import besides errors and files.
 MAY_IMPORT = {
     "errors": set(),
-    "files": {"errors"},
+    "path_lists": {"errors"},
+    "files": {"errors", "path_lists"},
     "atomic": set(),
     "untrusted": set(),
     "safetensors_io": {"atomic", "untrusted"},
