@@ -79,9 +79,9 @@ def encode(
     from vqtok.commands.run_options import RunOptions
 
     rate = Rate(lambda_, tokens, psnr)
-    encoding = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial, rate)
+    encoding = command.EncodeOptions(size, frame_rate, start, duration, strict, rate)
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
-    command.encode(clips, output, folder, encoding, run)
+    command.encode(clips, output, folder, encoding, run, keep_partial)
 
 
 @app.command()
