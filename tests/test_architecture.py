@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "command_group": {"interrupt", "streams"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
-        *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),
+        *("quality", "quantizers", "report", "targets", "tokens", "training", "untrusted", "video"),
     },
     "cli": {"command_group", "commands", "options", "pipeline", "targets"},
     "__main__": {"cli", "interrupt", "streams"},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
+from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
 from vqtok.files import OUTPUT_SUFFIXES, TOKEN_SUFFIXES, list_files
@@ -65,7 +66,8 @@ def _decode_many(
     """Decode the token files that have no video in the folder yet, or all with --force."""
     found = list_files(sources, TOKEN_SUFFIXES)
     run.say(*found.notes)
-    jobs = plan_jobs(found, folder, video_name, run.tokenizer)
+    journal = Journal(folder, "decoded", {}, run.shard, run.force)
+    jobs = plan_jobs(found, folder, video_name, run.tokenizer, journal)
     if not run.force:
         jobs, _ = split_existing(jobs)
 
@@ -75,7 +77,7 @@ def _decode_many(
         notes = _decode(tokens, source, job.target, tokenizer, options, task, stopwatch)
         return [*notes, stopwatch.shares("writing")] if run.verbose else notes
 
-    run_batch("decoding", jobs, folder, run, work)
+    run_batch("decoding", jobs, journal, run, work)
 
 
 def _decode(
