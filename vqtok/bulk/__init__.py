@@ -15,10 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from vqtok import DEFAULT
-from vqtok.bulk.planning import PlanOptions, parse_size, plan_clips
+from vqtok.bulk.planning import PlanOptions, plan_clips
 from vqtok.bulk.supervisor import Encode, Result
 from vqtok.corpus import publish
 from vqtok.corpus.settings import open_corpus
+from vqtok.corpus_options import parse_size
 from vqtok.pipeline.frame_rate import parse_frame_rate
 
 __all__ = ["Encode", "Result", "finish", "plan"]

@@ -27,7 +27,6 @@ from vqtok.targets import check_targets, tokenizer_file
 
 MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
 _SAMPLE = 16  # clips that are opened to estimate the size of all
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,6 @@ class PlanOptions:
     rate: dict[str, float] | None = None
     dtype: str | None = None
     device: str = "auto"
-
-
-def parse_size(text: str) -> int:
-    """Return a size such as 256M in bytes; K, M and G are powers of 1024. UsageError if invalid."""
-    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].isalpha() else (text, "")
-    if not (number.isascii() and number.isdigit() and len(number) < 12 and unit in _UNITS):
-        raise UsageError(f"{text!r} is not a size such as 256M")
-    if not int(number):
-        raise UsageError("a shard of 0 bytes has no clips: choose a size such as 256M")
-    return int(number) * _UNITS[unit]
 
 
 def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -> Corpus:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
@@ -23,6 +23,7 @@ from vqtok.corpus.records import Failure
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import UsageError, VqtokError
 
+COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
 _PATIENCE = 10  # seconds that a worker has to end
 
@@ -57,7 +58,7 @@ class WorkerProcess:
         package = str(Path(vqtok.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vqtok.bulk.worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -138,6 +139,7 @@ class Encode:
         self._again: deque[Clip] = deque()
         self._suspects: deque[Clip] = deque()
         self._reason = ""
+        self.log: Callable[[str], object] = lambda line: None  # gets lines for --verbose
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Encode the clips of rows of `plan`, given as a column for each key or as one row.
@@ -221,8 +223,9 @@ class Encode:
                 raise (UsageError if reply.get("usage") else VqtokError)(reason)
             case {"died": str(reason)}:
                 self._reason = reason
-            case {"ready": str()}:
+            case {"ready": str(description)}:
                 self._worker.ready = True
+                self.log(description)
                 now = time.monotonic()
                 self._begun = {k: b._replace(since=now) for k, b in self._begun.items()}
             case _:
@@ -259,6 +262,7 @@ class Encode:
                 f"the process that encodes has ended before it was ready ({self._reason})"
             )
         self._stop_worker()
+        self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts in self._take_begun():
             if attempts >= MAX_ATTEMPTS:
                 yield self._give_up(clip, attempts)

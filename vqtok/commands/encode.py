@@ -27,17 +27,19 @@ def encode(
     options: EncodeOptions,
     run: RunOptions,
     keep_partial: bool,
+    part: tuple[int, int],
 ) -> None:
     """Encode one source to `output`, or, if there is a `folder`, many into it.
 
     sources: videos, or folders and patterns of them; - is stdin.
     output: a token file; None or - is stdout.
     keep_partial: on Ctrl-C, write the tokens so far. For a single clip.
+    part: (k, n): do the k-th of n parts of many clips.
     """
     if folder is None:
         _encode_one(sources[0], output, options, run, keep_partial)
     else:
-        _encode_many(sources, folder, options, run)
+        _encode_many(sources, folder, options, run, part)
 
 
 def _encode_one(
@@ -63,7 +65,11 @@ def _encode_one(
 
 
 def _encode_many(
-    sources: Sequence[str], folder: Path, options: EncodeOptions, run: RunOptions
+    sources: Sequence[str],
+    folder: Path,
+    options: EncodeOptions,
+    run: RunOptions,
+    part: tuple[int, int],
 ) -> None:
     """Encode the clips that have no token file in the folder yet, or all with --force."""
     found = list_files(sources, MEDIA_SUFFIXES)
