@@ -11,12 +11,9 @@ import pytest
 
 from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, in_process, works
-from vqtok.commands import encode as command
 from vqtok.commands.journal import MAX_KILLS, Journal
 from vqtok.commands.progress import Cancelled
-from vqtok.commands.run_options import RunOptions
-from vqtok.errors import VqtokError
-from vqtok.pipeline.source import EncodeOptions
+from vqtok.tokens import read_settings, read_tokens
 from vqtok.video import open_video
 
 # `vqtok`, except that reading a clip named so kills the process.
@@ -30,7 +27,11 @@ def read(name, **options):
 source.open_video = read
 vqtok.__main__.main()
 """
-READER = "vqtok.pipeline.source.open_video"
+READERS = {
+    "encode": "vqtok.pipeline.source.open_video",
+    "decode": "vqtok.commands.decode.read_tokens",
+}
+ORIGINALS = {"encode": open_video, "decode": read_tokens}
 GPU_FAILURE = RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
@@ -67,55 +68,50 @@ def test_a_clip_that_kills_the_process_is_given_up(clips, tmp_path, tiny):
     assert b"nothing to do" in works(*args).stderr
 
 
-def reading(names, error, monkeypatch, only=""):
-    """Make reading clips fail; add the name of each clip that is read to `names`."""
+def fail_to_read(monkeypatch, error, only="", command="encode"):
+    """Make reading files fail; return the list that the name of each file is added to."""
+    names, original = [], ORIGINALS[command]
 
     def read(source, **options):
-        names.append(Path(source).stem)
+        names.append(Path(source).name.partition(".")[0])
         if only in names[-1]:
             raise error
-        return open_video(source, **options)
+        return original(source, **options)
 
-    monkeypatch.setattr(READER, read)
+    monkeypatch.setattr(READERS[command], read)
+    return names
 
 
-@pytest.mark.parametrize("name, reader", [("encode", READER), ("decode", "")])
+@pytest.mark.parametrize("command", READERS)
 def test_suspects_run_last_and_innocent_ones_are_cleared(
-    name, reader, clips, tmp_path, tiny, monkeypatch
+    command, clips, tmp_path, tiny, monkeypatch
 ):
     """After a failure of the GPU, a process can do nothing more: it ends, as if it were killed."""
-    names, args = [], ("encode", clips, "-o", tmp_path / "out", *tiny)
-    if name == "decode":
-        works(*args)
-        args = "decode", tmp_path / "out", "-o", tmp_path / "videos", *tiny
-        original = __import__("vqtok.tokens", fromlist=["read_tokens"]).read_tokens
-
-        def read(source):
-            names.append(Path(source).name.partition(".")[0])
-            if names[-1] == "a":
-                raise GPU_FAILURE
-            return original(source)
-
-        monkeypatch.setattr("vqtok.commands.decode.read_tokens", read)
-    else:
-        reading(names, GPU_FAILURE, monkeypatch, only="a")
-    for _ in range(MAX_KILLS):
-        assert in_process(*args).returncode == 1
-        assert names.pop() == "a" or names.pop() == "a"  # another may be begun before the end
-    assert "a" not in names
-    assert in_process(*args).returncode == 1
-    assert "a" not in names and {"poison", "z"} <= set(names)
+    out = tmp_path / command
+    if command == "decode":
+        works("encode", clips, "-o", tmp_path / "tokens", *tiny)
+    args = command, clips if command == "encode" else tmp_path / "tokens", "-o", out, *tiny
+    names = fail_to_read(monkeypatch, GPU_FAILURE, "a", command)
+    message = "the GPU failed (CUDA error: an illegal memory access was encountered)"
+    fails(1, message, *args)
+    assert names == ["a"]
+    names.clear()
+    fails(1, message, *args)
+    assert names == ["poison", "z", "a"]
+    fails(1, message, *args)
+    names.clear()
+    fails(1, f"a.mp4{'' if command == 'encode' else '.safetensors'}: the process died 3", *args)
+    assert names == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
 def test_what_interrupts_a_batch_is_no_kill(error, clips, tmp_path, tiny, monkeypatch):
     args = "encode", clips, "-o", tmp_path / "out", *tiny
     with monkeypatch.context() as patch:
-        reading([], error, patch)
+        fail_to_read(patch, error)
         for _ in range(MAX_KILLS):
             assert in_process(*args).returncode in (130, 143)
-    names = []
-    reading(names, None, monkeypatch, only="none")
+    names = fail_to_read(monkeypatch, None, only="none")
     works(*args)
     assert names == ["a", "poison", "z"]
 
@@ -126,7 +122,7 @@ def test_finished_files_are_not_opened_and_others_are(clips, tmp_path, tiny, mon
     args = "encode", f"@{source}", "-o", out, *tiny
     works(*args)
     opened, looked_at = [], []
-    read_settings, stat = command.read_settings, os.stat
+    stat = os.stat
 
     def read(path):
         opened.append(path.name)
@@ -136,7 +132,7 @@ def test_finished_files_are_not_opened_and_others_are(clips, tmp_path, tiny, mon
         looked_at.append(path)
         return stat(path, **options)
 
-    monkeypatch.setattr(command, "read_settings", read)
+    monkeypatch.setattr("vqtok.commands.encode.read_settings", read)
     with monkeypatch.context() as patch:
         patch.setattr("os.stat", look)
         assert b"nothing to do" in works(*args).stderr
@@ -170,17 +166,14 @@ def test_shards_take_every_nth_clip_and_keep_their_own_lists(clips, tmp_path, ti
     (clips / "b.mp4").write_text("broken")
     (clips / "c.mp4").write_text("broken")
 
-    def encode(shard):
-        run = RunOptions(str(tiny[1]), "cpu", None, False, quiet=True, shard=shard)
-        command.encode([str(clips)], None, out, EncodeOptions(), run, False)
-
-    for k, name in ((0, None), (1, "b"), (2, "c"), (1, "b")):
+    args = "encode", clips, "-o", out, *tiny, "--shard"
+    for k, name, left in ((0, None, 2), (1, "b", 2), (2, "c", 1), (1, "b", 1)):
         if name is None:
-            encode((k, 3))
+            works(*args, f"{k}/3")
         else:
-            message = f"1 of . files failed, see {out}/failures-{k}-of-3.jsonl"
-            with pytest.raises(VqtokError, match=message):
-                encode((k, 3))
+            fails(
+                1, f"1 of {left} files failed, see {out}/failures-{k}-of-3.jsonl", *args, f"{k}/3"
+            )
     assert file_names(out) == [
         *(".encoded-0-of-3.jsonl", ".encoded-1-of-3.jsonl", ".encoded-2-of-3.jsonl"),
         *("a.mp4.safetensors", "failures-1-of-3.jsonl", "failures-2-of-3.jsonl"),

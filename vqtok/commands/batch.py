@@ -161,7 +161,7 @@ def run_batch(
             journal.check(job.source, job.target)
             job.target.parent.mkdir(parents=True, exist_ok=True)
             check_writable(job.target)
-            with journal.record(job.target), bars.task(job.source.name) as task:
+            with bars.task(job.source.name) as task, journal.record(job.target):
                 notes = work(job, tokenizer, task)
             bars.say(*(f"{job.source}: {note}" for note in notes))
             done = True
@@ -205,11 +205,20 @@ def _run_all(
     jobs: Sequence[Job], run_job: Callable[[Job], None], workers: int, bars: ProgressBars
 ) -> None:
     """Run the jobs in threads; if one raises anything, stop the others and raise it."""
+
+    def run(job: Job) -> None:
+        try:
+            run_job(job)
+        except BaseException:
+            bars.cancel()  # at once: this thread must not begin another job
+            raise
+
     pool = ThreadPoolExecutor(workers)
-    futures = [pool.submit(run_job, job) for job in jobs]
+    futures = [pool.submit(run, job) for job in jobs]
     try:
         for future in as_completed(futures):
-            future.result()
+            if not isinstance(future.exception(), Cancelled):  # the error behind it comes, too
+                future.result()
     except BaseException:  # Ctrl-C included: jobs in progress must stop
         bars.cancel()
         pool.shutdown(wait=False, cancel_futures=True)

@@ -66,7 +66,7 @@ def _decode_many(
     """Decode the token files that have no video in the folder yet, or all with --force."""
     found = list_files(sources, TOKEN_SUFFIXES)
     run.say(*found.notes)
-    journal = Journal(folder, "decoded", {}, run.shard, run.force)
+    journal = Journal(folder, "decoded", {}, force=run.force)
     jobs = plan_jobs(found, folder, video_name, run.tokenizer, journal)
     if not run.force:
         jobs, _ = split_existing(jobs)

@@ -80,7 +80,7 @@ def _encode_many(
         "size": options.size,
         "fps": None if options.fps is None else str(options.fps),
     }
-    journal = Journal(folder, "encoded", settings, run.shard, run.force)
+    journal = Journal(folder, "encoded", settings, part, run.force)
     jobs = plan_jobs(found, folder, "{}.safetensors".format, run.tokenizer, journal)
     damaged: dict[Job, VqtokError] = {}
     if not run.force:

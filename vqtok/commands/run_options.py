@@ -17,7 +17,6 @@ class RunOptions:
     device, dtype: as in `load_for_inference`. Raises UsageError for another dtype.
     force: overwrite files that exist.
     jobs: clips of a batch to process at once.
-    shard: (k, n): of n processes that share a batch, this is number k.
     """
 
     tokenizer: str
@@ -27,7 +26,6 @@ class RunOptions:
     quiet: bool
     verbose: bool = False
     jobs: int = 1
-    shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
