@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def members(folder):
     """Return the token file of each clip of a corpus by the clip's name; fail if one is twice."""
-    files = {}
+    files, tokens = {}, b""
     for path in sorted((folder / "shards").glob("*.tar")):
         with tarfile.open(path) as tar:
             for member in tar:
