@@ -1,6 +1,6 @@
 """Read any video as chunks of RGB frames with timestamps, as a player shows them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain, islice
@@ -17,13 +17,11 @@ from vqtok.video.color import ALPHA_DROPPED, RGBConverter
 from vqtok.video.container import open_container, start_seconds
 from vqtok.video.cropping import read_cropping
 from vqtok.video.decode import UNDECODABLE_START, Decoder
+from vqtok.video.resample import TimestampedFrame, resampled
 from vqtok.video.section import Section
 from vqtok.video.source import PathOrFile, display_name
 
-TimestampedFrame = tuple[VideoFrame, int]
-
 _TIME_TOLERANCE = 0.001  # seconds
-_MAX_REPEATS = 1_000_000  # of a frame; half a day at 24 frames per second
 
 
 @contextmanager
@@ -145,7 +143,7 @@ class Clip:
         first, number = self._first_timestamp, 0
         if section is not None:
             first, number = section.first_pts, section.number
-        self._frames = _resampled(self._frames, step, self._end_of_last, self._name, first, number)
+        self._frames = resampled(self._frames, step, self._end_of_last, self._name, first, number)
         self.origin = round(self.origin * self.time_base * fps)
         self.fps, self.time_base = fps, 1 / fps
 
@@ -271,36 +269,3 @@ def _format_counts(counts: Mapping[str, int]) -> list[str]:
     return [
         text.format(n=count, s="" if count == 1 else "s") for text, count in counts.items() if count
     ]
-
-
-def _resampled(
-    frames: Iterator[TimestampedFrame],
-    step: Fraction,
-    end_of_last: Callable[[int], Fraction],
-    name: str,
-    first: int,
-    count: int,
-) -> Iterator[TimestampedFrame]:
-    """Yield the frame shown at each instant, a step apart, from the first frame on.
-
-    The returned timestamps count steps. Half a source tick of tolerance leaves a clip unchanged
-    that already has this rate but rounded timestamps.
-
-    step: in source ticks.
-    end_of_last: given the timestamp of the last frame, returns the tick at which it ends.
-    name: of the file, for messages.
-    first: timestamp of the first frame of the clip, at which the instants begin.
-    count: the first instant to yield, which shows the first of `frames`.
-    """
-    frame, timestamp = next(frames)
-    first_index = round(first / step)
-    for following in chain(frames, [None]):
-        end = following[1] if following else end_of_last(timestamp)
-        if end - timestamp > _MAX_REPEATS * step:
-            repeats = f"a frame would be repeated {float((end - timestamp) / step):.3g} times"
-            raise VqtokError(f"{name}: {repeats} at this fps; choose a lower one, or none")
-        while not count or count * step < end - first - Fraction(1, 2):
-            yield frame, first_index + count
-            count += 1
-        if following:
-            frame, timestamp = following

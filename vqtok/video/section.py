@@ -1,5 +1,6 @@
 """Sections of a clip: frames by their numbers, found without decoding those before them."""
 
+import math
 import os
 from array import array
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from av.packet import Packet
 from vqtok.errors import VqtokError
 from vqtok.video.container import open_container
 from vqtok.video.decode import Decoder
+from vqtok.video.resample import frame_shown
 
 
 class CannotSplit(VqtokError):
@@ -44,13 +46,21 @@ class Timeline:
     times: timestamps of the frames in the file, in ticks, increasing. At least one.
     keyframes: those of the keyframes of the file.
     end: the timestamp at which the last frame of the file ends.
-    step: ticks from one frame to the next, if the clip is resampled.
+    time_base: seconds per tick of these.
+    fps: the rate to which the clip is resampled, if it is.
     """
 
     def __init__(
-        self, times: np.ndarray, keyframes: np.ndarray, end: int, step: Fraction | None
+        self,
+        times: np.ndarray,
+        keyframes: np.ndarray,
+        end: int,
+        time_base: Fraction,
+        fps: Fraction | None,
     ) -> None:
-        self._times, self._keyframes, self._end, self._step = times, keyframes, end, step
+        self._times, self._keyframes, self._end = times, keyframes, end
+        self._time_base = time_base
+        self._step = None if fps is None else 1 / (fps * time_base)
 
     @property
     def frames(self) -> int:
@@ -70,18 +80,20 @@ class Timeline:
             return int(self._times[number])
         return round(int(self._times[0]) / self._step) + number
 
-    def keyframe_before(self, pts: int) -> int | None:
-        """Return the last keyframe up to a timestamp, from which its frame can be decoded."""
-        i = int(np.searchsorted(self._keyframes, pts, "right"))
-        return int(self._keyframes[i - 1]) if i else None
+    def lead_in(self, section: Section) -> float:
+        """Return the seconds from the keyframe before a section to its beginning."""
+        if not section.number:
+            return 0.0
+        i = int(np.searchsorted(self._keyframes, section.pts, "right"))
+        return (
+            float((section.pts - int(self._keyframes[i - 1])) * self._time_base) if i else math.inf
+        )
 
     def _source(self, number: int) -> int:
         """Return the index of the frame of the file that frame `number` of the clip shows."""
-        if self._step is None or not number:
+        if self._step is None:
             return number
-        # The last that has begun half a tick later, as `Clip` resamples.
-        instant = int(self._times[0]) + number * self._step + Fraction(1, 2)
-        return int(np.searchsorted(self._times[1:], instant // 1, "right"))
+        return frame_shown(self._times, self._step, number)
 
 
 def read_timeline(
@@ -103,12 +115,11 @@ def read_timeline(
         times, keyframes, end = _scan(packets, str(path))
         if decoder.damage:
             raise CannotSplit(f"{path} is damaged, so it is not split")
-        step = None if fps is None else 1 / (fps * decoder.time_base)
     low = np.searchsorted(times, bounds[0])
     high = len(times) if bounds[1] is None else np.searchsorted(times, bounds[1])
     if not low < high or times[low] != bounds[0]:
         raise CannotSplit(f"{path} has other frames than packets, so it is not split")
-    return Timeline(times[low:high], keyframes, end, step)
+    return Timeline(times[low:high], keyframes, end, decoder.time_base, fps)
 
 
 def _scan(packets: Iterable[Packet], name: str) -> tuple[np.ndarray, np.ndarray, int]:
