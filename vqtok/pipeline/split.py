@@ -88,7 +88,7 @@ def plan_pieces(
         raise CannotSplit(f"{path} is not a file on disk: it is encoded as a whole")
     with open_video(path, size=size, fps=fps, start=start, duration=duration) as clip:
         lengths = [duration, clip.duration and clip.duration - start]
-        if any(length and length < 1.5 * seconds for length in lengths):
+        if clip.is_image or any(length and length < 1.5 * seconds for length in lengths):
             return []
         timeline = read_timeline(path, clip.bounds, fps)
         pieces = list(_cut(clip, timeline, tokenizer, seconds))

@@ -160,6 +160,11 @@ class Clip:
         return f"{self._decoder.stream.codec_context.name} decoded {self._decoder.backend}"
 
     @property
+    def is_image(self) -> bool:
+        """Whether the file has a format of still images."""
+        return self._decoder.is_image
+
+    @property
     def damage(self) -> list[str]:
         """What was lost or repaired, for the user; complete after reading."""
         repaired = self._repaired_timestamps if self._has_timestamps else 0
