@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from helpers.clips import pattern, write_clip
+from helpers.command import TINY, works
+from helpers.tokenizers import save_staged_tokenizer
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and nohup makes them
 # ignore SIGHUP, and so the commands that they start.
@@ -45,3 +47,25 @@ def make_clip(tmp_path):
         return write_clip(tmp_path / name, pattern(frames, height, width), **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The folder of a training run of two steps; do not change it."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    works(
+        "train", "--quantizer", "fsq", *TINY, "--set", "train.steps=2", "--out", folder, "--quiet"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_run):
+    """The option that chooses a tiny tokenizer, for tests that no quality matters to."""
+    return "--tokenizer", tiny_run / "tokenizer.safetensors"
+
+
+@pytest.fixture(scope="session")
+def staged(tmp_path_factory):
+    """The option that chooses a tokenizer with stages, which can spend fewer tokens."""
+    return "--tokenizer", save_staged_tokenizer(tmp_path_factory.mktemp("staged") / "t.safetensors")

@@ -23,11 +23,13 @@ _UNLOCKED = 60  # seconds in which a new folder may still have no lock
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
 
     The file exists already, empty. Its name keeps the suffix. A symbolic link stays a link. What a
     process that was killed has left in the folder is deleted.
+
+    replace: whether an existing file is overwritten. If not, the first of several writers wins.
 
     Raises UsageError if `path` exists and is not a regular file, or if its folder does not exist.
     """
@@ -40,10 +42,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary, descriptor = _create_temporary(path)
     try:
         yield temporary
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a file its name unless another file has it."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _create_temporary(target: Path) -> tuple[Path, int]:

@@ -3,15 +3,18 @@
 stdout carries data only; messages go to stderr.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vqtok import DEFAULT, __version__, options
+from vqtok import corpus_options as packing
 from vqtok.command_group import Commands
 from vqtok.errors import UsageError
 from vqtok.pipeline.frame_rate import parse_frame_rate
+from vqtok.scheduler import parse_shard
 from vqtok.targets import check_apart, tokenizer_file
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
@@ -42,9 +45,11 @@ def main_options(
 @app.command()
 def encode(
     clips: Annotated[
-        list[str],
-        typer.Argument(help="Videos, images, folders or glob patterns, or - for stdin."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Videos, images, folders, glob patterns, @LIST (.jsonl), or - for stdin."
+        ),
+    ] = None,
     output: options.TokensOutput = None,
     tokenizer: options.Tokenizer = DEFAULT,
     size: options.Size = None,
@@ -57,6 +62,14 @@ def encode(
     strict: options.Strict = False,
     keep_partial: options.KeepPartial = False,
     jobs: options.Jobs = 1,
+    pack: packing.Pack = None,
+    shard: packing.Shard = None,
+    timeout: packing.Timeout = None,
+    retry_failed: packing.RetryFailed = False,
+    status: packing.Status = False,
+    on: packing.On = None,
+    workers: packing.Workers = None,
+    gpus: packing.Gpus = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     force: options.Force = False,
@@ -64,24 +77,55 @@ def encode(
     verbose: options.Verbose = False,
 ) -> None:
     """Encode videos to tokens: vqtok encode clip.mp4 > tokens.safetensors"""
-    frame_rate = None if fps is None else parse_frame_rate(fps)
     options.check_verbosity(quiet, verbose)
+    if status:
+        return show_status(output)
+    sources = options.check_sources(clips)
+    frame_rate = None if fps is None else parse_frame_rate(fps)
     options.check_rate(lambda_, tokens, psnr)
-    options.check_stdin(clips)
-    folder = options.output_folder(clips, output)
+    options.check_stdin(sources)
+    folder = options.output_folder(sources, output)
+    part = (0, 1) if shard is None else parse_shard(shard, os.environ)
+    ray = packing.parse_ray(on, workers, gpus)
+    seconds = None if timeout is None else packing.parse_seconds(timeout)
+    packing.check_pack(pack, folder, force, bool(seconds or retry_failed or ray))
     if folder is None:
-        options.check_output(output, [*clips, tokenizer_file(tokenizer)], force)
+        options.check_output(output, [*sources, tokenizer_file(tokenizer)], force)
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
+    if folder is not None and pack is not None:
+        from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
+
+        rates = {"price": lambda_, "tokens": tokens, "psnr": psnr}
+        rate = {name: value for name, value in rates.items() if value is not None}
+        rate_text = None if frame_rate is None else str(frame_rate)
+        plan = PlanOptions(
+            packing.parse_size(pack),
+            *(tokenizer, size, rate_text, start, duration, strict, rate, dtype, device),
+        )
+        how = packing.CorpusOptions(part, jobs, seconds, retry_failed, ray)
+        return encode_corpus(sources, folder, plan, how, quiet, verbose)
 
     from vqtok import Rate
     from vqtok.commands import encode as command
     from vqtok.commands.run_options import RunOptions
 
-    rate = Rate(lambda_, tokens, psnr)
-    encoding = command.EncodeOptions(size, frame_rate, start, duration, strict, keep_partial, rate)
+    encoding = command.EncodeOptions(
+        size, frame_rate, start, duration, strict, Rate(lambda_, tokens, psnr)
+    )
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
-    command.encode(clips, output, folder, encoding, run)
+    command.encode(sources, output, folder, encoding, run, keep_partial, part)
+
+
+def show_status(output: str | None) -> None:
+    """Print what is done of the corpus in a folder."""
+    options.check_stdout()
+    if output is None:
+        raise UsageError("--status is about a corpus: name its folder with -o FOLDER")
+
+    from vqtok.corpus.status import describe_status, read_status
+
+    print("\n".join(describe_status(read_status(Path(output)))))
 
 
 @app.command()

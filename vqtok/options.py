@@ -125,6 +125,15 @@ def check_verbosity(quiet: bool, verbose: bool) -> None:
         raise UsageError("--quiet and --verbose exclude each other")
 
 
+def check_sources(sources: Sequence[str] | None) -> list[str]:
+    """Return the inputs of a command; raise UsageError if there are none."""
+    if not sources:
+        raise UsageError(
+            "nothing to encode: name videos, folders, patterns or a list, or - (stdin)"
+        )
+    return list(sources)
+
+
 def check_rate(price: float | None, tokens: float | None, psnr: float | None) -> None:
     """Raise UsageError if more than one of --lambda, --tokens and --psnr is given."""
     if [price, tokens, psnr].count(None) < 2:

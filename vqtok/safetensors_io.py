@@ -139,7 +139,7 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, str], dict[str, np.ndarr
     try:
         with path.open("rb") as file:
             header = read_header(file)
-            check_size(file, header)
+            check_size(header, file.seek(0, 2))
             tensors = header.tensors.items()
             return header.metadata, {n: read_array(file, i, header.start) for n, i in tensors}
     except OSError as error:
@@ -148,9 +148,9 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, str], dict[str, np.ndarr
         raise VqtokError(f"{path} is damaged or not {kind}: {error}") from None
 
 
-def check_size(file: BinaryIO, header: Header) -> None:
-    """Raise ValueError if a file on disk does not end where its header says."""
-    if file.seek(0, 2) != header.start + header.data_size:
+def check_size(header: Header, size: int) -> None:
+    """Raise ValueError if a file of `size` bytes does not end where its header says."""
+    if size != header.start + header.data_size:
         raise ValueError("it is truncated, or something follows it")
 
 

@@ -76,7 +76,7 @@ def test_a_failure_of_the_gpu_ends_the_run(clips, tmp_path, staged, batched, job
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return open_video(source, **options)
 
-    monkeypatch.setattr("vqtok.commands.encode.open_video", read)
+    monkeypatch.setattr("vqtok.pipeline.source.open_video", read)
     args = "encode", clips, "-o", tmp_path / "out", "--jobs", jobs, *staged
     fails(1, "vqtok: the GPU failed (CUDA error: an illegal memory access was encountered)", *args)
     assert "failures.jsonl" not in file_names(tmp_path / "out")

@@ -16,11 +16,11 @@ from vqtok.video import open_video
 
 # How each command is run over a folder of clips or of tokens, and where it reads a file.
 COMMANDS = {
-    "encode": ("encode CLIPS -o OUT", "vqtok.commands.encode.open_video"),
+    "encode": ("encode CLIPS -o OUT", "vqtok.pipeline.source.open_video"),
     "decode": ("decode TOKENS -o OUT", "vqtok.commands.decode.read_tokens"),
     "eval": ("eval CLIPS --frames 2 --json --save OUT", "vqtok.commands.eval.open_video"),
     "stats": ("stats TOKENS --json", "vqtok.commands.counting.read_tokens"),
-    "stats of clips": ("stats CLIPS --json", "vqtok.commands.encode.open_video"),
+    "stats of clips": ("stats CLIPS --json", "vqtok.pipeline.source.open_video"),
     "train": (  # draws enough clips to meet all of three
         "train --data CLIPS --set=train.steps=2 --set=train.init_clips=24 --out OUT",
         "vqtok.training.data.open_video",

@@ -110,10 +110,12 @@ def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
 def _read(path: str, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:
     """Read a token file, or encode a clip; raise VqtokError for tokens of another tokenizer."""
     if tokenizer is not None and _is_clip(path):
-        from vqtok.commands.encode import EncodeOptions, encode_source
+        from vqtok.pipeline.source import EncodeOptions, encode_source
 
         with bars.task(Path(path).name) as task:
-            tokens, clip = encode_source(path, tokenizer, EncodeOptions(), task)
+            tokens, clip = encode_source(
+                path, tokenizer, EncodeOptions(), task.advance, task.set_total
+            )
         bars.say(*(f"{path}: {note}" for note in clip.notes))
     else:
         tokens = read_tokens(sys.stdin.buffer if path == "-" else path)

@@ -1,10 +1,8 @@
 """`vqtok encode`: videos to tokens."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 from vqtok.codebook_stats.usage import bits_per_pixel
@@ -15,30 +13,10 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.interrupt import Interrupted, defer_interrupt
 from vqtok.model import checkpoint
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.clip import encode_clip, hardware_decoder
+from vqtok.pipeline.source import EncodeOptions, encode_source
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens, count_tokens, read_settings, write_tokens
-from vqtok.video import Clip, open_video
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode a clip; the first four are those of `open_video`.
-
-    strict: fail if the video is damaged.
-    keep_partial: on Ctrl-C, write the tokens so far. For a single clip.
-    rate: how many tokens to spend.
-    """
-
-    size: int | None = None
-    fps: Fraction | None = None
-    start: float = 0.0
-    duration: float | None = None
-    strict: bool = False
-    keep_partial: bool = False
-    rate: Rate = ALL_TOKENS
 
 
 def encode(
@@ -47,29 +25,36 @@ def encode(
     folder: Path | None,
     options: EncodeOptions,
     run: RunOptions,
+    keep_partial: bool,
+    part: tuple[int, int],
 ) -> None:
     """Encode one source to `output`, or, if there is a `folder`, many into it.
 
     sources: videos, or folders and patterns of them; - is stdin.
     output: a token file; None or - is stdout.
+    keep_partial: on Ctrl-C, write the tokens so far. For a single clip.
+    part: (k, n): do the k-th of n parts of many clips.
     """
     if folder is None:
-        _encode_one(sources[0], output, options, run)
+        _encode_one(sources[0], output, options, run, keep_partial)
     else:
-        _encode_many(sources, folder, options, run)
+        _encode_many(sources, folder, options, run, part)
 
 
-def _encode_one(source: str, output: str | None, options: EncodeOptions, run: RunOptions) -> None:
+def _encode_one(
+    source: str, output: str | None, options: EncodeOptions, run: RunOptions, keep_partial: bool
+) -> None:
     tokenizer = run.load_tokenizer()
     check_rates(tokenizer, [options.rate])
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output is None or output == "-" else output
     with (
-        defer_interrupt() if options.keep_partial else nullcontext(lambda: None) as interrupted,
+        defer_interrupt() if keep_partial else nullcontext(lambda: None) as interrupted,
         ProgressBars(run.quiet) as bars,
         bars.task("encoding") as task,
     ):
-        tokens, clip = encode_source(source, tokenizer, options, task, stopwatch, interrupted)
+        report = task.advance, task.set_total
+        tokens, clip = encode_source(source, tokenizer, options, *report, stopwatch, interrupted)
         with stopwatch.time("writing"):
             write_tokens(target, tokens)
     run.say(*clip.notes, f"{source}: {_summary(tokens, stopwatch.elapsed())}")
@@ -79,7 +64,11 @@ def _encode_one(source: str, output: str | None, options: EncodeOptions, run: Ru
 
 
 def _encode_many(
-    sources: Sequence[str], folder: Path, options: EncodeOptions, run: RunOptions
+    sources: Sequence[str],
+    folder: Path,
+    options: EncodeOptions,
+    run: RunOptions,
+    part: tuple[int, int],
 ) -> None:
     """Encode the clips that have no token file in the folder yet, or all with --force."""
     found = list_files(sources, MEDIA_SUFFIXES)
@@ -94,7 +83,8 @@ def _encode_many(
         if job in damaged:
             raise damaged[job]
         stopwatch = Stopwatch()
-        tokens, clip = encode_source(str(job.source), tokenizer, options, task, stopwatch)
+        report = task.advance, task.set_total
+        tokens, clip = encode_source(str(job.source), tokenizer, options, *report, stopwatch)
         with stopwatch.time("writing"):
             write_tokens(job.target, tokens)
         timing = f"{clip.decoder}; {stopwatch.shares('model')}"
@@ -102,42 +92,6 @@ def _encode_many(
 
     jobs = [*damaged, *jobs]
     run_batch("encoding", jobs, folder, run, work, lambda t: check_rates(t, [options.rate]))
-
-
-def encode_source(
-    source: str,
-    tokenizer: Tokenizer,
-    options: EncodeOptions,
-    task: ProgressTask,
-    stopwatch: Stopwatch | None = None,
-    should_stop: Callable[[], object] = lambda: False,
-) -> tuple[Tokens, Clip]:
-    """Encode a video file, or stdin (-); return the tokens and the closed clip with its notes.
-
-    stopwatch, should_stop: as in `encode_clip`.
-    Raises VqtokError if the video is damaged and `options.strict` is set.
-    """
-    with open_video(
-        sys.stdin.buffer if source == "-" else source,
-        size=options.size,
-        fps=options.fps,
-        start=options.start,
-        duration=options.duration,
-        hardware=None if options.strict else hardware_decoder(tokenizer),  # NVDEC hides damage
-    ) as clip:
-        task.set_total(_expected_frames(clip, options))
-        tokens = encode_clip(clip, tokenizer, task.advance, should_stop, stopwatch, options.rate)
-    if options.strict and clip.damage:
-        raise VqtokError(f"{source}: {', '.join(clip.damage)}; encode it without --strict")
-    return tokens, clip
-
-
-def _expected_frames(clip: Clip, options: EncodeOptions) -> int | None:
-    """Return the approximate number of frames to encode; None if the length is unknown."""
-    seconds = max(0.0, (clip.duration or 0) - options.start)
-    if options.duration is not None:
-        seconds = min(seconds, options.duration)
-    return round(seconds * float(clip.fps)) or None
 
 
 def check_same_settings(

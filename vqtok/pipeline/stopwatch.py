@@ -40,6 +40,10 @@ class Stopwatch:
         """Return the seconds since the stopwatch was created."""
         return time.perf_counter() - self._start
 
+    def seconds(self, part: str) -> float:
+        """Return the seconds of a part."""
+        return self._seconds[part]
+
     def shares(self, rest: str) -> str:
         """Return each part's share of the elapsed time; `rest` names the part not measured."""
         total = self.elapsed()

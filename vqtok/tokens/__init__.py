@@ -4,7 +4,9 @@ from vqtok.tokens.format import Tokens, check_tokenizer, count_tokens, validate
 from vqtok.tokens.io import (
     IndexBuffer,
     read_settings,
+    read_settings_at,
     read_tokens,
+    read_tokens_at,
     tokens_to_bytes,
     write_tokens,
 )
@@ -17,7 +19,9 @@ __all__ = [
     "count_tokens",
     "pack_sequence",
     "read_settings",
+    "read_settings_at",
     "read_tokens",
+    "read_tokens_at",
     "sequence_vocabulary",
     "tokens_to_bytes",
     "unpack_sequence",

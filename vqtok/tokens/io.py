@@ -95,10 +95,18 @@ def read_tokens(source: str | os.PathLike[str] | BinaryIO) -> Tokens:
     with _explain(name := str(source)), Path(source).open("rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a named pipe or a device
             return _read_stream(file, name)
-        header = read_header(file)
-        settings = unpack(header, name)
-        check_size(file, header)
-        return _read_values(file, header, header.start, settings, name)
+        return read_tokens_at(file, 0, file.seek(0, 2), name)
+
+
+def read_tokens_at(file: BinaryIO, offset: int, size: int, name: str) -> Tokens:
+    """Read a token file of `size` bytes that lies at an offset of a file on disk, such as a tar.
+
+    name: of the token file, for messages.
+    Otherwise as `read_tokens`.
+    """
+    with _explain(name):
+        header, settings = _read_settings(file, offset, size, name)
+        return _read_values(file, header, offset + header.start, settings, name)
 
 
 def read_settings(path: Path) -> Tokens:
@@ -107,9 +115,24 @@ def read_settings(path: Path) -> Tokens:
     Raises VqtokError, naming the file, if it is not a complete token file with valid settings.
     """
     with _explain(str(path)), path.open("rb") as file:
-        header = read_header(file)
-        check_size(file, header)
-        return unpack(header, str(path))
+        return read_settings_at(file, 0, file.seek(0, 2), str(path))
+
+
+def read_settings_at(file: BinaryIO, offset: int, size: int, name: str) -> Tokens:
+    """Read the header of a token file at an offset, as `read_settings` and `read_tokens_at`."""
+    with _explain(name):
+        return _read_settings(file, offset, size, name)[1]
+
+
+def _read_settings(file: BinaryIO, offset: int, size: int, name: str) -> tuple[Header, Tokens]:
+    """Return the header of a token file, and what it tells, after checking its size."""
+    file.seek(offset)
+    header = read_header(file)
+    settings = unpack(header, name)
+    check_size(header, size)
+    if file.seek(0, 2) < offset + size:
+        raise ValueError("the file around it is truncated")
+    return header, settings
 
 
 @contextmanager

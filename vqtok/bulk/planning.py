@@ -1,0 +1,249 @@
+"""Plan a corpus: list its clips, divide them into shards, and say which are left to encode."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vqtok import DEFAULT
+from vqtok.atomic import atomic_write
+from vqtok.corpus.clips import CLIPS, Clip, clip_lines, read_clips
+from vqtok.corpus.publish import FAILURES, reopen
+from vqtok.corpus.settings import (
+    CORPUS,
+    Corpus,
+    CorpusSettings,
+    create_corpus,
+    is_corpus,
+    open_corpus,
+)
+from vqtok.corpus.shards import Shard
+from vqtok.errors import UsageError, VqtokError
+from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
+from vqtok.targets import check_targets, tokenizer_file
+
+MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
+_SAMPLE = 16  # clips that are opened to estimate the size of all
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How to encode the clips of a corpus, as in `vqtok encode`.
+
+    pack: size of a shard in bytes, about.
+    tokenizer: a bundled name or a file.
+    fps: as text, such as 30000/1001.
+    rate: the one of price, tokens and psnr that limits tokens, if any.
+    dtype, device: as in `load_for_inference`.
+    """
+
+    pack: int
+    tokenizer: str = DEFAULT
+    size: int | None = None
+    fps: str | None = None
+    start: float = 0.0
+    duration: float | None = None
+    strict: bool = False
+    rate: dict[str, float] | None = None
+    dtype: str | None = None
+    device: str = "auto"
+
+
+def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -> Corpus:
+    """Return the corpus in a folder, made if it is new.
+
+    Several processes may do so at once: all get the corpus of the first one.
+    Raises UsageError if it was made with other options.
+    """
+    absolute = tuple(map(_absolute, sources))
+    if not is_corpus(folder):
+        _create(sources, absolute, folder, options)
+    corpus = open_corpus(folder)
+    _check_same(corpus, absolute, options)
+    return corpus
+
+
+def _absolute(source: str) -> str:
+    return (
+        f"@{Path(source[1:]).absolute()}"
+        if source.startswith("@")
+        else str(Path(source).absolute())
+    )
+
+
+def _create(
+    sources: Sequence[str], absolute: tuple[str, ...], folder: Path, options: PlanOptions
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {CLIPS, CORPUS, FAILURES}
+    others = [
+        path.name for path in folder.iterdir() if path.name[0] != "." and path.name not in own
+    ]
+    if others:
+        raise UsageError(f"{folder} has other files ({sorted(others)[0]}): choose an empty folder")
+    settings = _describe_tokenizer(absolute, options)
+    if not (folder / CLIPS).exists():
+        clips = _list_clips(sources, folder, options.tokenizer)
+        with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
+            file.writelines(clip_lines(clips))
+    listed = list(read_clips(folder))
+    ratio = _estimate_ratio(listed, settings)
+    create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
+
+
+def _list_clips(sources: Sequence[str], folder: Path, tokenizer: str) -> Iterator[Clip]:
+    """Yield the clips of sources. Raises UsageError if there are none, or two of one name."""
+    found = list_files(sources, MEDIA_SUFFIXES)
+    if not found.files:
+        raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
+    check_targets([folder / FAILURES], [tokenizer_file(tokenizer)])
+    paths: dict[str, Path] = {}
+    for root, path in found.files:
+        name = path.relative_to(root).as_posix()
+        other = paths.setdefault(name, path)
+        if real_path(other) != real_path(path):
+            raise UsageError(f"{other} and {path} would both be decoded to {name}")
+    for key, name in enumerate(sorted(paths)):
+        path = paths[name]
+        yield Clip(key, str(path.absolute()), name, _size(path))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # encoding it will say what is wrong
+        return 0
+
+
+def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
+    """Return the settings of a new corpus. Raises UsageError for a rate that cannot be kept."""
+    from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
+    from vqtok.model.rate import Rate, RateControl
+
+    tokenizer = load_for_inference(options.tokenizer, options.device, options.dtype)
+    RateControl(tokenizer, Rate(**options.rate or {}))
+    file = tokenizer_file(options.tokenizer)
+    is_name = file != Path(options.tokenizer)
+    predicts = tokenizer.coder.predictor is not None
+    return CorpusSettings(
+        tokenizer=options.tokenizer if is_name else str(file.absolute()),
+        model=tokenizer.fingerprint,
+        quantizer=tokenizer.kind,
+        stride=tokenizer.stride,
+        codebook_size=tokenizer.codebook_size,
+        stages=tokenizer.stages,
+        keyframe_interval=tokenizer.coder.keyframe_interval if predicts else 1,
+        dtype=str(tokenizer.dtype).removeprefix("torch."),
+        size=options.size,
+        fps=options.fps,
+        start=options.start,
+        duration=options.duration,
+        strict=options.strict,
+        rate=options.rate or {},
+        sources=sources,
+        pack=options.pack,
+    )
+
+
+def _estimate_ratio(clips: Sequence[Clip], settings: CorpusSettings) -> float:
+    """Return the bytes of tokens for a byte of video, the median of some clips."""
+    ratios = []
+    for clip in clips[:: ceil(len(clips) / _SAMPLE)]:
+        try:
+            ratios.append(_estimate_bytes(clip, settings) / clip.bytes)
+        except (VqtokError, OSError, ZeroDivisionError):  # encoding it will say what is wrong
+            continue
+    return median(ratios) if ratios else 1.0
+
+
+def _estimate_bytes(clip: Clip, settings: CorpusSettings) -> float:
+    from vqtok.tokens.format import index_dtype
+    from vqtok.video import open_video
+
+    fps = None if settings.fps is None else Fraction(settings.fps)
+    with open_video(clip.path, size=settings.size, fps=fps) as video:
+        frames = (video.duration or 0) * float(video.fps)
+        t, h, w = settings.stride
+        grid = (1 + frames / t) * ceil(video.height / h) * ceil(video.width / w)
+    return grid * settings.stages * index_dtype(settings.codebook_size).itemsize
+
+
+def divide(sizes: Sequence[float], pack: int) -> list[int]:
+    """Return the index of the first clip of each shard, and the number of clips.
+
+    sizes: estimated bytes of the tokens of each clip. pack: bytes of a shard.
+    """
+    starts, filled = [0], 0.0
+    for i, size in enumerate(sizes):
+        is_full = filled + size > pack or i - starts[-1] == MAX_CLIPS
+        if is_full and i > starts[-1]:
+            starts.append(i)
+            filled = 0.0
+        filled += size
+    return [*starts, len(sizes)]
+
+
+def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) -> None:
+    """Raise UsageError if an option is not what the corpus was begun with."""
+    begun = asdict(corpus.settings)
+    asked: dict[str, Any] = asdict(options) | {"sources": sources, "rate": options.rate or {}}
+    free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
+    names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
+    for key in {"sources", *(field.name for field in fields(options))} - free:
+        if begun[key] != asked[key]:
+            name = names.get(key, f"--{key}")
+            raise UsageError(
+                f"{corpus.folder} was begun with {name} {_show(begun[key])}, not "
+                f"{_show(asked[key])}: use the same options, or another folder"
+            )
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={number:g}" for key, number in value.items()) or "none"
+    return ", ".join(value) if isinstance(value, tuple) else "none" if value is None else str(value)
+
+
+def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:
+    """Return the clips of shards that are not finished.
+
+    Shards with the longest clips come first, and in each its longest clip: what takes long must
+    not be begun last.
+    """
+    left: dict[int, set[int]] = {}
+    for shard in shards:
+        if not shard.is_published():
+            done, failed = shard.finished()
+            left[shard.number] = set(shard.keys) - done - failed
+    wanted = set().union(*left.values())
+    clips = {clip.key: clip for clip in read_clips(corpus.folder) if clip.key in wanted}
+    if len(clips) < len(wanted):
+        raise VqtokError(f"{corpus.folder / CLIPS} lacks clips that {CORPUS} counts")
+    groups = [[clips[key] for key in keys] for keys in left.values()]
+    for group in groups:
+        group.sort(key=lambda clip: -clip.bytes)
+    groups.sort(key=lambda group: -max((clip.bytes for clip in group), default=0))
+    return [clip for group in groups for clip in group]
+
+
+def plan_clips(
+    sources: Sequence[str],
+    folder: Path,
+    options: PlanOptions,
+    shard: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
+) -> tuple[Corpus, list[Shard], list[Clip]]:
+    """Return the corpus in a folder, the shards of this process, and their clips that are left.
+
+    shard: (k, n): of n processes, this is number k and takes every n-th shard.
+    retry_failed: also encode clips again that have failed.
+    """
+    corpus = open_or_create(sources, folder, options)
+    shards = corpus.shards[shard[0] :: shard[1]]
+    if retry_failed:
+        for each in shards:
+            reopen(corpus, each)
+    return corpus, shards, clips_left(corpus, shards)

@@ -1,0 +1,296 @@
+"""Encode clips of a corpus in a process that may hang or be killed: `Encode`."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import vqtok
+from vqtok.bulk.setup import Setup
+from vqtok.corpus.clips import Clip
+from vqtok.corpus.publish import publish
+from vqtok.corpus.records import Failure
+from vqtok.corpus.settings import open_corpus
+from vqtok.errors import UsageError, VqtokError
+
+COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
+MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
+_PATIENCE = 10  # seconds that a worker has to end
+
+
+class Result(NamedTuple):
+    """What became of a clip.
+
+    clip: its key. seconds: spent on it. failure: one sentence, or "".
+    notes: what the user should know about it.
+    """
+
+    clip: int
+    frames: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+    notes: Sequence[str] = ()
+
+
+class _Begun(NamedTuple):
+    """A clip that the worker has, since when, and how often it was begun."""
+
+    clip: Clip
+    since: float
+    attempts: int
+
+
+class WorkerProcess:
+    """A process that runs `vqtok.bulk.worker`. It ends with this one."""
+
+    def __init__(self, setup: Setup) -> None:
+        package = str(Path(vqtok.__file__).parents[1])
+        paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        self._replies: Queue[dict[str, Any] | None] = Queue()
+        self.ready = False
+        Thread(target=self._listen, daemon=True).start()
+        self.send(asdict(setup))
+
+    def _listen(self) -> None:
+        for line in self._process.stdout or ():
+            self._replies.put(json.loads(line))
+        self._replies.put(None)
+
+    def send(self, line: dict[str, Any]) -> None:
+        """Send a line; it is lost if the process has ended, which `receive` will tell."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(line) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def receive(self, seconds: float | None) -> dict[str, Any] | None:
+        """Return the next reply, or None if the process has ended. Empty after some seconds."""
+        return self._replies.get(timeout=seconds)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process, which has nothing to do."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.close()
+            self._process.wait(_PATIENCE)
+        except (OSError, subprocess.TimeoutExpired):
+            self.kill()
+
+    def how_it_ended(self) -> str:
+        """Return the signal or the exit code of a process that has ended."""
+        code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class Encode:
+    """Encodes clips of a corpus; a callable class for `ray.data.Dataset.map_batches`.
+
+    The work is done in a process of its own. A clip that hangs or kills that process costs a new
+    process, and after three times it is given up. Everything is in the files of the corpus: another
+    `Encode`, here or on another machine, can go on at any time.
+
+    folder: of the corpus, which `plan` has made.
+    jobs: clips to encode at once; on a GPU, in one batch.
+    timeout: seconds for each clip, after which it has failed; None for no limit.
+    device: auto, cpu, cuda or cuda:N.
+    tokenizer: the one that the corpus was begun with, if its file is elsewhere by now.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        jobs: int = 1,
+        timeout: float | None = None,
+        device: str = "auto",
+        tokenizer: str | None = None,
+    ) -> None:
+        self._corpus = open_corpus(folder)
+        name = tokenizer or self._corpus.settings.tokenizer
+        self._setup = Setup(str(Path(folder).absolute()), name, device, jobs)
+        self._timeout = timeout
+        self._worker: WorkerProcess | None = None
+        self._begun: dict[int, _Begun] = {}
+        self._again: deque[Clip] = deque()
+        self._suspects: deque[Clip] = deque()
+        self._reason = ""
+        self.log: Callable[[str], object] = lambda line: None  # gets lines for --verbose
+
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Encode the clips of rows of `plan`, given as a column for each key or as one row.
+
+        Returns the columns of `Result`, for clips that were not finished before.
+        """
+        columns = [np.atleast_1d(rows[key]).tolist() for key in ("clip", "path", "name", "bytes")]
+        results = list(self.run(map(Clip._make, zip(*columns, strict=True))))
+        results = [result._replace(notes="; ".join(result.notes)) for result in results]
+        return {
+            key: np.array([getattr(result, key) for result in results]) for key in Result._fields
+        }
+
+    def run(self, clips: Iterable[Clip]) -> Iterator[Result]:
+        """Encode clips, `jobs` at once, and yield what became of each as soon as it is known.
+
+        Clips that are finished already are passed over. Those that were begun before and have not
+        ended may have killed their process: they come last and one at a time, so that none is
+        blamed for another.
+
+        Raises VqtokError if no clip can be encoded, such as on a full disk.
+        """
+        source = iter(clips)
+        try:
+            while True:
+                yield from self._begin_clips(source)
+                if not self._begun:
+                    return
+                yield from self._wait()
+        finally:
+            if self._begun:
+                self._stop_worker()
+                for begun in self._begun.values():
+                    self._corpus.shard_of(begun.clip.key).withdraw(begun.clip.key)
+                self._begun.clear()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._worker:
+            self._worker.close()
+        self._worker = None
+
+    def _begin_clips(self, source: Iterator[Clip]) -> Iterator[Result]:
+        """Give the worker clips until it has enough; yield those that are given up."""
+        while len(self._begun) < self._setup.jobs and (clip := self._next(source)):
+            attempts = self._corpus.shard_of(clip.key).begin(clip.key)
+            if attempts > MAX_ATTEMPTS:
+                yield self._give_up(clip, attempts - 1)
+                continue
+            if not self._worker:
+                self._worker, self._reason = WorkerProcess(self._setup), ""
+            self._begun[clip.key] = _Begun(clip, time.monotonic(), attempts)
+            self._worker.send(clip._asdict())
+
+    def _next(self, source: Iterator[Clip]) -> Clip | None:
+        """Return the next clip to begin, if there is one now."""
+        if self._again:
+            return self._again.popleft()
+        for clip in source:
+            shard = self._corpus.shard_of(clip.key)
+            if shard.is_finished(clip.key):
+                continue
+            if not shard.attempts(clip.key):
+                return clip
+            self._suspects.append(clip)
+        return self._suspects.popleft() if self._suspects and not self._begun else None
+
+    def _wait(self) -> Iterator[Result]:
+        """Wait for the next reply of the worker, and yield what it says of a clip."""
+        assert self._worker
+        try:
+            reply = self._worker.receive(self._seconds_left())
+        except Empty:
+            yield from self._time_out()
+            return
+        match reply:
+            case None:
+                yield from self._mourn()
+            case {"stop": str(reason)}:
+                self._stop_worker()
+                raise (UsageError if reply.get("usage") else VqtokError)(reason)
+            case {"died": str(reason)}:
+                self._reason = reason
+            case {"ready": str(description)}:
+                self._worker.ready = True
+                self.log(description)
+                now = time.monotonic()
+                self._begun = {k: b._replace(since=now) for k, b in self._begun.items()}
+            case _:
+                del self._begun[reply["clip"]]
+                yield Result(**reply)
+
+    def _seconds_left(self) -> float | None:
+        if self._timeout is None or not (self._worker and self._worker.ready):
+            return None
+        first = min(begun.since for begun in self._begun.values())
+        return max(0.0, first + self._timeout - time.monotonic())
+
+    def _time_out(self) -> Iterator[Result]:
+        """Kill the worker; clips whose time is over have failed, and others are begun again."""
+        assert self._timeout is not None
+        self._stop_worker()
+        now = time.monotonic()
+        for clip, since, attempts in self._take_begun():
+            shard = self._corpus.shard_of(clip.key)
+            if now - since < self._timeout:
+                shard.withdraw(clip.key)
+                self._again.append(clip)
+                continue
+            reason = f"{clip.path}: not encoded within {self._timeout:g} s (--timeout)"
+            yield self._fail(clip, "TimeoutError", reason, attempts)
+
+    def _mourn(self) -> Iterator[Result]:
+        """The worker has ended by itself: its clips are suspects, or are given up."""
+        assert self._worker
+        self._reason = self._reason or self._worker.how_it_ended()
+        if not self._worker.ready:
+            self._stop_worker()
+            raise VqtokError(
+                f"the process that encodes has ended before it was ready ({self._reason})"
+            )
+        self._stop_worker()
+        self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
+        for clip, _, attempts in self._take_begun():
+            if attempts >= MAX_ATTEMPTS:
+                yield self._give_up(clip, attempts)
+            else:
+                self._suspects.append(clip)
+
+    def _take_begun(self) -> list[_Begun]:
+        begun = list(self._begun.values())
+        self._begun.clear()
+        return begun
+
+    def _give_up(self, clip: Clip, attempts: int) -> Result:
+        reason = f" ({self._reason})" if self._reason else ""
+        return self._fail(
+            clip,
+            "Killed",
+            f"{clip.path}: the process that encodes it was killed {attempts} times{reason}: "
+            "--retry-failed tries it again",
+            attempts,
+        )
+
+    def _fail(self, clip: Clip, kind: str, reason: str, attempts: int) -> Result:
+        shard = self._corpus.shard_of(clip.key)
+        shard.fail(Failure(clip.key, clip.path, kind, reason, attempts))
+        publish(shard)
+        return Result(clip.key, failure=reason)
+
+    def _stop_worker(self) -> None:
+        if self._worker:
+            self._worker.kill()
+        self._worker = None

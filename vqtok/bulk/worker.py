@@ -1,0 +1,158 @@
+"""The process that encodes clips of a corpus: `python -m vqtok.bulk.worker`.
+
+Its parent (`supervisor.py`) writes lines of JSON to its stdin, first a `Setup`, then clips, and
+reads a line on each clip from its stdout. It ends when its stdin does.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from threading import Lock
+from typing import Any, TextIO
+
+from vqtok.bulk.setup import Setup
+from vqtok.corpus.clips import Clip
+from vqtok.corpus.publish import publish
+from vqtok.corpus.records import Failure, Seconds
+from vqtok.corpus.settings import Corpus, open_corpus
+from vqtok.device import describe_device, free_memory
+from vqtok.errors import (
+    UsageError,
+    VqtokError,
+    describe_device_failure,
+    describe_failure,
+    is_device_failure,
+    os_message,
+)
+from vqtok.model.checkpoint import load_for_inference
+from vqtok.model.rate import Rate
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.pipeline.source import EncodeOptions, encode_source
+from vqtok.pipeline.stopwatch import Stopwatch
+
+
+class Worker:
+    """Encodes clips and replies with a line on each."""
+
+    def __init__(self, setup: Setup, replies: TextIO) -> None:
+        self._corpus = open_corpus(setup.folder)
+        self._options = encode_options(self._corpus)
+        self._tokenizer = _load(setup, self._corpus)
+        self._replies, self._lock = replies, Lock()
+        device = self._tokenizer.device
+        self.rows = 1 if device.type == "cpu" else setup.jobs
+        self.reply(
+            ready=f"{setup.tokenizer} in {self._corpus.settings.dtype} on {describe_device(device)}"
+        )
+
+    def run(self, jobs: int) -> None:
+        """Encode the clips on stdin until it ends."""
+        with self._tokenizer.batched(self.rows), ThreadPoolExecutor(jobs) as pool:
+            for line in sys.stdin:
+                pool.submit(self._work, Clip(**json.loads(line)))
+            os._exit(0)  # the parent is gone, or does not want what is still running
+
+    def reply(self, **line: Any) -> None:
+        """Send a line to the parent."""
+        with self._lock:
+            self._replies.write(json.dumps(line) + "\n")
+            self._replies.flush()
+
+    def _work(self, clip: Clip) -> None:
+        """Encode a clip. What stops the whole worker is said, and ends it."""
+        try:
+            result = self._finish(clip)
+        except VqtokError as error:  # the corpus is damaged
+            self._stop(str(error))
+        except BaseException as error:
+            if is_device_failure(error):
+                self.reply(died=describe_device_failure(error))
+                os._exit(1)
+            self._stop(describe_failure(error, self._corpus.folder))
+        else:
+            self.reply(clip=clip.key, **result)
+
+    def _stop(self, reason: str) -> None:
+        self.reply(stop=reason)
+        os._exit(1)
+
+    def _finish(self, clip: Clip) -> dict[str, Any]:
+        """Encode a clip into its shard, and publish that if it was the last one."""
+        shard, stopwatch = self._corpus.shard_of(clip.key), Stopwatch()
+        result: dict[str, Any] = {}
+        try:
+            with self._tokenizer.batcher.clip():
+                tokens, video = encode_source(
+                    clip.path, self._tokenizer, self._options, stopwatch=stopwatch
+                )
+        except BaseException as error:
+            if is_device_failure(error) or is_disk_full(error):
+                raise
+            free_memory(self._tokenizer.device)
+            kind, result["failure"] = type(error).__name__, describe_failure(error, clip.path)
+            attempts = max(1, shard.attempts(clip.key))
+            shard.fail(Failure(clip.key, clip.path, kind, result["failure"], attempts))
+        else:
+            reading = stopwatch.seconds("reading")
+            seconds = Seconds(reading, stopwatch.elapsed() - reading, 0)
+            packed = shard.add(clip.key, clip.name, tokens, seconds, video.notes)
+            result |= {"frames": packed.frames, "tokens": packed.tokens, "notes": packed.notes}
+        publish(shard)
+        return {"seconds": stopwatch.elapsed()} | result
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether there is no space left, for temporary files either: no fault of a clip."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def encode_options(corpus: Corpus) -> EncodeOptions:
+    """Return how the clips of a corpus are encoded."""
+    settings = corpus.settings
+    return EncodeOptions(
+        size=settings.size,
+        fps=None if settings.fps is None else Fraction(settings.fps),
+        start=settings.start,
+        duration=settings.duration,
+        strict=settings.strict,
+        rate=Rate(**settings.rate),
+    )
+
+
+def _load(setup: Setup, corpus: Corpus) -> Tokenizer:
+    """Load the tokenizer. Raises UsageError if the corpus was begun with another one."""
+    tokenizer = load_for_inference(setup.tokenizer, setup.device, corpus.settings.dtype)
+    if tokenizer.fingerprint != corpus.settings.model:
+        raise UsageError(
+            f"{corpus.folder} was begun with another tokenizer, weights "
+            f"{corpus.settings.model[:12]}, than {setup.tokenizer}, {tokenizer.fingerprint[:12]}: "
+            "use the same one, or another folder"
+        )
+    return tokenizer
+
+
+def main() -> None:
+    """Run a worker. What keeps it from starting is its only reply."""
+    # Signals reach the whole group of processes, but the parent decides what happens then.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print must not disturb the replies
+    setup = Setup(**json.loads(sys.stdin.readline()))
+    try:
+        worker = Worker(setup, replies)
+    except Exception as error:
+        is_usage = isinstance(error, UsageError)
+        reason = os_message(error) if isinstance(error, OSError) else str(error)
+        replies.write(json.dumps({"stop": reason, "usage": is_usage}) + "\n")
+        replies.flush()
+        sys.exit(1)
+    worker.run(setup.jobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Publish shards: the tar, then its record; and open those again in which clips have failed."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vqtok.atomic import atomic_write
+from vqtok.corpus.index import INDEX, write_index
+from vqtok.corpus.records import Failure, PackedClip, Record, read_record, write_record
+from vqtok.corpus.settings import Corpus
+from vqtok.corpus.shards import ATTEMPTS, FAILED, PART, Shard, read_details, write_details
+from vqtok.corpus.tar import BLOCK, END, member_size, padded
+from vqtok.errors import VqtokError
+from vqtok.files import printable
+
+FAILURES = "failures.jsonl"
+_PIECE = 2**20  # bytes copied at a time
+
+
+def publish(shard: Shard) -> bool:
+    """Publish a shard if all its clips are finished; return whether it is published.
+
+    Several processes may do so at once: the first one's tar stays.
+    """
+    if shard.is_published():
+        return True
+    done, failed = shard.finished()
+    if len(done) + len(failed) < len(shard.keys):
+        return False
+    shard.tar.parent.mkdir(exist_ok=True)
+    try:
+        with atomic_write(shard.tar, replace=False) as temporary:
+            clips = write_tar(shard, sorted(done), temporary)
+            size, inode = temporary.stat().st_size, temporary.stat().st_ino
+        failures = [shard.failure(key) for key in sorted(failed)]
+    except FileNotFoundError:
+        if shard.is_published():  # by another process, which deleted the parts
+            return True
+        raise
+    if shard.tar.stat().st_ino != inode and shard.tar.stat().st_size != size:
+        raise VqtokError(f"{shard.tar} is not what {shard.parts} contains: delete it")
+    write_record(shard.record, Record(shard.number, _sha256(shard.tar), size, clips, failures))
+    shutil.rmtree(shard.parts, ignore_errors=True)
+    return True
+
+
+def write_tar(shard: Shard, keys: Iterable[int], path: Path) -> list[PackedClip]:
+    """Write the parts of clips as a tar, and return what is in it."""
+    clips = []
+    with path.open("wb") as tar:
+        for key in keys:
+            source = shard.path(key, PART)
+            with source.open("rb") as part:
+                clip, size = read_details(part, source)
+                start = tar.tell()
+                _copy(part, tar, 0, size)
+            clips.append(moved(clip, start))
+        tar.write(END)
+        tar.flush()
+        os.fsync(tar.fileno())  # before its record can be there
+    return clips
+
+
+def moved(clip: PackedClip, offset: int) -> PackedClip:
+    """Return a clip whose offsets are larger by `offset`."""
+    return clip._replace(offset=clip.offset + offset, indices=clip.indices + offset)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, start: int, size: int) -> None:
+    source.seek(start)
+    while size:
+        piece = source.read(min(size, _PIECE))
+        if not piece:
+            raise VqtokError(f"{source.name} is truncated: delete it")
+        size -= target.write(piece)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
+    """Publish what is complete, delete what is left over, and list failures.
+
+    When all shards are published, the index is written.
+
+    shards: those that this process looks after; all by default.
+    """
+    for shard in corpus.shards if shards is None else shards:
+        if publish(shard) and shard.parts.exists():
+            shutil.rmtree(shard.parts, ignore_errors=True)
+    _write_failures(corpus)
+    if all(shard.is_published() for shard in corpus.shards):
+        write_index(corpus.folder, (read_record(shard.record) for shard in corpus.shards))
+
+
+def _write_failures(corpus: Corpus) -> None:
+    lines = [json.dumps(_printable(failure)) + "\n" for failure in read_failures(corpus)]
+    path = corpus.folder / FAILURES
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(lines))
+
+
+def _printable(failure: Failure) -> dict[str, object]:
+    texts = {key: printable(getattr(failure, key)) for key in ("source", "kind", "reason")}
+    return failure._asdict() | texts
+
+
+def read_failures(corpus: Corpus, shards: Iterable[Shard] | None = None) -> Iterator[Failure]:
+    """Yield the failures of shards (all by default), published or not."""
+    for shard in corpus.shards if shards is None else shards:
+        if shard.is_published():
+            yield from read_record(shard.record).failures
+        else:
+            yield from (shard.failure(key) for key in sorted(shard.finished()[1]))
+
+
+def reopen(corpus: Corpus, shard: Shard) -> None:
+    """Make the failures of a shard undone. Its finished clips become parts again.
+
+    It may be killed at any time: without a tar, a shard is open.
+    """
+    if shard.is_published():
+        record = read_record(shard.record)
+        if not record.failures:
+            return
+        shutil.rmtree(shard.parts, ignore_errors=True)
+        shard.parts.mkdir(parents=True)
+        with shard.tar.open("rb") as tar:
+            for clip in record.clips:
+                _extract(tar, clip, shard)
+        (corpus.folder / INDEX).unlink(missing_ok=True)
+        shard.tar.unlink()
+    shard.record.unlink(missing_ok=True)
+    for suffix in (FAILED, ATTEMPTS):
+        for path in shard.parts.glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)
+
+
+def _extract(tar: BinaryIO, clip: PackedClip, shard: Shard) -> None:
+    """Make a part of a clip in a tar."""
+    start = clip.offset - BLOCK
+    tar.seek(padded(clip.offset + clip.bytes))
+    size = member_size(tar.read(BLOCK))
+    end = tar.tell() + padded(size)
+    with atomic_write(shard.path(clip.key, PART)) as temporary, temporary.open("wb") as part:
+        _copy(tar, part, start, end - start)
+        write_details(part, moved(clip, -start))

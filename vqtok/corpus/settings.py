@@ -1,0 +1,132 @@
+"""`corpus.json`: how the clips of a corpus are encoded, and which clips each shard has."""
+
+import json
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from vqtok.atomic import atomic_write
+from vqtok.corpus.shards import Shard
+from vqtok.errors import UsageError, VqtokError, os_reason
+from vqtok.untrusted import parse_json, quote
+
+CORPUS = "corpus.json"
+_FORMAT = {"format": "vqtok-corpus", "version": 1}
+_MAX_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """How every clip of a corpus is encoded.
+
+    tokenizer: a bundled name, or the absolute path of a tokenizer file.
+    model: SHA-256 of its weights.
+    quantizer, stride, codebook_size, stages, keyframe_interval, dtype: of the tokenizer; an
+        interval of 1 if it predicts nothing.
+    size, fps, start, duration, strict: as in `vqtok encode`; fps as text.
+    rate: the one of price, tokens and psnr that was given, if any.
+    sources: what was listed, as absolute paths and patterns.
+    pack: bytes of a shard, about.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+    tokenizer: str
+    model: str
+    quantizer: str
+    stride: tuple[int, int, int]
+    codebook_size: int
+    stages: int
+    keyframe_interval: int
+    dtype: str
+    size: int | None
+    fps: str | None
+    start: float
+    duration: float | None
+    strict: bool
+    rate: dict[str, float]
+    sources: tuple[str, ...]
+    pack: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus in a folder.
+
+    starts: key of the first clip of each shard, then the number of clips.
+    """
+
+    folder: Path
+    settings: CorpusSettings
+    starts: Sequence[int]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in order."""
+        return [self.shard(number) for number in range(len(self.starts) - 1)]
+
+    def shard(self, number: int) -> Shard:
+        """Return a shard by its number."""
+        return Shard(self.folder, number, range(self.starts[number], self.starts[number + 1]))
+
+    def shard_of(self, key: int) -> Shard:
+        """Return the shard that has the clip with this key."""
+        return self.shard(bisect(self.starts, key) - 1)
+
+
+def is_corpus(path: str | Path) -> bool:
+    """Return whether a path is the folder of a corpus."""
+    try:
+        return (Path(path) / CORPUS).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def create_corpus(folder: Path, settings: CorpusSettings, starts: Sequence[int]) -> None:
+    """Write `corpus.json`, unless another process was first."""
+    value = _FORMAT | {"settings": asdict(settings), "shards": list(starts)}
+    with atomic_write(folder / CORPUS, replace=False) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def open_corpus(folder: str | Path) -> Corpus:
+    """Open the corpus in a folder.
+
+    Raises UsageError if there is none, VqtokError if its `corpus.json` is damaged.
+    """
+    folder = Path(folder)
+    path = folder / CORPUS
+    if not is_corpus(folder):
+        raise UsageError(f"{folder} is not a corpus: it has no {CORPUS}")
+    try:
+        with path.open("rb") as file:
+            value = parse_json(file.read(_MAX_BYTES))
+        return _parse(folder, value)
+    except OSError as error:
+        raise VqtokError(f"{path}: {os_reason(error)}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise VqtokError(f"{path} is damaged: {key}: {problem['msg']}") from None
+    except ValueError as error:
+        raise VqtokError(f"{path} is damaged: {error}") from None
+
+
+def _parse(folder: Path, value: Any) -> Corpus:
+    if not isinstance(value, dict) or value.get("format") != _FORMAT["format"]:
+        raise ValueError("it does not describe a corpus")
+    if (version := value.get("version")) != _FORMAT["version"]:
+        raise ValueError(f"it has version {quote(version)}, and this vqtok reads version 1")
+    settings = TypeAdapter(CorpusSettings).validate_python(value.get("settings"))
+    starts = TypeAdapter(list[int]).validate_python(value.get("shards"), strict=True)
+    if len(starts) < 2 or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
+        raise ValueError("its shards are not valid")
+    return Corpus(folder, settings, starts)

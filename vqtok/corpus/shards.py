@@ -1,0 +1,211 @@
+"""A shard while it is made: its finished clips, its failures, and how often clips were begun."""
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from vqtok.atomic import atomic_write
+from vqtok.corpus.records import (
+    Failure,
+    PackedClip,
+    Seconds,
+    clip_from_json,
+    clip_to_json,
+    failure_from_json,
+)
+from vqtok.corpus.tar import BLOCK, tar_member
+from vqtok.errors import UsageError, VqtokError
+from vqtok.safetensors_io import read_header
+from vqtok.tokens import Tokens, count_tokens, write_tokens
+from vqtok.untrusted import parse_json
+
+PART, FAILED, ATTEMPTS = ".part", ".failed", ".attempts"
+_LENGTH = 8  # bytes of the number at the end of a part
+_MAX_DETAILS = 2**24  # bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard of a corpus.
+
+    folder: of the corpus. keys: of its clips.
+
+    While it is open, `parts` has three kinds of files. KEY.part is a finished clip: its two
+    members of the tar, a line of JSON with its details, and the length of that line. KEY.failed is
+    the failure of a clip. KEY.attempts has a byte for each time that a clip was begun.
+    """
+
+    folder: Path
+    number: int
+    keys: range
+
+    @property
+    def tar(self) -> Path:
+        """The token files."""
+        return self.folder / "shards" / f"{self.number:05}.tar"
+
+    @property
+    def record(self) -> Path:
+        """The commit record."""
+        return self.tar.with_suffix(".json")
+
+    @property
+    def parts(self) -> Path:
+        """Folder of work in progress."""
+        return self.folder / "parts" / f"{self.number:05}"
+
+    def is_published(self) -> bool:
+        """Return whether the shard is complete: it has its tar, and the record, written last."""
+        return self.record.exists() and self.tar.exists()
+
+    def path(self, key: int, suffix: str) -> Path:
+        """Return a file of a clip: PART, FAILED or ATTEMPTS."""
+        return self.parts / f"{key_name(key)}{suffix}"
+
+    def finished(self) -> tuple[set[int], set[int]]:
+        """Return the keys of clips that are encoded, and of those that have failed."""
+        done, failed = set[int](), set[int]()
+        with suppress(FileNotFoundError):
+            for path in self.parts.iterdir():
+                if path.stem.isdecimal() and path.suffix in (PART, FAILED):
+                    (done if path.suffix == PART else failed).add(int(path.stem))
+        return done & set(self.keys), (failed - done) & set(self.keys)
+
+    def is_finished(self, key: int) -> bool:
+        """Return whether a clip is encoded, or has failed."""
+        files = self.path(key, PART), self.path(key, FAILED)
+        return any(path.exists() for path in files) or self.is_published()
+
+    def begin(self, key: int) -> int:
+        """Note that a clip is begun, and return how often it was, this time included."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        with self.path(key, ATTEMPTS).open("ab") as file:
+            file.write(b"+")
+        return self.attempts(key)
+
+    def withdraw(self, key: int) -> None:
+        """Take back the last `begin` of a clip, which was stopped for no fault of its own."""
+        attempts = self.attempts(key)
+        path = self.path(key, ATTEMPTS)
+        if attempts > 1:
+            path.write_bytes(b"+" * (attempts - 1))
+        else:
+            path.unlink(missing_ok=True)
+
+    def attempts(self, key: int) -> int:
+        """Return how often a clip was begun without an end."""
+        try:
+            return self.path(key, ATTEMPTS).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def add(
+        self, key: int, name: str, tokens: Tokens, seconds: Seconds, notes: list[str]
+    ) -> PackedClip:
+        """Write the part of a clip, and return its details; the seconds of writing are added.
+
+        It is not written if another process has published the shard meanwhile.
+        """
+        start, attempts = time.perf_counter(), max(1, self.attempts(key))
+        try:
+            with atomic_write(self.path(key, PART)) as temporary, temporary.open("w+b") as file:
+                with tar_member(file, f"{key_name(key)}.safetensors"):
+                    write_tokens(file, tokens)
+                with tar_member(file, f"{key_name(key)}.json"):
+                    file.write(json.dumps(_describe(name, tokens)).encode())
+                seconds = seconds._replace(writing=time.perf_counter() - start)
+                clip = _pack(file, key, name, tokens, attempts, seconds, notes)
+                write_details(file, clip)
+        except (OSError, UsageError):
+            if not self.is_published():
+                raise
+        self.path(key, ATTEMPTS).unlink(missing_ok=True)
+        return clip
+
+    def fail(self, failure: Failure) -> None:
+        """Write the failure of a clip."""
+        self.parts.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.path(failure.key, FAILED)) as temporary:
+            temporary.write_text(json.dumps(failure._asdict()) + "\n")
+        self.path(failure.key, ATTEMPTS).unlink(missing_ok=True)
+
+    def failure(self, key: int) -> Failure:
+        """Return the failure of a clip. Raises VqtokError if its file is damaged."""
+        path = self.path(key, FAILED)
+        try:
+            return failure_from_json(parse_json(path.read_bytes()))
+        except (ValueError, AttributeError, TypeError) as error:
+            raise VqtokError(f"{path} is damaged: {error}; delete it") from None
+
+
+def key_name(key: int) -> str:
+    """Return a key as it stands in the names of files."""
+    return f"{key:09}"
+
+
+def write_details(file: BinaryIO, clip: PackedClip) -> None:
+    """Write the end of a part. Offsets of the clip count from the beginning of the part."""
+    line = json.dumps(clip_to_json(clip)).encode() + b"\n"
+    file.write(line + len(line).to_bytes(_LENGTH, "little"))
+
+
+def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
+    """Return the clip in a part, and the size of its members of the tar in bytes.
+
+    Raises VqtokError if the part is damaged.
+    """
+    try:
+        end = file.seek(-_LENGTH, 2)
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        if not 0 < length <= min(end, _MAX_DETAILS):
+            raise ValueError("it does not end as a part does")
+        size = file.seek(end - length)
+        return clip_from_json(parse_json(file.read(length))), size
+    except (OSError, ValueError, TypeError) as error:
+        raise VqtokError(f"{path} is damaged: {error}; delete it") from None
+
+
+def _describe(name: str, tokens: Tokens) -> dict[str, object]:
+    """Return what the JSON file beside a token file says of it."""
+    return {
+        "name": name,
+        "frames": tokens.frames,
+        "height": tokens.height,
+        "width": tokens.width,
+        "fps": f"{tokens.fps.numerator}/{tokens.fps.denominator}",
+        "codebook_size": tokens.codebook_size,
+        "shape": tokens.indices.shape,
+    }
+
+
+def _pack(
+    file: BinaryIO,
+    key: int,
+    name: str,
+    tokens: Tokens,
+    attempts: int,
+    seconds: Seconds,
+    notes: list[str],
+) -> PackedClip:
+    """Return the details of a clip whose members of the tar are all that `file` has."""
+    file.seek(BLOCK)
+    header = read_header(file)
+    file.seek(0, 2)
+    indices = header.tensors["indices"]
+    return PackedClip(
+        key=key,
+        name=name,
+        offset=BLOCK,
+        bytes=header.start + header.data_size,
+        indices=BLOCK + header.start + indices.begin,
+        dtype=indices.dtype,
+        shape=indices.shape,
+        frames=tokens.frames,
+        tokens=count_tokens(tokens),
+        attempts=attempts,
+        seconds=seconds,
+        notes=notes,
+    )

@@ -1,0 +1,68 @@
+"""Encode a video by its name, with the options of `vqtok encode`."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vqtok.errors import VqtokError
+from vqtok.model.rate import ALL_TOKENS, Rate
+from vqtok.model.tokenizer import Tokenizer
+from vqtok.pipeline.clip import OnProgress, encode_clip, hardware_decoder
+from vqtok.pipeline.stopwatch import Stopwatch
+from vqtok.tokens import Tokens
+from vqtok.video import Clip, open_video
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode a clip; the first four are those of `open_video`.
+
+    strict: fail if the video is damaged.
+    rate: how many tokens to spend.
+    """
+
+    size: int | None = None
+    fps: Fraction | None = None
+    start: float = 0.0
+    duration: float | None = None
+    strict: bool = False
+    rate: Rate = ALL_TOKENS
+
+
+def encode_source(
+    source: str,
+    tokenizer: Tokenizer,
+    options: EncodeOptions,
+    on_progress: OnProgress = lambda frames: None,
+    on_length: Callable[[int | None], object] = lambda frames: None,
+    stopwatch: Stopwatch | None = None,
+    should_stop: Callable[[], object] = lambda: False,
+) -> tuple[Tokens, Clip]:
+    """Encode a video file, or stdin (-); return the tokens and the closed clip with its notes.
+
+    on_length: called once with the approximate number of frames; None if that is unknown.
+    on_progress, stopwatch, should_stop: as in `encode_clip`.
+    Raises VqtokError if the video is damaged and `options.strict` is set.
+    """
+    with open_video(
+        sys.stdin.buffer if source == "-" else source,
+        size=options.size,
+        fps=options.fps,
+        start=options.start,
+        duration=options.duration,
+        hardware=None if options.strict else hardware_decoder(tokenizer),  # NVDEC hides damage
+    ) as clip:
+        on_length(expected_frames(clip, options))
+        tokens = encode_clip(clip, tokenizer, on_progress, should_stop, stopwatch, options.rate)
+    if options.strict and clip.damage:
+        raise VqtokError(f"{source}: {', '.join(clip.damage)}; encode it without --strict")
+    return tokens, clip
+
+
+def expected_frames(clip: Clip, options: EncodeOptions) -> int | None:
+    """Return the approximate number of frames to encode; None if the length is unknown."""
+    seconds = max(0.0, (clip.duration or 0) - options.start)
+    if options.duration is not None:
+        seconds = min(seconds, options.duration)
+    return round(seconds * float(clip.fps)) or None
