@@ -23,11 +23,13 @@ from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.layers import CausalConv3d
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.api import encode_video
+from vqtok.pipeline.source import EncodeOptions, encode_source
 from vqtok.pipeline.split import Piece, encode_piece, join_pieces, plan_pieces
 from vqtok.tokens import read_tokens, tokens_to_bytes, write_tokens
 from vqtok.video import CannotSplit
 from vqtok.video.resample import frame_shown, resampled
+
+ALL = EncodeOptions()
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,12 @@ def staged(tmp_path_factory):
     return load_for_inference(path, "cpu", None)
 
 
-def encode_split(path, pieces, tokenizer, folder, **options):
+def encode_split(path, pieces, tokenizer, folder, options):
     """Return the tokens of a clip, encoded in pieces, the last one first, and through files."""
     rows = [json.dumps(asdict(piece)) for piece in pieces]
     pieces = [Piece(**json.loads(row)) for row in rows]
     for piece in reversed(pieces):
-        tokens, _ = encode_piece(path, piece, tokenizer, **options)
+        tokens, _ = encode_piece(path, piece, tokenizer, options)
         write_tokens(folder / f"{piece.number}.part", tokens)
     parts = (read_tokens(folder / f"{piece.number}.part") for piece in pieces)
     return join_pieces(pieces, parts, str(path))
@@ -52,11 +54,12 @@ def encode_split(path, pieces, tokenizer, folder, **options):
 
 def assert_equal(path, tokenizer, folder, seconds=2, **options):
     """Check that pieces of a clip give the token file of the whole; return the number of pieces."""
-    pieces = plan_pieces(path, tokenizer, seconds, **options)
+    options = EncodeOptions(**options)
+    pieces = plan_pieces(path, tokenizer, options, seconds)
     if not pieces:
         return 1
-    tokens = encode_split(path, pieces, tokenizer, folder, **options)
-    whole = encode_video(path, tokenizer=tokenizer, **options)
+    tokens = encode_split(path, pieces, tokenizer, folder, options)
+    whole, _ = encode_source(path, tokenizer, options)
     assert tokens_to_bytes(tokens) == tokens_to_bytes(whole), options
     return len(pieces)
 
@@ -130,13 +133,13 @@ def random_tokenizer(path, kind, *overrides):
 
 def test_clips_in_batches(staged, tmp_path, make_clip):
     path = make_clip(frames=160, height=24, width=40, **GOP)
-    pieces = plan_pieces(path, staged, 2)
+    pieces = plan_pieces(path, staged, ALL, 2)
 
     def encode(piece):
         with staged.batcher.clip():
             if piece is None:
-                return encode_video(path, tokenizer=staged)
-            return encode_piece(path, piece, staged)[0]
+                return encode_source(path, staged, ALL)[0]
+            return encode_piece(path, piece, staged, ALL)[0]
 
     with staged.batched(2), ThreadPoolExecutor(3) as pool:
         *parts, whole = pool.map(encode, [*pieces, None])
@@ -161,29 +164,29 @@ def test_clips_that_are_not_split(staged, tmp_path, make_clip):
         pipe: "is not a file on disk",
     }.items():
         with pytest.raises(CannotSplit, match=f"{path.name} {reason}"):
-            plan_pieces(path, staged, 2)
+            plan_pieces(path, staged, ALL, 2)
 
 
 def test_short_clips_have_no_pieces(staged, make_clip, tmp_path):
     image = tmp_path / "image.png"
     Image.fromarray(pattern(1)[0]).save(image)
     short = make_clip(frames=100, height=16, width=24, **GOP)
-    assert [plan_pieces(path, staged, 2) for path in (image, short)] == [[], []]
-    assert plan_pieces(short, staged, 0.5, start=0.2, duration=0.7) == []
+    assert [plan_pieces(path, staged, ALL, 2) for path in (image, short)] == [[], []]
+    assert plan_pieces(short, staged, EncodeOptions(start=0.2, duration=0.7), 0.5) == []
 
 
 def test_rates_that_are_averages_are_refused(staged, make_clip):
     for rate in (Rate(tokens=0.5), Rate(psnr=30)):
         with pytest.raises(UsageError, match="choose a price, or do not split"):
-            plan_pieces(make_clip(), staged, 600, rate=rate)
+            plan_pieces(make_clip(), staged, EncodeOptions(rate=rate), 600)
     for seconds in (0, -1, math.nan, math.inf):
         with pytest.raises(UsageError, match="must be above 0 seconds"):
-            plan_pieces(make_clip(), staged, seconds)
+            plan_pieces(make_clip(), staged, ALL, seconds)
 
 
 def test_pieces_notice_other_frames_than_planned(staged, tmp_path, make_clip):
     path = make_clip(frames=160, height=24, width=40, **GOP)
-    pieces = plan_pieces(path, staged, 2)
+    pieces = plan_pieces(path, staged, ALL, 2)
     data = bytearray(path.read_bytes())
     middle = data.index(b"mdat") + 4 + (len(data) - data.index(b"moov")) // 2
     assert len(pieces) == 2
@@ -195,17 +198,17 @@ def test_pieces_notice_other_frames_than_planned(staged, tmp_path, make_clip):
     }.items():
         wrong = replace(pieces[0], **{change: getattr(pieces[0], change) + 1})
         with pytest.raises(CannotSplit, match=reason):
-            encode_piece(path, wrong, staged)
+            encode_piece(path, wrong, staged, ALL)
     data[middle : middle + 400] = bytes(400)
     path.write_bytes(data)
     with pytest.raises(CannotSplit, match=r"cannot be encoded in pieces: .*damaged frame"):
-        [encode_piece(path, piece, staged) for piece in pieces]
+        [encode_piece(path, piece, staged, ALL) for piece in pieces]
 
 
 def test_joining_compares_where_pieces_overlap(staged, make_clip):
     path = make_clip(frames=160, height=24, width=40, **GOP)
-    pieces = plan_pieces(path, staged, 2)
-    parts = [encode_piece(path, piece, staged)[0] for piece in pieces]
+    pieces = plan_pieces(path, staged, ALL, 2)
+    parts = [encode_piece(path, piece, staged, ALL)[0] for piece in pieces]
     indices, times = parts[1].indices.copy(), list(parts[1].timestamps)
     indices[pieces[1].warm_up - 1, 0, 0] ^= 1
     times[5] += 1
@@ -219,8 +222,8 @@ def test_too_short_a_warm_up_is_noticed(tmp_path, make_clip):
     tokenizer.encoder.append(CausalConv3d(6, 6, (9, 1, 1)))  # for which nothing was planned
     path = make_clip(frames=160, height=24, width=40, **GOP)
     with patch.object(Tokenizer, "look_back", 0):
-        pieces = plan_pieces(path, tokenizer, 2)
-    parts = [encode_piece(path, piece, tokenizer)[0] for piece in pieces]
+        pieces = plan_pieces(path, tokenizer, ALL, 2)
+    parts = [encode_piece(path, piece, tokenizer, ALL)[0] for piece in pieces]
     with pytest.raises(CannotSplit, match="differ where they overlap"):
         join_pieces(pieces, parts, str(path))
 

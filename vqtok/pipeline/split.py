@@ -7,7 +7,6 @@ joining the pieces compares them.
 """
 
 import math
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from vqtok.errors import UsageError, VqtokError
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip
 from vqtok.pipeline.frame_rate import average_frame_rate
+from vqtok.pipeline.source import EncodeOptions, open_clip
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import IndexBuffer, Tokens
-from vqtok.video import CannotSplit, Clip, Section, Timeline, open_video, read_timeline
+from vqtok.video import CannotSplit, Clip, Section, Timeline, read_timeline
 
 _COMPARED = 8  # latent frames at least
 _ROWS = 64  # latent frames copied at a time
@@ -62,35 +61,27 @@ class Piece:
 
 
 def plan_pieces(
-    path: str | os.PathLike[str],
-    tokenizer: Tokenizer,
-    seconds: float,
-    *,
-    size: int | None = None,
-    fps: Fraction | None = None,
-    start: float = 0.0,
-    duration: float | None = None,
-    rate: Rate = ALL_TOKENS,
+    path: str, tokenizer: Tokenizer, options: EncodeOptions, seconds: float
 ) -> list[Piece]:
     """Return the pieces of a clip, about `seconds` long; an empty list if it is too short for two.
 
     Reads the file once, but decodes only its first frame, unless the header says that it is short.
 
-    size, fps, start, duration, rate: as in `encode_video`.
     Raises UsageError for a rate that is an average over the clip, and for `seconds` out of range;
     CannotSplit, naming the file and the reason, if it can only be encoded as a whole.
     """
-    if rate.tokens is not None or rate.psnr is not None:
-        raise UsageError(f"{rate} is met over a whole clip: choose a price, or do not split clips")
+    if options.rate.tokens is not None or options.rate.psnr is not None:
+        rate = f"{options.rate} is met over a whole clip"
+        raise UsageError(f"{rate}: choose a price, or do not split clips")
     if not 0 < seconds < math.inf:
         raise UsageError(f"the length of a piece must be above 0 seconds, not {seconds}")
     if not Path(path).is_file():
         raise CannotSplit(f"{path} is not a file on disk: it is encoded as a whole")
-    with open_video(path, size=size, fps=fps, start=start, duration=duration) as clip:
-        lengths = [duration, clip.duration and clip.duration - start]
+    with open_clip(path, tokenizer, options) as clip:
+        lengths = [options.duration, clip.duration and clip.duration - options.start]
         if clip.is_image or any(length and length < 1.5 * seconds for length in lengths):
             return []
-        timeline = read_timeline(path, clip.bounds, fps)
+        timeline = read_timeline(path, clip.bounds, options.fps)
         pieces = list(_cut(clip, timeline, tokenizer, seconds))
     if any(timeline.lead_in(piece.section) > seconds for piece in pieces):
         raise CannotSplit(f"{path} has too few keyframes to be split: it is encoded as a whole")
@@ -98,16 +89,10 @@ def plan_pieces(
 
 
 def encode_piece(
-    path: str | os.PathLike[str],
+    path: str,
     piece: Piece,
     tokenizer: Tokenizer,
-    *,
-    size: int | None = None,
-    fps: Fraction | None = None,
-    start: float = 0.0,
-    duration: float | None = None,
-    rate: Rate = ALL_TOKENS,
-    hardware: str | None = None,
+    options: EncodeOptions,
     on_progress: OnProgress = lambda frames: None,
     stopwatch: Stopwatch | None = None,
 ) -> tuple[Tokens, Clip]:
@@ -115,18 +100,18 @@ def encode_piece(
 
     The tokens make a valid token file, but only `join_pieces` knows what they stand for.
 
-    size, fps, start, duration, rate: as in `plan_pieces`.
-    hardware: as in `open_video`; on_progress, stopwatch: as in `encode_clip`.
+    options: those of `plan_pieces`. on_progress, stopwatch: as in `encode_clip`.
     Raises CannotSplit if the frames are damaged or not those that were planned: the clip can then
     only be encoded as a whole.
     """
-    source = open_video(path, size, fps, start, duration, hardware, section=piece.section)
     try:
-        with source as clip:
+        with open_clip(path, tokenizer, options, piece.section) as clip:
             chunk = tokenizer.chunk_frames(clip.height, clip.width)
             if (clip.height, clip.width, chunk) != (piece.height, piece.width, piece.chunk):
                 raise CannotSplit(f"{path} has frames of another size than planned")
-            tokens = encode_clip(clip, tokenizer, on_progress, stopwatch=stopwatch, rate=rate)
+            tokens = encode_clip(
+                clip, tokenizer, on_progress, stopwatch=stopwatch, rate=options.rate
+            )
     except (CannotSplit, UsageError):
         raise
     except VqtokError as error:
