@@ -173,6 +173,15 @@ def test_clips_in_batches(staged, tmp_path, make_clip):
     assert tokens_to_bytes(join_pieces(pieces, parts, "clip")) == tokens_to_bytes(whole)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("rows", [1, 3])
+def test_clips_on_a_gpu(rows, tmp_path, make_clip):
+    tokenizer = load_for_inference(save_staged_tokenizer(tmp_path / "t"), "cuda", None)
+    path = make_clip(frames=240, height=64, width=96, **GOP)
+    with tokenizer.batched(rows), tokenizer.batcher.clip():
+        assert assert_equal(path, tokenizer, tmp_path, 4) == 2
+
+
 def test_clips_that_are_not_split(staged, tmp_path, make_clip):
     few = make_clip("few.mp4", frames=200, height=16, width=24, g="250", sc_threshold="0")
     stream = make_clip("stream.ts", frames=150, height=16, width=24, **GOP)
