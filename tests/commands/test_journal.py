@@ -29,7 +29,7 @@ vqtok.__main__.main()
 """
 READERS = {
     "encode": "vqtok.pipeline.source.open_video",
-    "decode": "vqtok.commands.decode.read_tokens",
+    "decode": "vqtok.corpus.sources.read_tokens",
 }
 ORIGINALS = {"encode": open_video, "decode": read_tokens}
 GPU_FAILURE = RuntimeError("CUDA error: an illegal memory access was encountered")
