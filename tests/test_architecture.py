@@ -40,13 +40,14 @@ MAY_IMPORT = {
         *("precision", "quality", "safetensors_io", "settings", "untrusted", "video"),
     },
     "options": {"targets"},
+    "scheduler": set(),
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
         *("quality", "quantizers", "report", "targets", "tokens", "training", "untrusted", "video"),
     },
-    "cli": {"command_group", "commands", "options", "pipeline", "targets"},
+    "cli": {"command_group", "commands", "options", "pipeline", "scheduler", "targets"},
     "__main__": {"cli", "interrupt", "streams"},
 }
 EVERYWHERE = {"errors", "files"}
