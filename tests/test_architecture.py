@@ -47,6 +47,7 @@ MAY_IMPORT = {
         *("tokens", "video"),
     },
     "options": {"targets"},
+    "scheduler": set(),
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
