@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vqtok"
 # Modules and packages from the bottom up, and what each may import besides errors and files.
 MAY_IMPORT = {
     "errors": set(),
-    "files": {"errors"},
+    "path_lists": {"errors"},
+    "files": {"errors", "path_lists"},
     "atomic": set(),
     "untrusted": set(),
     "safetensors_io": {"atomic", "untrusted"},
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "command_group": {"interrupt", "streams"},
     "commands": {
         *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
-        *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),
+        *("quality", "quantizers", "report", "targets", "tokens", "training", "untrusted", "video"),
     },
     "cli": {"command_group", "commands", "options", "pipeline", "targets"},
     "__main__": {"cli", "interrupt", "streams"},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
+from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
 from vqtok.corpus.sources import find_packed, list_token_files
@@ -73,7 +74,8 @@ def _decode_many(
     """Decode the token files that have no video in the folder yet, or all with --force."""
     files = list_token_files(sources)
     run.say(*files.found.notes)
-    jobs = plan_jobs(files.found, folder, video_name, run.tokenizer)
+    journal = Journal(folder, "decoded", {}, force=run.force)
+    jobs = plan_jobs(files.found, folder, video_name, run.tokenizer, journal)
     if not run.force:
         jobs, _ = split_existing(jobs)
 
@@ -83,7 +85,7 @@ def _decode_many(
         notes = _decode(tokens, source, job.target, tokenizer, options, task, stopwatch)
         return [*notes, stopwatch.shares("writing")] if run.verbose else notes
 
-    run_batch("decoding", jobs, folder, run, work)
+    run_batch("decoding", jobs, journal, run, work)
 
 
 def _decode(
