@@ -47,7 +47,6 @@ MAY_IMPORT = {
         *("tokens", "video"),
     },
     "options": {"targets"},
-    "scheduler": set(),
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
