@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.index import INDEX, write_index
+from vqtok.corpus.reader import shard_record
 from vqtok.corpus.records import Failure, PackedClip, Record, read_record, write_record
 from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import ATTEMPTS, FAILED, PART, Shard, read_details, write_details
@@ -24,7 +25,7 @@ _PIECE = 2**20  # bytes copied at a time
 def publish(shard: Shard) -> bool:
     """Publish a shard if all its clips are finished; return whether it is published.
 
-    Several processes may do so at once: the first one's tar stays.
+    Several processes may do so at once: the first one's tar stays, unless it differs.
     """
     if shard.is_published():
         return True
@@ -35,15 +36,15 @@ def publish(shard: Shard) -> bool:
     try:
         with atomic_write(shard.tar, replace=False) as temporary:
             clips = write_tar(shard, sorted(done), temporary)
-            size, inode = temporary.stat().st_size, temporary.stat().st_ino
+            size, digest = temporary.stat().st_size, _sha256(temporary)
+            if shard.tar.exists() and _sha256(shard.tar) != digest:
+                shard.tar.unlink()  # damaged, or from before clips were tried again
         failures = [shard.failure(key) for key in sorted(failed)]
     except FileNotFoundError:
         if shard.is_published():  # by another process, which deleted the parts
             return True
         raise
-    if shard.tar.stat().st_ino != inode and shard.tar.stat().st_size != size:
-        raise VqtokError(f"{shard.tar} is not what {shard.parts} contains: delete it")
-    write_record(shard.record, Record(shard.number, _sha256(shard.tar), size, clips, failures))
+    write_record(shard.record, Record(shard.number, digest, size, clips, failures))
     shutil.rmtree(shard.parts, ignore_errors=True)
     return True
 
@@ -96,7 +97,7 @@ def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
             shutil.rmtree(shard.parts, ignore_errors=True)
     _write_failures(corpus)
     if all(shard.is_published() for shard in corpus.shards):
-        write_index(corpus.folder, (read_record(shard.record) for shard in corpus.shards))
+        write_index(corpus.folder, map(shard_record, corpus.shards))
 
 
 def _write_failures(corpus: Corpus) -> None:
