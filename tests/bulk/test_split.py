@@ -55,7 +55,7 @@ def test_a_split_corpus_has_the_token_files_of_a_folder(clips, tmp_path, tokeniz
 
 
 def test_pieces_may_be_encoded_in_any_order_and_place(clips, tmp_path, tokenizer):
-    works("encode", clips / "long.mp4", "-o", tmp_path / "files/", "--tokenizer", tokenizer)
+    works("encode", clips / "long.mp4", "-o", f"{tmp_path}/files/", "--tokenizer", tokenizer)
     folder = tmp_path / "tokens"
     rows = plan(str(clips), folder, pack="1M", tokenizer=str(tokenizer), split=3)
     assert [row["piece"] for row in rows if row["name"] == "long.mp4"] == [0, 1, 2, 3]
