@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,10 @@ from vqtok.corpus.records import Failure
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import UsageError, VqtokError
 
-COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+WORKER = "vqtok.bulk.worker"
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
 _PATIENCE = 10  # seconds that a worker has to end
 
@@ -52,13 +55,16 @@ class _Begun(NamedTuple):
 
 
 class WorkerProcess:
-    """A process that runs `vqtok.bulk.worker`. It ends with this one."""
+    """A process that runs a module, such as `vqtok.bulk.worker`. It ends with this one.
 
-    def __init__(self, setup: Setup) -> None:
+    It reads lines of JSON from its stdin, first `setup`, and replies with such lines.
+    """
+
+    def __init__(self, setup: "DataclassInstance", module: str = WORKER) -> None:
         package = str(Path(vqtok.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            COMMAND,
+            (sys.executable, "-m", module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
