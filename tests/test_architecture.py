@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "vqtok"
 # Modules and packages from the bottom up, and what each may import besides errors and files.
 MAY_IMPORT = {
     "errors": set(),
-    "files": {"errors"},
+    "path_lists": {"errors"},
+    "files": {"errors", "path_lists"},
     "atomic": set(),
     "untrusted": set(),
     "safetensors_io": {"atomic", "untrusted"},
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "config": {"settings", "untrusted"},
     "video": {"atomic", "interrupt"},
     "tokens": {"atomic", "safetensors_io", "untrusted"},
+    "corpus": {"atomic", "safetensors_io", "tokens", "untrusted"},
     "quantizers": {"settings", "distributed", "precision"},
     "codebook_stats": {"tokens"},
     "model": {
@@ -38,14 +40,24 @@ MAY_IMPORT = {
         *("atomic", "codebook_stats", "config", "distributed", "interrupt", "model", "pipeline"),
         *("precision", "quality", "safetensors_io", "settings", "untrusted", "video"),
     },
+    "scheduler": set(),
+    "corpus_options": set(),
+    "bulk": {
+        *("atomic", "corpus", "corpus_options", "device", "model", "pipeline", "targets"),
+        *("tokens", "video"),
+    },
     "options": {"targets"},
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
-        *("codebook_stats", "device", "distributed", "interrupt", "model", "pipeline"),
-        *("quality", "quantizers", "report", "targets", "tokens", "training", "video"),
+        *("bulk", "codebook_stats", "corpus", "corpus_options", "device", "distributed"),
+        *("interrupt", "model", "pipeline", "quality", "quantizers", "report", "targets"),
+        *("tokens", "training", "untrusted", "video"),
     },
-    "cli": {"command_group", "commands", "options", "pipeline", "targets"},
+    "cli": {
+        *("command_group", "commands", "corpus", "corpus_options", "options", "pipeline"),
+        *("scheduler", "targets"),
+    },
     "__main__": {"cli", "interrupt", "streams"},
 }
 EVERYWHERE = {"errors", "files"}

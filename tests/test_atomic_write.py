@@ -10,6 +10,7 @@ import time
 import pytest
 
 from helpers.command import file_names
+from vqtok import atomic
 from vqtok.atomic import TEMPORARY, atomic_write, sweep, temporary_folder
 
 WRITE_FOREVER = """
@@ -85,3 +86,32 @@ def test_errors_name_the_target_and_not_the_temporary_file(tmp_path):
     with pytest.raises(OSError, match="too long") as error, atomic_write(target):
         pass
     assert error.value.filename == str(target)
+
+
+def test_hosts_with_equal_process_numbers_write_one_file_at_once(tmp_path, monkeypatch):
+    """On storage that they share, where neither sees the locks of the other."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    monkeypatch.setattr("fcntl.flock", lambda descriptor, operation: None)
+    target = tmp_path / "clip.safetensors"
+    names = []
+    with monkeypatch.context() as first, monkeypatch.context() as second:
+        first.setattr(atomic, "_OWN", f"{TEMPORARY}aaaa-")
+        with atomic_write(target) as one:
+            second.setattr(atomic, "_OWN", f"{TEMPORARY}bbbb-")
+            sweep.cache_clear()
+            with atomic_write(target) as two:
+                names = file_names(tmp_path)
+                two.write_text("two")
+            assert target.read_text() == "two"
+            one.write_text("one")
+    assert names == sorted([one.name, two.name])
+    assert target.read_text() == "one" and file_names(tmp_path) == [target.name]
+
+
+def test_processes_of_one_number_and_host_have_other_names(tmp_path):
+    """As in containers, which often have the same host name and number their processes alike."""
+    code = "import os; os.getpid = lambda: 1; from vqtok import atomic\n"
+    code += f"with atomic.atomic_write({str(tmp_path / 'a')!r}) as path: print(path.name)"
+    command = [sys.executable, "-c", code]
+    names = [subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2)]
+    assert len(set(names)) == 2

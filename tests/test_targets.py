@@ -133,6 +133,7 @@ def test_outputs_beside_their_inputs_are_fine(files):
     works("encode", "clips/*.mp4", "-o", "clips", "--force", *tokenizer)
     works("eval", "clips/clip.mp4", "--save", "clips/side", "--frames", 2, *tokenizer)
     assert file_names(files / "clips") == [
+        ".encoded.jsonl",
         "clip.mp4",
         "clip.mp4.safetensors",
         "side",

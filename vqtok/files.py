@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vqtok.errors import UsageError, os_reason
+from vqtok.path_lists import mirror_root, read_path_list
 
 # Suffixes of videos and images that are picked up in folders and patterns: what FFmpeg reads, less
 # audio, playlists, raw frames, and suffixes that mean something else more often (.ogg, .exr, .mod).
@@ -54,10 +55,10 @@ _ALL_FILES: tuple[str, ...] = ("**", "*")  # the parts of a pattern
 class FileList:
     """What `list_files` found.
 
-    sources: the files, folders and patterns that were searched.
+    sources: the files, folders, patterns and lists that were searched.
     files: (root, file) of each file. `root` is the folder that a mirrored output path is relative
-        to: the folder that was searched, the part of a pattern before its first wildcard, or the
-        parent of a single file.
+        to: the folder that was searched, the part of a pattern before its first wildcard, the
+        parent of a single file, or the folder that all files of a list share.
     notes: what was passed over, for the user.
     """
 
@@ -69,13 +70,16 @@ class FileList:
 def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
     """Find files in files, folders and glob patterns such as `a/**/*.mp4`, sorted in each source.
 
+    A source such as `@clips.jsonl` is a list of files, see `read_path_list`. They need not exist,
+    and keep their order.
+
     suffixes: the lower-case suffixes to pick in folders and patterns.
 
     Hidden files and folders are skipped unless they are named. Linked folders are entered, except
     for links back to a folder above, so a file that is linked to is found once on each path.
 
     Raises UsageError for a source that does not exist or is empty, for an invalid pattern, and for
-    links that lead to the same folders again and again.
+    links that lead to the same folders again and again; VqtokError for an invalid line of a list.
     """
     files: list[tuple[Path, Path]] = []
     others: set[Path] = set()
@@ -83,6 +87,10 @@ def list_files(sources: Sequence[str | Path], suffixes: Set[str]) -> FileList:
     for source in sources:
         check_not_empty(source, "an input")
         path = Path(source)
+        if is_list(source):
+            root, paths = mirror_root(read_path_list(list_path(source)))
+            files += ((root, path) for path in paths)
+            continue
         if is_pattern(source):
             root, pattern = _split_pattern(path)
         elif path.is_dir():
@@ -115,9 +123,24 @@ def _note_others(others: Set[Path]) -> list[str]:
     return [f"{files} ({suffixes})" if suffixes else files]
 
 
+def is_list(source: str | Path) -> bool:
+    """Return whether a source such as `@clips.jsonl` is a list of files, which may be missing.
+
+    A file whose name begins with @ is none, nor is a pattern that begins so.
+    """
+    if not str(source).startswith("@") or exists(Path(source)):
+        return False
+    return exists(list_path(source)) or not glob.has_magic(str(source))
+
+
+def list_path(source: str | Path) -> Path:
+    """Return the file of a list of files: `clips.jsonl` for `@clips.jsonl`."""
+    return Path(str(source).removeprefix("@"))
+
+
 def is_pattern(source: str | Path) -> bool:
     """Return whether a source is a glob pattern, not a file whose name has wildcards in it."""
-    return glob.has_magic(str(source)) and not exists(Path(source))
+    return glob.has_magic(str(source)) and not exists(Path(source)) and not is_list(source)
 
 
 def pattern_root(pattern: str | Path) -> Path:

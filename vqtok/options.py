@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.files import check_not_empty, is_pattern
+from vqtok.files import check_not_empty, is_list, is_pattern
 from vqtok.targets import (
     File,
     check_apart,
@@ -165,13 +165,14 @@ def check_stdout() -> None:
 def output_folder(sources: Sequence[str], output: str | None) -> Path | None:
     """Return the output folder of a batch, or None for a single source and output file.
 
-    A batch has several sources, a folder or a pattern as its source, or a folder as its output:
-    one that exists, or a name that ends in a slash.
+    A batch has several sources, a folder, a pattern or a list as its source, or a folder as its
+    output: one that exists, or a name that ends in a slash.
     Raises UsageError if a batch has no folder to write to, or if that is one of the sources.
     """
     check_not_empty(output, "the output")
     check_not_empty(sources[0], "an input")
-    is_batch = len(sources) > 1 or is_pattern(sources[0]) or Path(sources[0]).is_dir()
+    is_batch = len(sources) > 1 or is_list(sources[0]) or is_pattern(sources[0])
+    is_batch = is_batch or Path(sources[0]).is_dir()
     is_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
     if not is_batch and not is_folder:
         return None

@@ -21,10 +21,10 @@ _STREAM = re.compile("/dev/(stdin|stdout|stderr|fd/.*)|/proc/[^/]+/(task/[^/]+/)
 
 def check_targets(targets: Iterable[File], inputs: Iterable[File]) -> None:
     """Raise UsageError if a target is the same file as one of the inputs, through links too."""
-    sources = {_identity(source): source for source in inputs}
-    for target in targets:
-        identity = _identity(target)
-        if identity is not None and identity in sources:
+    existing = {identity: target for target in targets if (identity := _identity(target))}
+    sources = {_identity(source): source for source in inputs} if existing else {}
+    for identity, target in existing.items():
+        if identity in sources:
             raise UsageError(
                 f"{_name(target)} is the same file as the input {_name(sources[identity])}: choose "
                 "another output"

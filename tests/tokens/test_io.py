@@ -19,10 +19,13 @@ from vqtok.tokens import (
     Tokens,
     count_tokens,
     read_settings,
+    read_settings_at,
     read_tokens,
+    read_tokens_at,
     tokens_to_bytes,
     write_tokens,
 )
+from vqtok.tokens.io import MAX_IN_MEMORY
 
 
 def sample_file(**changes):
@@ -213,6 +216,32 @@ def test_settings_are_read_without_the_tensors(tmp_path):
     path.write_bytes(sample_file()[:-1])
     with pytest.raises(VqtokError, match=r"a\.safetensors is truncated"):
         read_settings(path)
+
+
+def test_a_token_file_is_read_inside_of_another_file(tmp_path, monkeypatch):
+    data, path = tokens_to_bytes(SAMPLE), tmp_path / "archive"
+    path.write_bytes(b"before" * 100 + data + b"after")
+    for limit in (MAX_IN_MEMORY, 16):
+        monkeypatch.setattr("vqtok.tokens.io.MAX_IN_MEMORY", limit)
+        with path.open("rb") as file:
+            tokens = read_tokens_at(file, 600, len(data), "a.mp4")
+            settings = read_settings_at(file, 600, len(data), "a.mp4")
+        assert tokens_to_bytes(tokens) == data
+        assert isinstance(tokens.indices, np.memmap) == (limit == 16)
+        assert settings.indices.shape == tokens.indices.shape
+
+
+@pytest.mark.parametrize("read", [read_tokens_at, read_settings_at])
+def test_a_wrong_place_in_another_file_is_refused(tmp_path, read):
+    data, path = sample_file(), tmp_path / "archive"
+    path.write_bytes(b"before" * 100 + data)
+    places = (599, len(data)), (600, len(data) - 1), (600, len(data) + 1), (9999, len(data))
+    for offset, size in places:
+        with path.open("rb") as file, pytest.raises(VqtokError, match=r"^a\.mp4 is truncated or"):
+            read(file, offset, size, "a.mp4")
+    path.write_bytes(path.read_bytes()[:-1])
+    with path.open("rb") as file, pytest.raises(VqtokError, match=r"^a\.mp4 is truncated or"):
+        read(file, 600, len(data), "a.mp4")
 
 
 def test_the_number_of_codebooks_is_limited(tmp_path):

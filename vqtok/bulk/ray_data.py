@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from vqtok.bulk.supervisor import Result, WorkerProcess
+from vqtok.bulk.process import WorkerProcess
+from vqtok.bulk.supervisor import Result
 from vqtok.corpus.clips import Clip
 from vqtok.errors import UsageError, VqtokError
 
-DRIVER = "vqtok.bulk.ray_driver"
+COMMAND = (sys.executable, "-m", "vqtok.bulk.ray_driver")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class RayJob:
     jobs: int
     timeout: float | None
     device: str
+    tokenizer: str | None
 
 
 def _print(line: str) -> None:
@@ -46,6 +48,7 @@ def encode_on_ray(
     jobs: int,
     timeout: float | None,
     device: str,
+    tokenizer: str | None = None,
     say: Callable[[str], object] = _print,
 ) -> Iterator[Result]:
     """Encode clips on the cluster that RAY_ADDRESS names, or on a local one.
@@ -55,7 +58,7 @@ def encode_on_ray(
     folder: of the corpus; all machines must see it, and the videos, under the same path.
     workers: how many at least and at most.
     gpus: of each worker. Without, a worker takes a CPU for each of its jobs.
-    jobs, timeout, device: as in `Encode`.
+    jobs, timeout, device, tokenizer: as in `Encode`.
     say: gets a line about a cluster that is too small.
 
     Raises UsageError if Ray is not installed or this machine is too small, VqtokError if no clip
@@ -65,8 +68,9 @@ def encode_on_ray(
         return
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise UsageError("--on ray needs Ray: pip install 'vqtok[ray]'")
-    job = RayJob(len(clips), str(folder.absolute()), workers, gpus, jobs, timeout, device)
-    driver = WorkerProcess(job, DRIVER)
+    path = str(folder.absolute())
+    job = RayJob(len(clips), path, workers, gpus, jobs, timeout, device, tokenizer)
+    driver = WorkerProcess(job, COMMAND)
     try:
         for clip in clips:
             driver.send(clip._asdict())

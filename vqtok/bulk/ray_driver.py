@@ -77,7 +77,12 @@ def run(
     dataset = ray.data.from_arrow(tables).map_batches(
         Encode,
         fn_constructor_args=(job.folder,),
-        fn_constructor_kwargs={"jobs": job.jobs, "timeout": job.timeout, "device": job.device},
+        fn_constructor_kwargs={
+            "jobs": job.jobs,
+            "timeout": job.timeout,
+            "device": job.device,
+            "tokenizer": job.tokenizer,
+        },
         batch_size=None,  # a block at a time
         compute=ray.data.ActorPoolStrategy(
             min_size=least, max_size=most, max_tasks_in_flight_per_actor=1

@@ -1,7 +1,7 @@
 """Count the codes of token files, and of clips encoded on the fly, one report per tokenizer."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
-from vqtok.errors import INTERRUPTS, UsageError, describe_failure
-from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, is_pattern, list_files, printable, real_path
+from vqtok.corpus.reader import PackedTokens, published_shards, read_shard, unpublished_notes
+from vqtok.corpus.settings import is_corpus, open_corpus
+from vqtok.corpus.shards import Shard
+from vqtok.corpus.sources import find_packed, list_unpacked
+from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure
+from vqtok.files import MEDIA_SUFFIXES, is_pattern, list_files, printable, real_path
 from vqtok.tokens import Tokens, check_tokenizer, read_tokens
 
 # PyTorch and PyAV are imported where a clip is encoded: counting token files needs neither.
@@ -19,10 +23,39 @@ if TYPE_CHECKING:
 
 
 class Input(NamedTuple):
-    """A file to count, and the argument of the command line that it comes from."""
+    """What to count: a token file or a clip, or one token file or a whole shard of a corpus.
+
+    argument: of the command line, that it comes from.
+    path: of the file, or of the record of the shard; - is stdin.
+    packed: what to count of a corpus.
+    """
 
     argument: str
-    path: str  # - is stdin
+    path: str
+    packed: PackedTokens | Shard | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of files, those of a shard that could not be encoded included."""
+        return len(self.packed.keys) if isinstance(self.packed, Shard) else 1
+
+    def files(self) -> Sequence[str | PackedTokens]:
+        """Return the files; raises VqtokError if the record of the shard is damaged."""
+        if isinstance(self.packed, Shard):
+            return read_shard(self.packed)
+        return [self.packed or self.path]
+
+
+class Counted(NamedTuple):
+    """What was counted.
+
+    reports: on the codes of the files. files: how many were counted.
+    failures: the reasons why others were not.
+    """
+
+    reports: list[CodebookReport]
+    files: int
+    failures: list[str]
 
 
 @dataclass
@@ -45,23 +78,36 @@ def list_inputs(
     inputs: dict[tuple[object, Path], Input] = {}
     notes: list[str] = []
     for source in sources:
-        paths, source_notes = (["-"], []) if source == "-" else _list_paths(source)
+        found, source_notes = _list_source(source)
         notes += source_notes
-        for path in paths:
-            if _is_clip(path) and not allow_clips:
-                raise UsageError(f"{path} is a clip: choose a --tokenizer to encode it")
-            key = (source if each else None, real_path(path))
-            inputs.setdefault(key, Input(source, path))
+        for entry in found:
+            if _is_clip(entry.path) and not allow_clips:
+                raise UsageError(f"{entry.path} is a clip: choose a --tokenizer to encode it")
+            key = (source if each else None, real_path(entry.path))
+            inputs.setdefault(key, entry)
     return list(inputs.values()), notes
 
 
-def _list_paths(source: str) -> tuple[list[str], list[str]]:
+def _list_source(source: str) -> tuple[list[Input], list[str]]:
     """Return the token files or clips of a source, and notes on what was passed over."""
-    for suffixes in (TOKEN_SUFFIXES, MEDIA_SUFFIXES):
-        found = list_files([source], suffixes)
-        if found.files:
-            return [str(path) for _, path in found.files], found.notes
-    raise UsageError(f"{source}: no token files in it")
+    if source == "-":
+        return [Input(source, source)], []
+    if is_corpus(source):
+        corpus = open_corpus(source)
+        shards = [Input(source, str(s.record), s) for s in published_shards(corpus)]
+        notes = unpublished_notes(corpus)
+        if not shards:
+            raise UsageError(notes[0])
+        return shards, notes
+    if (packed := find_packed(source)) is not None:
+        return [Input(source, source, packed)], []
+    found = list_unpacked([source])
+    if not found.files:
+        clips = list_files([source], MEDIA_SUFFIXES)
+        if not clips.files:
+            raise UsageError("; ".join([f"{source}: no token files in it", *found.notes]))
+        found = clips
+    return [Input(source, str(path)) for _, path in found.files], found.notes
 
 
 def _is_clip(path: str) -> bool:
@@ -70,36 +116,57 @@ def _is_clip(path: str) -> bool:
 
 def count_inputs(
     inputs: Sequence[Input], tokenizer: "Tokenizer | None", each: bool, quiet: bool
-) -> tuple[list[CodebookReport], list[str]]:
-    """Return one report per tokenizer, or, if `each` is set, per argument and tokenizer.
+) -> Counted:
+    """Make one report per tokenizer, or, if `each` is set, per argument and tokenizer.
 
-    Also return the reasons why files were left out.
+    One file is read at a time, and one record of a corpus.
 
     tokenizer: encodes the clips; token files of another one are refused.
     """
     columns: dict[tuple[object, ...], _Column] = {}
     failures: list[str] = []
-    with ProgressBars(quiet) as bars, bars.task("counting", len(inputs)) as task:
-        for argument, path in inputs:
+    total = sum(entry.size for entry in inputs)
+    files = 0
+    with ProgressBars(quiet) as bars, bars.task("counting", total) as task:
+        for argument, file in _iter_files(inputs, failures):
             try:
-                tokens = _read(path, tokenizer, bars)
+                tokens = _read(file, tokenizer, bars)
                 key = (argument if each else None, *_codebook_key(tokens))
                 column = columns.get(key) or _Column(CodeCounts(tokens))
                 column.counts.add(tokens)
             except INTERRUPTS:
                 raise
             except BaseException as error:
-                failures.append(describe_failure(error, path))
+                failures.append(describe_failure(error, _path(file)))
             else:
                 columns[key] = column
                 column.arguments.add(argument)
+                files += 1
             task.advance()
     names = _names(list(columns.values()))
     reports = [
         codebook_report(column.counts, name, tokenizer.levels if tokenizer else None)
         for column, name in zip(columns.values(), names, strict=True)
     ]
-    return reports, failures
+    return Counted(reports, files, failures)
+
+
+def _iter_files(
+    inputs: Iterable[Input], failures: list[str]
+) -> Iterator[tuple[str, str | PackedTokens]]:
+    """Yield all files, each with its argument; a record that cannot be read is a failure."""
+    for entry in inputs:
+        try:
+            files = entry.files()
+        except VqtokError as error:
+            failures.append(str(error))
+            continue
+        for file in files:
+            yield entry.argument, file
+
+
+def _path(file: str | PackedTokens) -> str:
+    return file if isinstance(file, str) else str(file.path)
 
 
 def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
@@ -107,9 +174,12 @@ def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
     return tokens.model, tokens.quantizer, tokens.stride, *codebooks
 
 
-def _read(path: str, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:
+def _read(file: str | PackedTokens, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:
     """Read a token file, or encode a clip; raise VqtokError for tokens of another tokenizer."""
-    if tokenizer is not None and _is_clip(path):
+    path = _path(file)
+    if isinstance(file, PackedTokens):
+        tokens = file.read()
+    elif tokenizer is not None and _is_clip(path):
         from vqtok.pipeline.source import EncodeOptions, encode_source
 
         with bars.task(Path(path).name) as task:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
+from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
-from vqtok.files import OUTPUT_SUFFIXES, TOKEN_SUFFIXES, list_files
+from vqtok.corpus.sources import find_packed, list_token_files
+from vqtok.files import OUTPUT_SUFFIXES
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -34,7 +36,7 @@ def decode(
 ) -> None:
     """Decode one source to `output`, or, if there is a `folder`, many into it.
 
-    sources: token files, or folders and patterns of them; - is stdin.
+    sources: token files, folders and patterns of them, or corpora; - is stdin.
     output: a video file; - is a Matroska stream on stdout.
     """
     if folder is None:
@@ -44,7 +46,7 @@ def decode(
 
 
 def _decode_one(source: str, output: str, options: DecodeOptions, run: RunOptions) -> None:
-    tokens = read_tokens(sys.stdin.buffer if source == "-" else source)
+    tokens = _read(source)
     tokenizer = run.load_tokenizer()
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output == "-" else Path(output)
@@ -59,23 +61,31 @@ def _decode_one(source: str, output: str, options: DecodeOptions, run: RunOption
     run.say_verbose(f"{output}: {stopwatch.shares('writing')}")
 
 
+def _read(source: str) -> Tokens:
+    if source == "-":
+        return read_tokens(sys.stdin.buffer)
+    packed = find_packed(source)
+    return read_tokens(source) if packed is None else packed.read()
+
+
 def _decode_many(
     sources: Sequence[str], folder: Path, options: DecodeOptions, run: RunOptions
 ) -> None:
     """Decode the token files that have no video in the folder yet, or all with --force."""
-    found = list_files(sources, TOKEN_SUFFIXES)
-    run.say(*found.notes)
-    jobs = plan_jobs(found, folder, video_name, run.tokenizer)
+    files = list_token_files(sources)
+    run.say(*files.found.notes)
+    journal = Journal(folder, "decoded", {}, force=run.force)
+    jobs = plan_jobs(files.found, folder, video_name, run.tokenizer, journal)
     if not run.force:
         jobs, _ = split_existing(jobs)
 
     def work(job: Job, tokenizer: Tokenizer, task: ProgressTask) -> list[str]:
         source, stopwatch = str(job.source), Stopwatch()
-        tokens = read_tokens(source)
+        tokens = files.read(job.source)
         notes = _decode(tokens, source, job.target, tokenizer, options, task, stopwatch)
         return [*notes, stopwatch.shares("writing")] if run.verbose else notes
 
-    run_batch("decoding", jobs, folder, run, work)
+    run_batch("decoding", jobs, journal, run, work)
 
 
 def _decode(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
+from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.errors import UsageError, VqtokError
@@ -73,7 +74,14 @@ def _encode_many(
     """Encode the clips that have no token file in the folder yet, or all with --force."""
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
-    jobs = plan_jobs(found, folder, "{}.safetensors".format, run.tokenizer)
+    settings = {
+        "model": checkpoint.read_fingerprint(run.tokenizer),
+        "rate": str(options.rate),
+        "size": options.size,
+        "fps": None if options.fps is None else str(options.fps),
+    }
+    journal = Journal(folder, "encoded", settings, part, run.force)
+    jobs = plan_jobs(found, folder, "{}.safetensors".format, run.tokenizer, journal)
     damaged: dict[Job, VqtokError] = {}
     if not run.force:
         jobs, existing = split_existing(jobs)
@@ -91,7 +99,7 @@ def _encode_many(
         return [*clip.notes, timing] if run.verbose else clip.notes
 
     jobs = [*damaged, *jobs]
-    run_batch("encoding", jobs, folder, run, work, lambda t: check_rates(t, [options.rate]))
+    run_batch("encoding", jobs, journal, run, work, lambda t: check_rates(t, [options.rate]))
 
 
 def check_same_settings(

@@ -16,6 +16,7 @@ from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions, check_rates
+from vqtok.corpus.sources import list_clips
 from vqtok.errors import (
     INTERRUPTS,
     UsageError,
@@ -24,7 +25,7 @@ from vqtok.errors import (
     is_device_failure,
     join_reasons,
 )
-from vqtok.files import MEDIA_SUFFIXES, FileList, list_files, printable, real_path
+from vqtok.files import FileList, printable, real_path
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, RatePoint, evaluate_clip
@@ -67,12 +68,13 @@ def evaluate(
 ) -> None:
     """Measure the first frames of each clip, and print tables or JSON.
 
-    sources: videos and images, or folders and patterns of them.
+    sources: videos and images, folders and patterns of them, or corpora, which stand for the clips
+        that they were made from.
     save: folder for videos with a clip on the left and its reconstruction on the right.
     Raises UsageError for rates if the tokenizer has no zero code, VqtokError at the end if any clip
     could not be measured.
     """
-    found = list_files(sources, MEDIA_SUFFIXES)
+    found = list_clips(sources)
     run.say(*found.notes)
     clips = plan_clips(found, save, run)
     check_targets([sys.stdout], [*(clip.source for clip in clips), tokenizer_file(run.tokenizer)])

@@ -47,7 +47,9 @@ class ProgressBars:
 
     @contextmanager
     def task(self, description: str, total: int | None = None) -> Iterator["ProgressTask"]:
-        """Show a bar inside the block."""
+        """Show a bar inside the block; raise Cancelled after `cancel`."""
+        if self._cancelled.is_set():
+            raise Cancelled
         task_id = self._progress.add_task(printable(description), total=total)
         try:
             yield ProgressTask(self._progress, task_id, self._cancelled)
@@ -60,7 +62,7 @@ class ProgressBars:
             self._console.print(printable(line), soft_wrap=True, markup=False)
 
     def cancel(self) -> None:
-        """Raise Cancelled in every thread that advances a task from now on."""
+        """Raise Cancelled in every thread that begins or advances a task from now on."""
         self._cancelled.set()
 
 

@@ -47,20 +47,20 @@ def show_tokens(
     """
     inputs, notes = list_inputs(sources, each, allow_clips=tokenizer is not None)
     say(quiet, *notes)
-    files: list[File] = [sys.stdin if path == "-" else path for _, path in inputs]
-    files += [] if tokenizer is None else [tokenizer_file(tokenizer)]
-    check_targets([sys.stdout, output.plot], files)
+    read: list[File] = [sys.stdin if entry.path == "-" else entry.path for entry in inputs]
+    read += [] if tokenizer is None else [tokenizer_file(tokenizer)]
+    check_targets([sys.stdout, output.plot], read)
     model = None
     if tokenizer is not None:
         from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
 
         model = load_for_inference(tokenizer, device, None)
-    reports, failures = count_inputs(inputs, model, each, quiet)
+    reports, files, failures = count_inputs(inputs, model, each, quiet)
     if reports:
         _show(reports, output)
     if failures:
         reasons = join_reasons(failures, len(failures))
-        count = f"{len(failures)} of {len(inputs)} files"
+        count = f"{len(failures)} of {files + len(failures)} files"
         raise VqtokError(f"{count} could not be counted: {reasons}")
 
 

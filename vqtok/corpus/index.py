@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vqtok.corpus.records import PackedClip, Record, read_record
+from vqtok.corpus.reader import published_shards, shard_record
+from vqtok.corpus.records import PackedClip, Record
 from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.tar import BLOCK
 from vqtok.errors import VqtokError, os_reason
@@ -46,8 +47,7 @@ def read_index(folder: Path) -> Columns:
     """
     path = folder / INDEX
     if not path.exists():
-        shards = (shard for shard in open_corpus(folder).shards if shard.record.exists())
-        return _to_columns(read_record(shard.record) for shard in shards)
+        return _to_columns(map(shard_record, published_shards(open_corpus(folder))))
     try:
         columns = _map(path)
         _check(columns, len(open_corpus(folder).shards))
@@ -93,8 +93,8 @@ def _map(path: Path) -> Columns:
     for info in header.tensors.values():
         if info.dtype != "I64" or info.shape != rows or len(rows) != 1:
             raise ValueError("its columns are not 64-bit integers, one a clip")
-    tensors = header.tensors.items()
-    return {name: data[i.begin : i.begin + i.nbytes].view(_INT64) for name, i in tensors}
+    places = ((name, header.tensors[name]) for name in COLUMNS)
+    return {name: data[i.begin : i.begin + i.nbytes].view(_INT64) for name, i in places}
 
 
 def _check(columns: Columns, shards: int) -> None:

@@ -17,14 +17,13 @@ from vqtok.corpus.records import (
     failure_from_json,
 )
 from vqtok.corpus.tar import BLOCK, tar_member
+from vqtok.corpus.trailer import read_trailer, write_trailer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.safetensors_io import read_header
 from vqtok.tokens import Tokens, count_tokens, write_tokens
 from vqtok.untrusted import parse_json
 
 PART, FAILED, ATTEMPTS = ".part", ".failed", ".attempts"
-_LENGTH = 8  # bytes of the number at the end of a part
-_MAX_DETAILS = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Shard:
     folder: of the corpus. keys: of its clips.
 
     While it is open, `parts` has three kinds of files. KEY.part is a finished clip: its two
-    members of the tar, a line of JSON with its details, and the length of that line. KEY.failed is
-    the failure of a clip. KEY.attempts has a byte for each time that a clip was begun.
+    members of the tar, and its details. KEY.failed is the failure of a clip. KEY.attempts has a
+    byte for each time that a clip was begun, KEY-0003.attempts for piece 3 of a long one.
     """
 
     folder: Path
@@ -61,9 +60,10 @@ class Shard:
         """Return whether the shard is complete: it has its tar, and the record, written last."""
         return self.record.exists() and self.tar.exists()
 
-    def path(self, key: int, suffix: str) -> Path:
-        """Return a file of a clip: PART, FAILED or ATTEMPTS."""
-        return self.parts / f"{key_name(key)}{suffix}"
+    def path(self, key: int, suffix: str, piece: int | None = None) -> Path:
+        """Return a file of a clip, or of a piece of it, such as PART, FAILED or ATTEMPTS."""
+        part = "" if piece is None else f"-{piece:04}"
+        return self.parts / f"{key_name(key)}{part}{suffix}"
 
     def finished(self) -> tuple[set[int], set[int]]:
         """Return the keys of clips that are encoded, and of those that have failed."""
@@ -79,35 +79,38 @@ class Shard:
         files = self.path(key, PART), self.path(key, FAILED)
         return any(path.exists() for path in files) or self.is_published()
 
-    def begin(self, key: int) -> int:
+    def begin(self, key: int, piece: int | None = None) -> int:
         """Note that a clip is begun, and return how often it was, this time included."""
         self.parts.mkdir(parents=True, exist_ok=True)
-        with self.path(key, ATTEMPTS).open("ab") as file:
+        with self.path(key, ATTEMPTS, piece).open("ab") as file:
             file.write(b"+")
-        return self.attempts(key)
+        return self.attempts(key, piece)
 
-    def withdraw(self, key: int) -> None:
+    def end(self, key: int, piece: int | None = None) -> None:
+        """Note that a clip that was begun has ended, well or not."""
+        self.path(key, ATTEMPTS, piece).unlink(missing_ok=True)
+
+    def withdraw(self, key: int, piece: int | None = None) -> None:
         """Take back the last `begin` of a clip, which was stopped for no fault of its own."""
-        attempts = self.attempts(key)
-        path = self.path(key, ATTEMPTS)
+        attempts = self.attempts(key, piece)
         if attempts > 1:
-            path.write_bytes(b"+" * (attempts - 1))
+            self.path(key, ATTEMPTS, piece).write_bytes(b"+" * (attempts - 1))
         else:
-            path.unlink(missing_ok=True)
+            self.end(key, piece)
 
-    def attempts(self, key: int) -> int:
+    def attempts(self, key: int, piece: int | None = None) -> int:
         """Return how often a clip was begun without an end."""
         try:
-            return self.path(key, ATTEMPTS).stat().st_size
+            return self.path(key, ATTEMPTS, piece).stat().st_size
         except FileNotFoundError:
             return 0
 
     def add(
         self, key: int, name: str, tokens: Tokens, seconds: Seconds, notes: list[str]
-    ) -> PackedClip:
+    ) -> PackedClip | None:
         """Write the part of a clip, and return its details; the seconds of writing are added.
 
-        It is not written if another process has published the shard meanwhile.
+        Returns None if another process has published the shard meanwhile.
         """
         start, attempts = time.perf_counter(), max(1, self.attempts(key))
         try:
@@ -122,7 +125,8 @@ class Shard:
         except (OSError, UsageError):
             if not self.is_published():
                 raise
-        self.path(key, ATTEMPTS).unlink(missing_ok=True)
+            return None
+        self.end(key)
         return clip
 
     def fail(self, failure: Failure) -> None:
@@ -130,7 +134,7 @@ class Shard:
         self.parts.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path(failure.key, FAILED)) as temporary:
             temporary.write_text(json.dumps(failure._asdict()) + "\n")
-        self.path(failure.key, ATTEMPTS).unlink(missing_ok=True)
+        self.end(failure.key)
 
     def failure(self, key: int) -> Failure:
         """Return the failure of a clip. Raises VqtokError if its file is damaged."""
@@ -148,8 +152,7 @@ def key_name(key: int) -> str:
 
 def write_details(file: BinaryIO, clip: PackedClip) -> None:
     """Write the end of a part. Offsets of the clip count from the beginning of the part."""
-    line = json.dumps(clip_to_json(clip)).encode() + b"\n"
-    file.write(line + len(line).to_bytes(_LENGTH, "little"))
+    write_trailer(file, clip_to_json(clip))
 
 
 def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
@@ -157,14 +160,10 @@ def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
 
     Raises VqtokError if the part is damaged.
     """
+    details, size = read_trailer(file, path)
     try:
-        end = file.seek(-_LENGTH, 2)
-        length = int.from_bytes(file.read(_LENGTH), "little")
-        if not 0 < length <= min(end, _MAX_DETAILS):
-            raise ValueError("it does not end as a part does")
-        size = file.seek(end - length)
-        return clip_from_json(parse_json(file.read(length))), size
-    except (OSError, ValueError, TypeError) as error:
+        return clip_from_json(details), size
+    except ValueError as error:
         raise VqtokError(f"{path} is damaged: {error}; delete it") from None
 
 

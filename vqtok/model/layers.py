@@ -73,6 +73,15 @@ class _RepeatFirst(torch.autograd.Function):
         return torch.cat([first.sum(1, keepdim=True), rest], dim=1), None
 
 
+def look_back(module: nn.Module) -> int:
+    """Return how many frames before a frame its output depends on, in frames of the output.
+
+    Strided convolutions must have a kernel of the size of their stride.
+    """
+    convolutions = (layer for layer in module.modules() if isinstance(layer, CausalConv3d))
+    return sum(layer.kernel_size[0] - layer.stride[0] for layer in convolutions)
+
+
 def channels_last(module: M) -> M:
     """Store the module's weights in torch.channels_last_3d, in which convolutions are fastest."""
     return module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

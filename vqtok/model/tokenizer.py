@@ -15,7 +15,7 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.model.batching import Batcher
 from vqtok.model.chunks import chunk_length, rechunk, repeat_edges
 from vqtok.model.inputs import check_indices, check_video, of_one_clip
-from vqtok.model.layers import channels_last
+from vqtok.model.layers import channels_last, look_back
 from vqtok.model.networks import build_coder, build_decoder, build_encoder
 from vqtok.model.rate import ALL_TOKENS, Rate, RateControl
 from vqtok.model.stream_state import StreamState
@@ -71,6 +71,11 @@ class Tokenizer(nn.Module):
     def levels(self) -> tuple[int, ...] | None:
         """Number of values of each channel of a code (FSQ), else None."""
         return self.coder.quantizer.levels
+
+    @property
+    def look_back(self) -> int:
+        """Number of latent frames before one that the encoder looks at for it."""
+        return look_back(self.encoder)
 
     @property
     def device(self) -> torch.device:

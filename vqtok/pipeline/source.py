@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -11,7 +12,7 @@ from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens
-from vqtok.video import Clip, open_video
+from vqtok.video import Clip, Section, open_video
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class EncodeOptions:
     rate: Rate = ALL_TOKENS
 
 
+def open_clip(
+    source: str, tokenizer: Tokenizer, options: EncodeOptions, section: Section | None = None
+) -> AbstractContextManager[Clip]:
+    """Open a video file, or stdin (-), or only a section of it, to be encoded."""
+    return open_video(
+        sys.stdin.buffer if source == "-" else source,
+        size=options.size,
+        fps=options.fps,
+        start=options.start,
+        duration=options.duration,
+        hardware=None if options.strict else hardware_decoder(tokenizer),  # NVDEC hides damage
+        section=section,
+    )
+
+
 def encode_source(
     source: str,
     tokenizer: Tokenizer,
@@ -45,14 +61,7 @@ def encode_source(
     on_progress, stopwatch, should_stop: as in `encode_clip`.
     Raises VqtokError if the video is damaged and `options.strict` is set.
     """
-    with open_video(
-        sys.stdin.buffer if source == "-" else source,
-        size=options.size,
-        fps=options.fps,
-        start=options.start,
-        duration=options.duration,
-        hardware=None if options.strict else hardware_decoder(tokenizer),  # NVDEC hides damage
-    ) as clip:
+    with open_clip(source, tokenizer, options) as clip:
         on_length(expected_frames(clip, options))
         tokens = encode_clip(clip, tokenizer, on_progress, should_stop, stopwatch, options.rate)
     if options.strict and clip.damage:

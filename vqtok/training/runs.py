@@ -13,7 +13,16 @@ from typing import Any, Self
 from vqtok import config, distributed
 from vqtok.atomic import atomic_write
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import RUN_CONFIG, RUN_DATA, RUN_FILES, exists, is_pattern, real_path
+from vqtok.files import (
+    RUN_CONFIG,
+    RUN_DATA,
+    RUN_FILES,
+    exists,
+    is_list,
+    is_pattern,
+    list_path,
+    real_path,
+)
 from vqtok.settings import QUANTIZERS, Config
 from vqtok.training.clips import TrainingClips
 from vqtok.training.data import VideoClips, find_media
@@ -28,7 +37,7 @@ MAX_DATA = 2**26  # bytes of the data paths of a run, which name every file that
 class DataPaths:
     """Where the clips of a run come from.
 
-    sources: files, folders and glob patterns to train on; empty: synthetic clips.
+    sources: files, folders, glob patterns and lists to train on; empty: synthetic clips.
     validation: the same, to validate on; empty: a share of the files in `sources`.
     cache: folder for decoded clips; None: memory.
     held_out: files in `sources` that the run has validated on so far; None: it is new.
@@ -192,6 +201,8 @@ def _parse_paths(paths: Any) -> list[Path]:
 
 
 def _absolute(source: Path) -> Path:
+    if is_list(source):
+        return Path(f"@{real_path(list_path(source))}")
     if is_pattern(source):
         return Path(glob.escape(str(Path.cwd()))) / source
     return real_path(source)

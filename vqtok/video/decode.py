@@ -93,6 +93,12 @@ class Decoder:
             # Without this option, the missing part of a truncated JPEG is filled with gray.
             context.options = {"err_detect": "explode"}
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether FFmpeg finds the keyframe before a time."""
+        # Without an index, it seeks to any packet.
+        return self._seekable and self._format not in ("mpegts", "mpeg")
+
     def frames_from(self, pts: int) -> Iterator[VideoFrame]:
         """Yield every frame that can be decoded from `pts` on, after some of those before it.
 
@@ -100,8 +106,7 @@ class Decoder:
         at a picture that is refreshed in parts over many frames (intra refresh, which FFmpeg takes
         for complete too early). Then it is repeated further back, at last at the beginning.
         """
-        # Without an index, FFmpeg seeks to any packet, not to a keyframe.
-        if not self._seekable or self._format in ("mpegts", "mpeg"):
+        if not self.can_seek:
             return self.frames()
         context = self.stream.codec_context
         # Other codecs call frames disposable that later frames may refer to. The delay must be
@@ -213,7 +218,7 @@ class Decoder:
 
         first: the number of the first packet to decode.
         """
-        for number, packet in enumerate(self._packets(), 1):
+        for number, packet in enumerate(self.packets(), 1):
             if packet is not None:
                 if packet.pts is not None and packet.duration:
                     self.end = max(self.end or 0, packet.pts + packet.duration)
@@ -239,7 +244,7 @@ class Decoder:
             self.stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
             self._skips_disposable = skip
 
-    def _packets(self) -> Iterator[Packet | None]:
+    def packets(self) -> Iterator[Packet | None]:
         """Yield the packets, and None at the end."""
         previous: Packet | None = None
         for packet in chain(self._demux(), [None]):

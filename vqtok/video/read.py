@@ -1,9 +1,9 @@
 """Read any video as chunks of RGB frames with timestamps, as a player shows them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from math import ceil
 
 import av
@@ -17,12 +17,11 @@ from vqtok.video.color import ALPHA_DROPPED, RGBConverter
 from vqtok.video.container import open_container, start_seconds
 from vqtok.video.cropping import read_cropping
 from vqtok.video.decode import UNDECODABLE_START, Decoder
+from vqtok.video.resample import TimestampedFrame, resampled
+from vqtok.video.section import Section
 from vqtok.video.source import PathOrFile, display_name
 
-TimestampedFrame = tuple[VideoFrame, int]
-
 _TIME_TOLERANCE = 0.001  # seconds
-_MAX_REPEATS = 1_000_000  # of a frame; half a day at 24 frames per second
 
 
 @contextmanager
@@ -34,6 +33,7 @@ def open_video(
     duration: float | None = None,
     hardware: str | None = None,
     frugal: bool = False,
+    section: Section | None = None,
 ) -> Iterator["Clip"]:
     """Open a video, or an image as a clip of one frame, from a path or a binary file or pipe.
 
@@ -46,6 +46,7 @@ def open_video(
         is not available or does not support the codec.
     frugal: save CPU time, as many clips are decoded at once: use one thread, and leave out frames
         before `start` that no other frame needs. In a damaged file, others can then differ.
+    section: read only these frames of the clip that the other arguments describe.
 
     Raises UsageError for a size, start or duration out of range; VqtokError, naming the file and
     the reason, if there is no such frame, and from `chunks` if one frame would be repeated more
@@ -55,7 +56,7 @@ def open_video(
         raise UsageError("size must be 1 or more, start and duration 0 to 1e9 seconds")
     with open_container(source, hardware) as container:
         decoder = Decoder(source, container, frugal)
-        clip = Clip(source, container, decoder, size, fps, start, duration)
+        clip = Clip(source, container, decoder, size, fps, start, duration, section)
         try:
             yield clip
         finally:
@@ -84,6 +85,8 @@ class Clip:
     duration: of the whole video in seconds according to its header, or None.
     origin: the timestamp at which playback of the clip starts, in ticks: that of the file, or, if
         `start` is given, that of the first frame.
+    bounds: the timestamp in the file of the first frame, and one that all frames are before, or
+        None if the clip ends with the file.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Clip:
         fps: Fraction | None,
         start: float,
         duration: float | None,
+        section: Section | None = None,
     ) -> None:
         self._name, self._decoder = display_name(source), decoder
         self._repaired_timestamps, self._has_timestamps = 0, False
@@ -105,12 +109,18 @@ class Clip:
         self._end: int | None = None  # of the requested time range, if there are frames beyond it
         self.duration = _duration(container, stream, self.time_base)
         playback_start = _playback_start(container, stream, self.time_base)
-        frames = self._select(playback_start, start, duration)
+        first_tick = self._to_ticks(start)
+        end = None if duration is None else self._to_ticks(start + duration)
+        if section is not None and section.number:
+            first_tick = section.pts - (playback_start or 0)
+            decoder.end = section.end
+        frames = self._select(playback_start, first_tick, end)
         first = next(frames, None)
         if first is None:
             where = " in the requested time range" if start or duration is not None else ""
             raise VqtokError(f"{self._name} has no frame that can be decoded{where}")
         self.origin = self._first_timestamp = first[1]
+        self.bounds = first[1], None if end is None else (playback_start or 0) + end
         is_complete = not start and not self._decoder.damage[UNDECODABLE_START]
         if playback_start is not None and is_complete:
             self.origin = min(playback_start, first[1])
@@ -124,11 +134,16 @@ class Clip:
             self._converter.notes[ALPHA_DROPPED] += 1
         self._frames: Iterator[TimestampedFrame] = chain([first], frames)
         if fps is not None:
-            self._resample(Fraction(fps))
+            self._resample(Fraction(fps), section)
+        if section is not None:
+            self._frames = islice(self._frames, section.frames)
 
-    def _resample(self, fps: Fraction) -> None:
+    def _resample(self, fps: Fraction, section: Section | None) -> None:
         step = 1 / (fps * self.time_base)
-        self._frames = _resampled(self._frames, step, self._end_of_last, self._name)
+        first, number = self._first_timestamp, 0
+        if section is not None:
+            first, number = section.first_pts, section.number
+        self._frames = resampled(self._frames, step, self._end_of_last, self._name, first, number)
         self.origin = round(self.origin * self.time_base * fps)
         self.fps, self.time_base = fps, 1 / fps
 
@@ -143,6 +158,11 @@ class Clip:
     def decoder(self) -> str:
         """The codec and what decodes it, for the user; final from the first frame on."""
         return f"{self._decoder.stream.codec_context.name} decoded {self._decoder.backend}"
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the file has a format of still images."""
+        return self._decoder.is_image
 
     @property
     def damage(self) -> list[str]:
@@ -196,11 +216,9 @@ class Clip:
             raise VqtokError(f"{self._name}: {reason}") from error
 
     def _select(
-        self, playback_start: int | None, start: float, duration: float | None
+        self, playback_start: int | None, first: int, end: int | None
     ) -> Iterator[TimestampedFrame]:
-        """Yield the frames from `start` seconds on, for `duration` seconds."""
-        first = self._to_ticks(start)
-        end = None if duration is None else self._to_ticks(start + duration)
+        """Yield the frames from one time of playback to another, in ticks."""
         frames = self._decoder.frames()
         if first and playback_start is not None:
             frames = self._decoder.frames_from(playback_start + first)
@@ -256,32 +274,3 @@ def _format_counts(counts: Mapping[str, int]) -> list[str]:
     return [
         text.format(n=count, s="" if count == 1 else "s") for text, count in counts.items() if count
     ]
-
-
-def _resampled(
-    frames: Iterator[TimestampedFrame],
-    step: Fraction,
-    end_of_last: Callable[[int], Fraction],
-    name: str,
-) -> Iterator[TimestampedFrame]:
-    """Yield the frame shown at each instant, a step apart, from the first frame on.
-
-    The returned timestamps count steps. Half a source tick of tolerance leaves a clip unchanged
-    that already has this rate but rounded timestamps.
-
-    step: in source ticks.
-    end_of_last: given the timestamp of the last frame, returns the tick at which it ends.
-    name: of the file, for messages.
-    """
-    frame, timestamp = next(frames)
-    first, first_index, count = timestamp, round(timestamp / step), 0
-    for following in chain(frames, [None]):
-        end = following[1] if following else end_of_last(timestamp)
-        if end - timestamp > _MAX_REPEATS * step:
-            repeats = f"a frame would be repeated {float((end - timestamp) / step):.3g} times"
-            raise VqtokError(f"{name}: {repeats} at this fps; choose a lower one, or none")
-        while not count or count * step < end - first - Fraction(1, 2):
-            yield frame, first_index + count
-            count += 1
-        if following:
-            frame, timestamp = following

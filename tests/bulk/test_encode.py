@@ -1,0 +1,73 @@
+"""`vqtok encode --pack`: every clip exactly once, whatever happens."""
+
+import json
+import os
+
+import pytest
+
+from helpers.clips import pattern, write_clip
+from helpers.command import fails, file_names, works
+from helpers.packed import members, shards, token_files
+from vqtok.bulk import Encode, finish, plan
+
+pytestmark = pytest.mark.slow
+
+
+def failures(folder):
+    """Return the lines of failures.jsonl by the names of the clips."""
+    lines = (folder / "failures.jsonl").read_text().splitlines()
+    return {os.path.basename(line["source"]): line for line in map(json.loads, lines)}  # noqa: PTH119
+
+
+def test_a_corpus_has_the_token_files_of_a_folder(videos, corpus, tmp_path, tiny):
+    works("encode", videos, "-o", tmp_path / "files", *tiny)
+    works(*corpus.words(videos, "--jobs", 2))
+    expected = token_files(tmp_path / "files")
+    assert members(corpus.folder) == expected
+    assert len(shards(corpus.folder)) > 1
+    names = "clips.jsonl", "corpus.json", "index.safetensors", "parts", "shards"
+    assert file_names(corpus.folder) == list(names)
+    assert not list((corpus.folder / "parts").iterdir())
+    # A plain loop over the rows of the plan gives the same bytes.
+    other = tmp_path / "loop"
+    rows = plan(str(videos), other, pack="4K", tokenizer=str(tiny[1]))
+    encode = Encode(other)
+    columns = [encode(row) for row in rows]
+    encode.close()
+    finish(other)
+    assert sum(int(column["frames"].sum()) for column in columns) == 9 + 13 + 17 + 21 + 25
+    assert shards(other) == shards(corpus.folder)
+    assert not plan(str(videos), other, pack="4K", tokenizer=str(tiny[1]))
+
+
+def test_clips_fail_alone_and_are_tried_again(videos, corpus, obeys):
+    for name in ("hang", "poison", "memory", "panic"):
+        write_clip(videos / f"{name}.mp4", pattern(5, 32, 48))
+    (videos / "nonsense.mp4").write_bytes(b"nonsense")
+    limit = "--timeout", "2s"
+    fails(1, "5 of 10 clips failed", *corpus.words(videos, "--jobs", 2, *limit))
+    found = failures(corpus.folder)
+    reasons = {name: (line["kind"], line["attempts"]) for name, line in found.items()}
+    assert reasons.pop("hang.mp4")[0] == "TimeoutError"
+    assert reasons == {
+        "poison.mp4": ("Killed", 3),
+        "memory.mp4": ("MemoryError", 1),
+        "panic.mp4": ("BaseException", 1),
+        "nonsense.mp4": ("VqtokError", 1),
+    }
+    assert "signal 9" in found["poison.mp4"]["reason"]
+    assert len(members(corpus.folder)) == 5
+    before = members(corpus.folder)
+    # Nothing is tried again by itself.
+    stamps = {path: path.stat().st_mtime_ns for path in (corpus.folder / "shards").iterdir()}
+    fails(1, "5 of 10 clips failed", *corpus.words(videos, "--jobs", 2, *limit))
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    write_clip(videos / "nonsense.mp4", pattern(5, 32, 48))
+    (videos / "poison.mp4").unlink()
+    (videos / "hang.mp4").unlink()
+    obeys.undo()
+    fails(1, "2 of 10 clips failed", *corpus.words(videos, "--retry-failed"))
+    after = members(corpus.folder)
+    assert after.keys() - before.keys() == {"memory.mp4", "panic.mp4", "nonsense.mp4"}
+    assert {name: after[name] for name in before} == before
+    assert failures(corpus.folder).keys() == {"hang.mp4", "poison.mp4"}
