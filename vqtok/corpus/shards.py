@@ -1,11 +1,13 @@
 """A shard while it is made: its finished clips, its failures, and how often clips were begun."""
 
 import json
+import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.records import (
@@ -16,13 +18,14 @@ from vqtok.corpus.records import (
     clip_to_json,
     failure_from_json,
 )
-from vqtok.corpus.tar import BLOCK, tar_member
+from vqtok.corpus.tar import BLOCK, member_size, padded, tar_member
 from vqtok.errors import UsageError, VqtokError
 from vqtok.safetensors_io import read_header
 from vqtok.tokens import Tokens, count_tokens, write_tokens
 from vqtok.untrusted import parse_json
 
 PART, FAILED, ATTEMPTS = ".part", ".failed", ".attempts"
+T = TypeVar("T")
 _LENGTH = 8  # bytes of the number at the end of a part
 _MAX_DETAILS = 2**24  # bytes
 
@@ -72,7 +75,8 @@ class Shard:
             for path in self.parts.iterdir():
                 if path.stem.isdecimal() and path.suffix in (PART, FAILED):
                     (done if path.suffix == PART else failed).add(int(path.stem))
-        return done & set(self.keys), (failed - done) & set(self.keys)
+        done, failed = (set(filter(self.keys.__contains__, keys)) for keys in (done, failed))
+        return done, failed - done
 
     def is_finished(self, key: int) -> bool:
         """Return whether a clip is encoded, or has failed."""
@@ -81,17 +85,21 @@ class Shard:
 
     def begin(self, key: int) -> int:
         """Note that a clip is begun, and return how often it was, this time included."""
-        self.parts.mkdir(parents=True, exist_ok=True)
-        with self.path(key, ATTEMPTS).open("ab") as file:
-            file.write(b"+")
-        return self.attempts(key)
+
+        def note() -> int:
+            with self.path(key, ATTEMPTS).open("ab") as file:
+                file.write(b"+")
+            return self.attempts(key)
+
+        return self._in_parts(note)
 
     def withdraw(self, key: int) -> None:
         """Take back the last `begin` of a clip, which was stopped for no fault of its own."""
         attempts = self.attempts(key)
         path = self.path(key, ATTEMPTS)
         if attempts > 1:
-            path.write_bytes(b"+" * (attempts - 1))
+            with suppress(FileNotFoundError):
+                os.truncate(path, attempts - 1)
         else:
             path.unlink(missing_ok=True)
 
@@ -107,30 +115,49 @@ class Shard:
     ) -> PackedClip:
         """Write the part of a clip, and return its details; the seconds of writing are added.
 
-        It is not written if another process has published the shard meanwhile.
+        It is not written if another process has encoded the clip, or published the shard.
         """
         start, attempts = time.perf_counter(), max(1, self.attempts(key))
-        try:
-            with atomic_write(self.path(key, PART)) as temporary, temporary.open("w+b") as file:
+        path = self.path(key, PART)
+
+        def write() -> PackedClip:
+            with atomic_write(path, replace=False) as temporary, temporary.open("w+b") as file:
                 with tar_member(file, f"{key_name(key)}.safetensors"):
                     write_tokens(file, tokens)
                 with tar_member(file, f"{key_name(key)}.json"):
                     file.write(json.dumps(_describe(name, tokens)).encode())
-                seconds = seconds._replace(writing=time.perf_counter() - start)
-                clip = _pack(file, key, name, tokens, attempts, seconds, notes)
+                spent = seconds._replace(writing=time.perf_counter() - start)
+                clip = _pack(file, key, name, tokens, attempts, spent, notes)
                 write_details(file, clip)
-        except (OSError, UsageError):
-            if not self.is_published():
-                raise
+            return clip
+
+        clip = self._in_parts(write)
         self.path(key, ATTEMPTS).unlink(missing_ok=True)
         return clip
 
     def fail(self, failure: Failure) -> None:
         """Write the failure of a clip."""
-        self.parts.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path(failure.key, FAILED)) as temporary:
-            temporary.write_text(json.dumps(failure._asdict()) + "\n")
+
+        def write() -> None:
+            with atomic_write(self.path(failure.key, FAILED)) as temporary:
+                temporary.write_text(json.dumps(failure._asdict()) + "\n")
+
+        self._in_parts(write)
         self.path(failure.key, ATTEMPTS).unlink(missing_ok=True)
+
+    def _in_parts(self, write: Callable[[], T]) -> T:
+        """Return write(), which writes to the folder of parts.
+
+        Another process may publish the shard meanwhile, and delete the folder. What is written then
+        is left over, and `finish` deletes it.
+        """
+        while True:
+            try:
+                self.parts.mkdir(parents=True, exist_ok=True)
+                return write()
+            except (FileNotFoundError, FileExistsError, UsageError):  # also from atomic_write
+                if not self.is_published():
+                    raise
 
     def failure(self, key: int) -> Failure:
         """Return the failure of a clip. Raises VqtokError if its file is damaged."""
@@ -163,9 +190,22 @@ def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
         if not 0 < length <= min(end, _MAX_DETAILS):
             raise ValueError("it does not end as a part does")
         size = file.seek(end - length)
-        return clip_from_json(parse_json(file.read(length))), size
+        clip = clip_from_json(parse_json(file.read(length)))
+        if clip.offset != BLOCK or members_end(file, clip) != size:
+            raise ValueError("its members are not those of its clip")
+        return clip, size
     except (OSError, ValueError, TypeError) as error:
         raise VqtokError(f"{path} is damaged: {error}; delete it") from None
+
+
+def members_end(file: BinaryIO, clip: PackedClip) -> int:
+    """Return the offset in a file at which the two members of a clip end.
+
+    Raises ValueError if they are not there.
+    """
+    file.seek(padded(clip.offset + clip.bytes))
+    size = member_size(file.read(BLOCK))
+    return file.tell() + padded(size)
 
 
 def _describe(name: str, tokens: Tokens) -> dict[str, object]:
