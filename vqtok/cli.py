@@ -65,6 +65,7 @@ def encode(
     pack: packing.Pack = None,
     shard: packing.Shard = None,
     timeout: packing.Timeout = None,
+    split: packing.Split = None,
     retry_failed: packing.RetryFailed = False,
     status: packing.Status = False,
     on: packing.On = None,
@@ -87,8 +88,8 @@ def encode(
     folder = options.output_folder(sources, output)
     part = (0, 1) if shard is None else parse_shard(shard, os.environ)
     ray = packing.parse_ray(on, workers, gpus)
-    seconds = None if timeout is None else packing.parse_seconds(timeout)
-    packing.check_pack(pack, folder, force, bool(seconds or retry_failed or ray))
+    limit, piece = (None if t is None else packing.parse_seconds(t) for t in (timeout, split))
+    packing.check_pack(pack, folder, force, bool(limit or piece or retry_failed or ray))
     if folder is None:
         options.check_output(output, [*sources, tokenizer_file(tokenizer)], force)
     elif keep_partial:
@@ -101,9 +102,9 @@ def encode(
         rate_text = None if frame_rate is None else str(frame_rate)
         plan = PlanOptions(
             packing.parse_size(pack),
-            *(tokenizer, size, rate_text, start, duration, strict, rate, dtype, device),
+            *(tokenizer, size, rate_text, start, duration, strict, rate, dtype, device, piece),
         )
-        how = packing.CorpusOptions(part, jobs, seconds, retry_failed, ray)
+        how = packing.CorpusOptions(part, jobs, limit, retry_failed, ray)
         return encode_corpus(sources, folder, plan, how, quiet, verbose)
 
     from vqtok import Rate

@@ -20,6 +20,10 @@ Shard = Annotated[
 Timeout = Annotated[
     str | None, typer.Option(metavar="TIME", help="Give up a clip after this time, such as 30min.")
 ]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Encode long clips in pieces of this length, such as 10min."),
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Encode clips again that have failed.")
 ]
@@ -102,7 +106,9 @@ def check_pack(pack: str | None, folder: Path | None, force: bool, only_packed: 
     only_packed: whether there are options that need it.
     """
     if pack is None and only_packed:
-        raise UsageError("--timeout, --retry-failed and --on are for a packed corpus: add --pack")
+        raise UsageError(
+            "--timeout, --split, --retry-failed and --on are for a packed corpus: add --pack 256M"
+        )
     if pack is not None and folder is None:
         raise UsageError("--pack is for many clips: name a folder of them, or a list, @clips.jsonl")
     if pack is not None and force:

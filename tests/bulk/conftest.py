@@ -27,7 +27,7 @@ def videos(tmp_path):
 def obeys(monkeypatch):
     """Make workers do what the names of clips say; `obeys.undo()` ends it."""
     command = sys.executable, str(TESTS / "helpers" / "poisoned_worker.py")
-    monkeypatch.setattr("vqtok.bulk.supervisor.COMMAND", command)
+    monkeypatch.setattr("vqtok.bulk.process.COMMAND", command)
     return monkeypatch
 
 

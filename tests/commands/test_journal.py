@@ -29,7 +29,7 @@ vqtok.__main__.main()
 """
 READERS = {
     "encode": "vqtok.pipeline.source.open_video",
-    "decode": "vqtok.commands.decode.read_tokens",
+    "decode": "vqtok.corpus.sources.read_tokens",
 }
 ORIGINALS = {"encode": open_video, "decode": read_tokens}
 GPU_FAILURE = RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -53,12 +53,16 @@ def test_a_clip_that_kills_the_process_is_given_up(clips, tmp_path, tiny):
     out = tmp_path / "out"
     args = ["encode", clips, "-o", out, "--jobs", 3, *tiny]
     run = [sys.executable, "-c", WITH_POISON, *map(str, args)]
-    for _ in range(MAX_KILLS):
-        process = subprocess.run(run, capture_output=True, timeout=300)
-        assert process.returncode == -signal.SIGKILL, process.stderr
-    assert {"a.mp4.safetensors", "z.mp4.safetensors"} < set(file_names(out))
     process = subprocess.run(run, capture_output=True, timeout=300)
-    assert process.returncode == 1 and b"1 of 1 files failed" in process.stderr
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    target = out / "poison.mp4.safetensors"
+    for kills in range(1, MAX_KILLS):
+        journal = Journal(out, "encoded", {})
+        assert journal.kills(target) == kills
+        journal.record(target).__enter__()  # as far as another run would come
+        journal.close()
+    assert in_process(*args).returncode == 1
+    assert {"a.mp4.safetensors", "z.mp4.safetensors"} < set(file_names(out))
     (failure,) = failures(out / "failures.jsonl")
     reason = f"{clips}/poison.mp4: the process died 3 times while it worked on this file: delete "
     assert failure["source"] == f"{clips}/poison.mp4"
@@ -231,6 +235,17 @@ def test_kills_are_counted(runs, kills, tmp_path):
     assert Journal(tmp_path, "encoded", {}).kills(tmp_path / "a") == kills
     assert Journal(tmp_path, "encoded", {}, force=True).kills(tmp_path / "a") == 0
     assert Journal(tmp_path, "decoded", {}).kills(tmp_path / "a") == 0
+
+
+def test_a_process_that_is_at_work_was_not_killed(tmp_path):
+    journals = [Journal(tmp_path, "encoded", {}) for _ in range(MAX_KILLS)]
+    for journal in journals:
+        journal.record(tmp_path / "a").__enter__()
+    assert Journal(tmp_path, "encoded", {}).kills(tmp_path / "a") == 0
+    for journal in journals:
+        assert Journal(tmp_path, "encoded", {}).kills(tmp_path / "a") == 0
+        journal.__exit__(None, None, None)
+    assert Journal(tmp_path, "encoded", {}).kills(tmp_path / "a") == MAX_KILLS
 
 
 def test_torn_and_foreign_lines_are_ignored(tmp_path):

@@ -17,7 +17,7 @@ from vqtok.video import open_video
 # How each command is run over a folder of clips or of tokens, and where it reads a file.
 COMMANDS = {
     "encode": ("encode CLIPS -o OUT", "vqtok.pipeline.source.open_video"),
-    "decode": ("decode TOKENS -o OUT", "vqtok.commands.decode.read_tokens"),
+    "decode": ("decode TOKENS -o OUT", "vqtok.corpus.sources.read_tokens"),
     "eval": ("eval CLIPS --frames 2 --json --save OUT", "vqtok.commands.eval.open_video"),
     "stats": ("stats TOKENS --json", "vqtok.commands.counting.read_tokens"),
     "stats of clips": ("stats CLIPS --json", "vqtok.pipeline.source.open_video"),

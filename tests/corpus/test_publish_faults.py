@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.command import file_names
 from helpers.faults import full_disk, killed_before, with_another
-from helpers.shards import add, check_complete, complete, encode, fail, new_corpus
+from helpers.shards import check_complete, complete, encode, fail, new_corpus
 from vqtok.atomic import TEMPORARY
 from vqtok.corpus.publish import finish, publish, reopen
 from vqtok.corpus.records import read_record
@@ -118,7 +118,6 @@ def test_a_clip_may_fail_for_one_process_and_not_for_another(first, second, new)
 
 OPERATIONS = {
     "encode": encode,
-    "add": add,
     "fail": fail,
     "publish": lambda corpus, key: publish(corpus.shard_of(key)),
     "finish": lambda corpus, key: finish(corpus),

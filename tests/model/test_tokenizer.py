@@ -92,6 +92,17 @@ def test_later_frames_do_not_change_earlier_tokens(predictor):
     assert not torch.equal(indices[:, 3], other_indices[:, 3])
 
 
+@pytest.mark.parametrize("stride", ["4x8x8", "1x8x8"])
+def test_the_encoder_looks_back_as_far_as_it_says(stride):
+    tokenizer = small_tokenizer("fsq", f"model.stride={stride}", "model.encoder_blocks=[1, 2]")
+    video = random_video(1 + tokenizer.stride[0] * 10)
+    changed = torch.cat([1 - video[:, :, :1], video[:, :, 1:]], dim=2)
+    z, other = (tokenizer.encoder(tokenizer.pad(v, first=True)) for v in (video, changed))
+    differs = (z != other).any(1).flatten(2).any(2).squeeze(0)
+    assert tokenizer.look_back == 6
+    assert differs.tolist() == [True] * 7 + [False] * 4
+
+
 @pytest.mark.parametrize("frames", [1, 2, 8, 9, 29, 30])
 @pytest.mark.parametrize("length", [1, 3, 16])
 @with_and_without_predictor

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from fractions import Fraction
 from unittest.mock import patch
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -95,6 +96,31 @@ def test_any_clip(clip, staged, tmp_path):
         assert assert_equal(path, staged, tmp_path, **reading) >= 2, reading
 
 
+def test_frames_that_an_edit_list_hides(staged, tmp_path, make_clip):
+    path = tmp_path / "trimmed.mp4"
+    clip = make_clip(frames=200, height=16, width=24, **GOP)
+    run_ffmpeg("-ss", "0.9", "-i", clip, "-c", "copy", path)
+    with av.open(str(path)) as container:
+        assert sum(packet.is_discard for packet in container.demux(video=0)) >= 5
+    for reading in ({}, {"fps": Fraction(30)}):
+        assert assert_equal(path, staged, tmp_path, **reading) >= 2
+
+
+def test_a_frame_that_lasts_longer_than_the_clip(staged, tmp_path, make_clip):
+    path = tmp_path / "long.mkv"
+    clip = make_clip(frames=240, height=16, width=24, **GOP)
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                packet.stream = stream
+                packet.duration *= 300 if number == 30 else 1
+                target.mux(packet)
+    tokens, _ = encode_source(path, staged, EncodeOptions(fps=Fraction(20)))
+    assert tokens.frames > 250  # the last frame is repeated until then
+    assert assert_equal(path, staged, tmp_path, fps=Fraction(20)) == 3
+
+
 def test_any_length(staged, tmp_path):
     path = write_clip(tmp_path / "c.mkv", pattern(190, 16, 24), **GOP)
     counts = {}
@@ -145,6 +171,15 @@ def test_clips_in_batches(staged, tmp_path, make_clip):
         *parts, whole = pool.map(encode, [*pieces, None])
     assert len(parts) == 2
     assert tokens_to_bytes(join_pieces(pieces, parts, "clip")) == tokens_to_bytes(whole)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("rows", [1, 3])
+def test_clips_on_a_gpu(rows, tmp_path, make_clip):
+    tokenizer = load_for_inference(save_staged_tokenizer(tmp_path / "t"), "cuda", None)
+    path = make_clip(frames=240, height=64, width=96, **GOP)
+    with tokenizer.batched(rows), tokenizer.batcher.clip():
+        assert assert_equal(path, tokenizer, tmp_path, 4) == 2
 
 
 def test_clips_that_are_not_split(staged, tmp_path, make_clip):

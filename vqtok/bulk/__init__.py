@@ -39,15 +39,17 @@ def plan(
     rate: dict[str, float] | None = None,
     dtype: str | None = None,
     device: str = "auto",
+    split: float | None = None,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
 ) -> list[dict[str, str | int]]:
-    """Return the clips that are left to encode, as rows {"clip", "path", "name", "bytes"}.
+    """Return the clips that are left to encode, as rows for `Encode`.
 
     The corpus in `folder` is made if it is new. Clips that take long come first.
 
     sources: videos, folders, patterns, or a list of clips (@clips.jsonl).
     pack: size of a shard, such as "256M" or in bytes.
+    split: cut clips that are longer into pieces of about so many seconds.
     rate: {"tokens": 0.6}, or price or psnr, as in `vqtok.Rate`.
     shard: (k, n): process k of n, which takes every n-th shard.
     retry_failed: also return clips that have failed.
@@ -66,6 +68,7 @@ def plan(
         rate=rate,
         dtype=dtype,
         device=device,
+        split=split,
     )
     sources = [sources] if isinstance(sources, str) else sources
     _, _, clips = plan_clips(sources, Path(folder), options, shard, retry_failed)

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqtok import DEFAULT
 from vqtok.atomic import atomic_write
-from vqtok.corpus.clips import CLIPS, Clip, clip_lines, read_clips
+from vqtok.corpus.clips import CLIPS, MAX_PIECES, Clip, clip_lines, read_clips
 from vqtok.corpus.publish import FAILURES, reopen
 from vqtok.corpus.settings import (
     CORPUS,
@@ -38,6 +38,7 @@ class PlanOptions:
     fps: as text, such as 30000/1001.
     rate: the one of price, tokens and psnr that limits tokens, if any.
     dtype, device: as in `load_for_inference`.
+    split: cut long clips into pieces of about so many seconds; None: do not.
     """
 
     pack: int
@@ -50,6 +51,13 @@ class PlanOptions:
     rate: dict[str, float] | None = None
     dtype: str | None = None
     device: str = "auto"
+    split: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.split is not None and {"tokens", "psnr"} & set(self.rate or {}):
+            raise UsageError(
+                "--tokens and --psnr are met over a whole clip: choose --lambda, or do not --split"
+            )
 
 
 def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -> Corpus:
@@ -86,7 +94,7 @@ def _create(
         raise UsageError(f"{folder} has other files ({sorted(others)[0]}): choose an empty folder")
     settings = _describe_tokenizer(absolute, options)
     if not (folder / CLIPS).exists():
-        clips = _list_clips(sources, folder, options.tokenizer)
+        clips = _list_clips(sources, folder, options)
         with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
             file.writelines(clip_lines(clips))
     listed = list(read_clips(folder))
@@ -94,12 +102,12 @@ def _create(
     create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
 
 
-def _list_clips(sources: Sequence[str], folder: Path, tokenizer: str) -> Iterator[Clip]:
+def _list_clips(sources: Sequence[str], folder: Path, options: PlanOptions) -> Iterator[Clip]:
     """Yield the clips of sources. Raises UsageError if there are none, or two of one name."""
     found = list_files(sources, MEDIA_SUFFIXES)
     if not found.files:
         raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
-    check_targets([folder / FAILURES], [tokenizer_file(tokenizer)])
+    check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
     paths: dict[str, Path] = {}
     for root, path in found.files:
         name = path.relative_to(root).as_posix()
@@ -108,7 +116,8 @@ def _list_clips(sources: Sequence[str], folder: Path, tokenizer: str) -> Iterato
             raise UsageError(f"{other} and {path} would both be decoded to {name}")
     for key, name in enumerate(sorted(paths)):
         path = paths[name]
-        yield Clip(key, str(path.absolute()), name, _size(path))
+        pieces = 1 if options.split is None else _count_pieces(path, options, options.split)
+        yield Clip(key, str(path.absolute()), name, _size(path), pieces)
 
 
 def _size(path: Path) -> int:
@@ -116,6 +125,20 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:  # encoding it will say what is wrong
         return 0
+
+
+def _count_pieces(path: Path, options: PlanOptions, split: float) -> int:
+    """Return how many pieces a clip may have, by the length in its header."""
+    from vqtok.video import open_video
+
+    try:
+        with open_video(path) as video:
+            seconds = max(0.0, (video.duration or 0) - options.start)
+    except (VqtokError, OSError):  # encoding it will say what is wrong
+        return 1
+    if options.duration is not None:
+        seconds = min(seconds, options.duration)
+    return min(MAX_PIECES, max(1, round(seconds / split)))
 
 
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
@@ -145,6 +168,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         rate=options.rate or {},
         sources=sources,
         pack=options.pack,
+        split=options.split,
     )
 
 
@@ -208,7 +232,7 @@ def _show(value: Any) -> str:
 
 
 def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:
-    """Return the clips of shards that are not finished.
+    """Return the clips of shards that are not finished, those that are split piece by piece.
 
     Shards with the longest clips come first, and in each its longest clip: what takes long must
     not be begun last.
@@ -222,11 +246,20 @@ def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:
     clips = {clip.key: clip for clip in read_clips(corpus.folder) if clip.key in wanted}
     if len(clips) < len(wanted):
         raise VqtokError(f"{corpus.folder / CLIPS} lacks clips that {CORPUS} counts")
-    groups = [[clips[key] for key in keys] for keys in left.values()]
+    groups = [[p for key in keys for p in _pieces(clips[key])] for keys in left.values()]
     for group in groups:
-        group.sort(key=lambda clip: -clip.bytes)
-    groups.sort(key=lambda group: -max((clip.bytes for clip in group), default=0))
+        group.sort(key=_work)
+    groups.sort(key=lambda group: min(map(_work, group), default=0))
     return [clip for group in groups for clip in group]
+
+
+def _pieces(clip: Clip) -> list[Clip]:
+    return [clip._replace(piece=piece) for piece in range(clip.pieces)]
+
+
+def _work(clip: Clip) -> float:
+    """Return a number that is smaller for clips and pieces that take longer."""
+    return -clip.bytes / clip.pieces
 
 
 def plan_clips(

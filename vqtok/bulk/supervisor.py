@@ -1,41 +1,36 @@
 """Encode clips of a corpus in a process that may hang or be killed: `Encode`."""
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
+from queue import Empty
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import vqtok
-from vqtok.bulk.setup import Setup
+from vqtok.bulk.process import Setup, WorkerProcess
 from vqtok.corpus.clips import Clip
 from vqtok.corpus.publish import publish
 from vqtok.corpus.records import Failure
 from vqtok.corpus.settings import open_corpus
+from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
-COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
-_PATIENCE = 10  # seconds that a worker has to end
 
 
 class Result(NamedTuple):
     """What became of a clip.
 
-    clip: its key. seconds: spent on it. failure: one sentence, or "".
+    clip: its key. piece: if it is split, which piece was encoded.
+    frames, tokens: of the clip, if it is finished with this. seconds: spent on it now.
+    failure: one sentence, or "".
     notes: what the user should know about it.
     """
 
     clip: int
+    piece: int = 0
     frames: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -49,62 +44,6 @@ class _Begun(NamedTuple):
     clip: Clip
     since: float
     attempts: int
-
-
-class WorkerProcess:
-    """A process that runs `vqtok.bulk.worker`. It ends with this one."""
-
-    def __init__(self, setup: Setup) -> None:
-        package = str(Path(vqtok.__file__).parents[1])
-        paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-        )
-        self._replies: Queue[dict[str, Any] | None] = Queue()
-        self.ready = False
-        Thread(target=self._listen, daemon=True).start()
-        self.send(asdict(setup))
-
-    def _listen(self) -> None:
-        for line in self._process.stdout or ():
-            self._replies.put(json.loads(line))
-        self._replies.put(None)
-
-    def send(self, line: dict[str, Any]) -> None:
-        """Send a line; it is lost if the process has ended, which `receive` will tell."""
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(json.dumps(line) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
-
-    def receive(self, seconds: float | None) -> dict[str, Any] | None:
-        """Return the next reply, or None if the process has ended. Empty after some seconds."""
-        return self._replies.get(timeout=seconds)
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """End the process, which has nothing to do."""
-        assert self._process.stdin
-        try:
-            self._process.stdin.close()
-            self._process.wait(_PATIENCE)
-        except (OSError, subprocess.TimeoutExpired):
-            self.kill()
-
-    def how_it_ended(self) -> str:
-        """Return the signal or the exit code of a process that has ended."""
-        code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 class Encode:
@@ -135,7 +74,7 @@ class Encode:
         self._setup = Setup(str(Path(folder).absolute()), name, device, jobs)
         self._timeout = timeout
         self._worker: WorkerProcess | None = None
-        self._begun: dict[int, _Begun] = {}
+        self._begun: dict[tuple[int, int], _Begun] = {}
         self._again: deque[Clip] = deque()
         self._suspects: deque[Clip] = deque()
         self._reason = ""
@@ -146,7 +85,8 @@ class Encode:
 
         Returns the columns of `Result`, for clips that were not finished before.
         """
-        columns = [np.atleast_1d(rows[key]).tolist() for key in ("clip", "path", "name", "bytes")]
+        keys = "clip", *Clip._fields[1:]
+        columns = [np.atleast_1d(rows[key]).tolist() for key in keys]
         results = list(self.run(map(Clip._make, zip(*columns, strict=True))))
         results = [result._replace(notes="; ".join(result.notes)) for result in results]
         return {
@@ -173,7 +113,7 @@ class Encode:
             if self._begun:
                 self._stop_worker()
                 for begun in self._begun.values():
-                    self._corpus.shard_of(begun.clip.key).withdraw(begun.clip.key)
+                    self._shard(begun.clip).withdraw(*_label(begun.clip))
                 self._begun.clear()
 
     def close(self) -> None:
@@ -185,13 +125,13 @@ class Encode:
     def _begin_clips(self, source: Iterator[Clip]) -> Iterator[Result]:
         """Give the worker clips until it has enough; yield those that are given up."""
         while len(self._begun) < self._setup.jobs and (clip := self._next(source)):
-            attempts = self._corpus.shard_of(clip.key).begin(clip.key)
+            attempts = self._shard(clip).begin(*_label(clip))
             if attempts > MAX_ATTEMPTS:
                 yield self._give_up(clip, attempts - 1)
                 continue
             if not self._worker:
                 self._worker, self._reason = WorkerProcess(self._setup), ""
-            self._begun[clip.key] = _Begun(clip, time.monotonic(), attempts)
+            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts)
             self._worker.send(clip._asdict())
 
     def _next(self, source: Iterator[Clip]) -> Clip | None:
@@ -199,10 +139,10 @@ class Encode:
         if self._again:
             return self._again.popleft()
         for clip in source:
-            shard = self._corpus.shard_of(clip.key)
+            shard = self._shard(clip)
             if shard.is_finished(clip.key):
                 continue
-            if not shard.attempts(clip.key):
+            if not shard.attempts(*_label(clip)):
                 return clip
             self._suspects.append(clip)
         return self._suspects.popleft() if self._suspects and not self._begun else None
@@ -229,7 +169,7 @@ class Encode:
                 now = time.monotonic()
                 self._begun = {k: b._replace(since=now) for k, b in self._begun.items()}
             case _:
-                del self._begun[reply["clip"]]
+                del self._begun[reply["clip"], reply["piece"]]
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
@@ -244,9 +184,8 @@ class Encode:
         self._stop_worker()
         now = time.monotonic()
         for clip, since, attempts in self._take_begun():
-            shard = self._corpus.shard_of(clip.key)
             if now - since < self._timeout:
-                shard.withdraw(clip.key)
+                self._shard(clip).withdraw(*_label(clip))
                 self._again.append(clip)
                 continue
             reason = f"{clip.path}: not encoded within {self._timeout:g} s (--timeout)"
@@ -285,12 +224,21 @@ class Encode:
         )
 
     def _fail(self, clip: Clip, kind: str, reason: str, attempts: int) -> Result:
-        shard = self._corpus.shard_of(clip.key)
+        shard = self._shard(clip)
         shard.fail(Failure(clip.key, clip.path, kind, reason, attempts))
+        shard.end(*_label(clip))
         publish(shard)
-        return Result(clip.key, failure=reason)
+        return Result(clip.key, clip.piece, failure=reason)
+
+    def _shard(self, clip: Clip) -> Shard:
+        return self._corpus.shard_of(clip.key)
 
     def _stop_worker(self) -> None:
         if self._worker:
             self._worker.kill()
         self._worker = None
+
+
+def _label(clip: Clip) -> tuple[int, int | None]:
+    """Return the key of a clip, and the number of its piece if it is split."""
+    return clip.key, clip.piece if clip.pieces > 1 else None

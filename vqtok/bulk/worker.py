@@ -14,11 +14,14 @@ from fractions import Fraction
 from threading import Lock
 from typing import Any, TextIO
 
-from vqtok.bulk.setup import Setup
+from vqtok.bulk.process import Setup
+from vqtok.bulk.split import EncodedClip, encode_split, encode_whole
 from vqtok.corpus.clips import Clip
+from vqtok.corpus.pieces import Pieces
 from vqtok.corpus.publish import publish
-from vqtok.corpus.records import Failure, Seconds
+from vqtok.corpus.records import Failure
 from vqtok.corpus.settings import Corpus, open_corpus
+from vqtok.corpus.shards import Shard
 from vqtok.device import describe_device, free_memory
 from vqtok.errors import (
     UsageError,
@@ -31,7 +34,7 @@ from vqtok.errors import (
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.source import EncodeOptions, encode_source
+from vqtok.pipeline.source import EncodeOptions
 from vqtok.pipeline.stopwatch import Stopwatch
 
 
@@ -74,7 +77,7 @@ class Worker:
                 os._exit(1)
             self._stop(describe_failure(error, self._corpus.folder))
         else:
-            self.reply(clip=clip.key, **result)
+            self.reply(clip=clip.key, piece=clip.piece, **result)
 
     def _stop(self, reason: str) -> None:
         self.reply(stop=reason)
@@ -86,23 +89,35 @@ class Worker:
         result: dict[str, Any] = {}
         try:
             with self._tokenizer.batcher.clip():
-                tokens, video = encode_source(
-                    clip.path, self._tokenizer, self._options, stopwatch=stopwatch
-                )
+                encoded = self._encode(clip, shard)
         except BaseException as error:
             if is_device_failure(error) or is_disk_full(error):
                 raise
             free_memory(self._tokenizer.device)
-            kind, result["failure"] = type(error).__name__, describe_failure(error, clip.path)
-            attempts = max(1, shard.attempts(clip.key))
-            shard.fail(Failure(clip.key, clip.path, kind, result["failure"], attempts))
+            if not shard.is_finished(clip.key):  # by another process, which took its pieces
+                result["failure"] = describe_failure(error, clip.path)
+                shard.fail(_failure(clip, error, max(1, shard.attempts(clip.key))))
         else:
-            reading = stopwatch.seconds("reading")
-            seconds = Seconds(reading, stopwatch.elapsed() - reading, 0)
-            packed = shard.add(clip.key, clip.name, tokens, seconds, video.notes)
-            result |= {"frames": packed.frames, "tokens": packed.tokens, "notes": packed.notes}
+            packed = encoded and shard.add(clip.key, clip.name, *encoded)
+            if packed:
+                Pieces(shard, clip.key).delete()
+                result |= {"frames": packed.frames, "tokens": packed.tokens, "notes": packed.notes}
+        if clip.pieces > 1:
+            shard.end(clip.key, clip.piece)
         publish(shard)
         return {"seconds": stopwatch.elapsed()} | result
+
+    def _encode(self, clip: Clip, shard: Shard) -> EncodedClip | None:
+        """Encode a clip, or a piece of it. Returns None if other pieces are not finished yet."""
+        how = self._tokenizer, self._options
+        if clip.pieces == 1:
+            return encode_whole(clip.path, *how)
+        return encode_split(clip, Pieces(shard, clip.key), *how, self._corpus.settings.split)
+
+
+def _failure(clip: Clip, error: BaseException, attempts: int) -> Failure:
+    reason = describe_failure(error, clip.path)
+    return Failure(clip.key, clip.path, type(error).__name__, reason, attempts)
 
 
 def is_disk_full(error: BaseException) -> bool:

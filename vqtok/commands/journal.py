@@ -1,5 +1,6 @@
 """The journal of a batch: which files are finished, and which ended the process."""
 
+import fcntl
 import json
 import os
 from collections import Counter
@@ -19,10 +20,10 @@ MAX_LINE = 2**16  # bytes, more than those of the longest path
 
 
 class _Stamp(NamedTuple):
-    """What a file looked like when it was finished."""
+    """What a file looked like when it was finished; its time in nanoseconds."""
 
     bytes: int
-    mtime_ns: int
+    mtime: int
 
 
 class _Past:
@@ -37,24 +38,25 @@ class _Past:
         self._begun: dict[str, str] = {}  # the run in which it was begun, and has not ended
         self.finished, self.kills = dict[str, _Stamp | None](), Counter[str]()
 
-    def read(self, path: Path) -> None:
-        with suppress(OSError), path.open("rb") as file:
-            for line in iter(lambda: file.readline(MAX_LINE), b""):
-                with suppress(ValueError, KeyError, TypeError, AttributeError):  # torn or foreign
-                    self._add(parse_json(line))
+    def read(self, file: BinaryIO) -> None:
+        for line in iter(lambda: file.readline(MAX_LINE), b""):
+            with suppress(ValueError):  # torn
+                self._add(parse_json(line))
         self.kills.update(self._begun.keys())
+        if _is_in_use(file):  # what is begun may yet end
+            self.kills.clear()
 
-    def _add(self, event: dict[str, Any]) -> None:
+    def _add(self, event: Any) -> None:
         match event:
             case {"run": str(run), "settings": settings}:
                 self._settings[run] = settings
             case {"run": str(run), "begun": str(name)}:
                 self.kills[name] += name in self._begun
                 self._begun[name] = run
-            case {"run": str(run), "finished": str(name), "bytes": size, "mtime_ns": mtime}:
+            case {"run": str(run), "finished": str(name), "bytes": int(size), "mtime": int(at)}:
                 self._end(name)
                 is_same = self._settings.get(run) == self._wanted
-                self.finished[name] = _Stamp(size, mtime) if is_same else None
+                self.finished[name] = _Stamp(size, at) if is_same else None
             case {"failed": str(name)}:
                 self._end(name)
             case {"run": str(run), "interrupted": True}:
@@ -70,8 +72,8 @@ class Journal:
 
     A batch that goes on reads what earlier ones have written. A target that still has the size and
     the time that it was finished with need not be opened. A job that was begun and has not ended
-    may have killed the process, unless that was interrupted: it runs last and alone, and fails
-    once it has done so MAX_KILLS times. What cannot be written is left out.
+    may have killed the process, unless that was interrupted or is still at work: it runs last and
+    alone, and fails once it has done so MAX_KILLS times. What cannot be written is left out.
 
     folder: of the targets. name: of what is done to them, such as "encoded".
     settings: what the targets depend on, as JSON; others are not finished.
@@ -99,7 +101,8 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         past = _Past(self._settings)
-        past.read(path)
+        with suppress(OSError), path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:
+            past.read(file)
         self._kills += past.kills
         for name, stamp in past.finished.items():  # if journals differ, none is trusted
             same = self._finished.get(name, stamp) == stamp
@@ -149,6 +152,10 @@ class Journal:
     ) -> None:
         if kind is not None and issubclass(kind, INTERRUPTS):
             self._write(interrupted=True)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. What is begun and has not ended is held against it."""
         if self._file is not None:
             self._file.close()
 
@@ -165,9 +172,22 @@ class Journal:
         if self._force:
             self.path.unlink(missing_ok=True)
         file = self.path.open("ab", buffering=0)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_SH)
         first = json.dumps({"run": self._run, "settings": self._settings})
         file.write(f"\n{first}\n".encode())  # the last line may be torn
         return file
+
+
+def _is_in_use(file: BinaryIO) -> bool:
+    """Return whether a process that is alive writes a journal."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -10,6 +10,7 @@ from vqtok.errors import VqtokError, os_reason
 from vqtok.untrusted import parse_json
 
 CLIPS = "clips.jsonl"
+MAX_PIECES = 10_000
 _MAX_LINE = 2**17  # bytes
 
 
@@ -20,22 +21,28 @@ class Clip(NamedTuple):
     path: the video, absolute.
     name: path in the tree that decoding makes again, such as a/b.mp4.
     bytes: size of the video; 0 if it is unknown.
+    pieces: how many it is cut into at most, if it is long and `--split` is given.
+    piece: which of them is meant, from 0.
     """
 
     key: int
     path: str
     name: str
     bytes: int
+    pieces: int = 1
+    piece: int = 0
 
     def to_row(self) -> dict[str, str | int]:
         """Return the clip as a row of `vqtok.bulk.plan`."""
-        return {"clip": self.key, "path": self.path, "name": self.name, "bytes": self.bytes}
+        row = self._asdict()
+        return {"clip": row.pop("key"), **row}
 
 
 def clip_lines(clips: Iterable[Clip]) -> Iterator[bytes]:
     """Yield the lines of `clips.jsonl`."""
     for clip in clips:
         line = {"path": clip.path, "name": clip.name, "bytes": clip.bytes}
+        line |= {"pieces": clip.pieces} if clip.pieces > 1 else {}
         yield json.dumps(line).encode() + b"\n"
 
 
@@ -56,7 +63,9 @@ def _parse(key: int, line: bytes) -> Clip:
     value: Any = parse_json(line) if line.endswith(b"\n") else None
     match value:
         case {"path": str(path), "name": str(name), "bytes": int(size)} if _is_inside(name):
-            return Clip(key, path, name, max(0, size))
+            pieces = value.get("pieces", 1)
+            if type(pieces) is int and 0 < pieces <= MAX_PIECES and size >= 0:
+                return Clip(key, path, name, size, pieces)
     raise ValueError(f"line {key + 1} is not a clip")
 
 

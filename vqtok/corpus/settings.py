@@ -32,6 +32,7 @@ class CorpusSettings:
     rate: the one of price, tokens and psnr that was given, if any.
     sources: what was listed, as absolute paths and patterns.
     pack: bytes of a shard, about.
+    split: seconds of a piece of a long clip, about; None: clips are not cut.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")
@@ -52,6 +53,7 @@ class CorpusSettings:
     rate: dict[str, float]
     sources: tuple[str, ...]
     pack: int
+    split: float | None = None
 
 
 @dataclass(frozen=True)

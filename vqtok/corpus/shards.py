@@ -19,6 +19,7 @@ from vqtok.corpus.records import (
     failure_from_json,
 )
 from vqtok.corpus.tar import BLOCK, member_size, padded, tar_member
+from vqtok.corpus.trailer import read_trailer, write_trailer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.safetensors_io import read_header
 from vqtok.tokens import Tokens, count_tokens, write_tokens
@@ -26,8 +27,6 @@ from vqtok.untrusted import parse_json
 
 PART, FAILED, ATTEMPTS = ".part", ".failed", ".attempts"
 T = TypeVar("T")
-_LENGTH = 8  # bytes of the number at the end of a part
-_MAX_DETAILS = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Shard:
     folder: of the corpus. keys: of its clips.
 
     While it is open, `parts` has three kinds of files. KEY.part is a finished clip: its two
-    members of the tar, a line of JSON with its details, and the length of that line. KEY.failed is
-    the failure of a clip. KEY.attempts has a byte for each time that a clip was begun.
+    members of the tar, and its details. KEY.failed is the failure of a clip. KEY.attempts has a
+    byte for each time that a clip was begun, KEY-0003.attempts for piece 3 of a long one.
     """
 
     folder: Path
@@ -64,9 +63,10 @@ class Shard:
         """Return whether the shard is complete: it has its tar, and the record, written last."""
         return self.record.exists() and self.tar.exists()
 
-    def path(self, key: int, suffix: str) -> Path:
-        """Return a file of a clip: PART, FAILED or ATTEMPTS."""
-        return self.parts / f"{key_name(key)}{suffix}"
+    def path(self, key: int, suffix: str, piece: int | None = None) -> Path:
+        """Return a file of a clip, or of a piece of it, such as PART, FAILED or ATTEMPTS."""
+        part = "" if piece is None else f"-{piece:04}"
+        return self.parts / f"{key_name(key)}{part}{suffix}"
 
     def finished(self) -> tuple[set[int], set[int]]:
         """Return the keys of clips that are encoded, and of those that have failed."""
@@ -83,56 +83,60 @@ class Shard:
         files = self.path(key, PART), self.path(key, FAILED)
         return any(path.exists() for path in files) or self.is_published()
 
-    def begin(self, key: int) -> int:
+    def begin(self, key: int, piece: int | None = None) -> int:
         """Note that a clip is begun, and return how often it was, this time included."""
 
         def note() -> int:
-            with self.path(key, ATTEMPTS).open("ab") as file:
+            with self.path(key, ATTEMPTS, piece).open("ab") as file:
                 file.write(b"+")
-            return self.attempts(key)
+            return self.attempts(key, piece)
 
         return self._in_parts(note)
 
-    def withdraw(self, key: int) -> None:
+    def end(self, key: int, piece: int | None = None) -> None:
+        """Note that a clip that was begun has ended, well or not."""
+        self.path(key, ATTEMPTS, piece).unlink(missing_ok=True)
+
+    def withdraw(self, key: int, piece: int | None = None) -> None:
         """Take back the last `begin` of a clip, which was stopped for no fault of its own."""
-        attempts = self.attempts(key)
-        path = self.path(key, ATTEMPTS)
+        attempts = self.attempts(key, piece)
         if attempts > 1:
             with suppress(FileNotFoundError):
-                os.truncate(path, attempts - 1)
+                os.truncate(self.path(key, ATTEMPTS, piece), attempts - 1)
         else:
-            path.unlink(missing_ok=True)
+            self.end(key, piece)
 
-    def attempts(self, key: int) -> int:
+    def attempts(self, key: int, piece: int | None = None) -> int:
         """Return how often a clip was begun without an end."""
         try:
-            return self.path(key, ATTEMPTS).stat().st_size
+            return self.path(key, ATTEMPTS, piece).stat().st_size
         except FileNotFoundError:
             return 0
 
     def add(
         self, key: int, name: str, tokens: Tokens, seconds: Seconds, notes: list[str]
-    ) -> PackedClip:
+    ) -> PackedClip | None:
         """Write the part of a clip, and return its details; the seconds of writing are added.
 
-        It is not written if another process has encoded the clip, or published the shard.
+        Returns None if another process has published the shard meanwhile. If one has encoded the
+        clip, its part stays.
         """
         start, attempts = time.perf_counter(), max(1, self.attempts(key))
         path = self.path(key, PART)
-
-        def write() -> PackedClip:
+        try:
             with atomic_write(path, replace=False) as temporary, temporary.open("w+b") as file:
                 with tar_member(file, f"{key_name(key)}.safetensors"):
                     write_tokens(file, tokens)
                 with tar_member(file, f"{key_name(key)}.json"):
                     file.write(json.dumps(_describe(name, tokens)).encode())
-                spent = seconds._replace(writing=time.perf_counter() - start)
-                clip = _pack(file, key, name, tokens, attempts, spent, notes)
+                seconds = seconds._replace(writing=time.perf_counter() - start)
+                clip = _pack(file, key, name, tokens, attempts, seconds, notes)
                 write_details(file, clip)
-            return clip
-
-        clip = self._in_parts(write)
-        self.path(key, ATTEMPTS).unlink(missing_ok=True)
+        except (OSError, UsageError):
+            if not self.is_published():
+                raise
+            return None
+        self.end(key)
         return clip
 
     def fail(self, failure: Failure) -> None:
@@ -143,7 +147,7 @@ class Shard:
                 temporary.write_text(json.dumps(failure._asdict()) + "\n")
 
         self._in_parts(write)
-        self.path(failure.key, ATTEMPTS).unlink(missing_ok=True)
+        self.end(failure.key)
 
     def _in_parts(self, write: Callable[[], T]) -> T:
         """Return write(), which writes to the folder of parts.
@@ -175,8 +179,7 @@ def key_name(key: int) -> str:
 
 def write_details(file: BinaryIO, clip: PackedClip) -> None:
     """Write the end of a part. Offsets of the clip count from the beginning of the part."""
-    line = json.dumps(clip_to_json(clip)).encode() + b"\n"
-    file.write(line + len(line).to_bytes(_LENGTH, "little"))
+    write_trailer(file, clip_to_json(clip))
 
 
 def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
@@ -184,17 +187,13 @@ def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
 
     Raises VqtokError if the part is damaged.
     """
+    details, size = read_trailer(file, path)
     try:
-        end = file.seek(-_LENGTH, 2)
-        length = int.from_bytes(file.read(_LENGTH), "little")
-        if not 0 < length <= min(end, _MAX_DETAILS):
-            raise ValueError("it does not end as a part does")
-        size = file.seek(end - length)
-        clip = clip_from_json(parse_json(file.read(length)))
+        clip = clip_from_json(details)
         if clip.offset != BLOCK or members_end(file, clip) != size:
             raise ValueError("its members are not those of its clip")
         return clip, size
-    except (OSError, ValueError, TypeError) as error:
+    except ValueError as error:
         raise VqtokError(f"{path} is damaged: {error}; delete it") from None
 
 

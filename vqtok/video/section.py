@@ -85,9 +85,8 @@ class Timeline:
         if not section.number:
             return 0.0
         i = int(np.searchsorted(self._keyframes, section.pts, "right"))
-        return (
-            float((section.pts - int(self._keyframes[i - 1])) * self._time_base) if i else math.inf
-        )
+        keyframe = int(self._keyframes[i - 1]) if i else -math.inf
+        return (section.pts - keyframe) * float(self._time_base)
 
     def _source(self, number: int) -> int:
         """Return the index of the frame of the file that frame `number` of the clip shows."""

@@ -1,0 +1,88 @@
+"""The process that encodes, as the one sees it that supervises it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import vqtok
+
+COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
+_PATIENCE = 10  # seconds that a worker has to end
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first line that a worker reads.
+
+    folder: of the corpus.
+    tokenizer: a file or a bundled name; must be the one that the corpus was begun with.
+    device: auto, cpu, cuda or cuda:N.
+    jobs: clips to encode at once; on a GPU, in one batch.
+    """
+
+    folder: str
+    tokenizer: str
+    device: str
+    jobs: int
+
+
+class WorkerProcess:
+    """A process that runs `vqtok.bulk.worker`. It ends with this one."""
+
+    def __init__(self, setup: Setup) -> None:
+        package = str(Path(vqtok.__file__).parents[1])
+        paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        )
+        self._replies: Queue[dict[str, Any] | None] = Queue()
+        self.ready = False
+        Thread(target=self._listen, daemon=True).start()
+        self.send(asdict(setup))
+
+    def _listen(self) -> None:
+        for line in self._process.stdout or ():
+            self._replies.put(json.loads(line))
+        self._replies.put(None)
+
+    def send(self, line: dict[str, Any]) -> None:
+        """Send a line; it is lost if the process has ended, which `receive` will tell."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(line) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def receive(self, seconds: float | None) -> dict[str, Any] | None:
+        """Return the next reply, or None if the process has ended. Empty after some seconds."""
+        return self._replies.get(timeout=seconds)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process, which has nothing to do."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.close()
+            self._process.wait(_PATIENCE)
+        except (OSError, subprocess.TimeoutExpired):
+            self.kill()
+
+    def how_it_ended(self) -> str:
+        """Return the signal or the exit code of a process that has ended."""
+        code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
