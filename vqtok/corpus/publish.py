@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +14,17 @@ from vqtok.corpus.index import INDEX, write_index
 from vqtok.corpus.reader import shard_record
 from vqtok.corpus.records import Failure, PackedClip, Record, read_record, write_record
 from vqtok.corpus.settings import Corpus
-from vqtok.corpus.shards import ATTEMPTS, FAILED, PART, Shard, read_details, write_details
-from vqtok.corpus.tar import BLOCK, END, member_size, padded
+from vqtok.corpus.shards import (
+    ATTEMPTS,
+    FAILED,
+    PART,
+    Shard,
+    key_name,
+    members_end,
+    read_details,
+    write_details,
+)
+from vqtok.corpus.tar import BLOCK, END
 from vqtok.errors import VqtokError
 from vqtok.files import printable
 
@@ -25,28 +35,56 @@ _PIECE = 2**20  # bytes copied at a time
 def publish(shard: Shard) -> bool:
     """Publish a shard if all its clips are finished; return whether it is published.
 
-    Several processes may do so at once: the first one's tar stays, unless it differs.
+    Several processes may do so at once, and any of them may be killed: the first one's tar stays.
     """
     if shard.is_published():
         return True
     done, failed = shard.finished()
     if len(done) + len(failed) < len(shard.keys):
         return False
+    if shard.record.exists() and not shard.tar.exists():  # somebody has deleted the tar
+        shard.record.unlink(missing_ok=True)
     shard.tar.parent.mkdir(exist_ok=True)
     try:
-        with atomic_write(shard.tar, replace=False) as temporary:
-            clips = write_tar(shard, sorted(done), temporary)
-            size, digest = temporary.stat().st_size, _sha256(temporary)
-            if shard.tar.exists() and _sha256(shard.tar) != digest:
-                shard.tar.unlink()  # damaged, or from before clips were tried again
-        failures = [shard.failure(key) for key in sorted(failed)]
+        record = _make_tar(shard)
     except FileNotFoundError:
         if shard.is_published():  # by another process, which deleted the parts
             return True
         raise
-    write_record(shard.record, Record(shard.number, digest, size, clips, failures))
+    write_record(shard.record, record)
     shutil.rmtree(shard.parts, ignore_errors=True)
     return True
+
+
+def _make_tar(shard: Shard) -> Record:
+    """Give a shard its tar, and return the record of it.
+
+    A tar that is there already stays, if it has what is in the parts. Two processes may see other
+    parts: a clip that has failed for one of them may be encoded by the other.
+    """
+    for replace in (False, False, True):  # the first one's tar may appear meanwhile
+        keys = shard.finished()[0] if replace else _keys_to_pack(shard)
+        failures = [shard.failure(key) for key in shard.keys if key not in keys]
+        with atomic_write(shard.tar, replace=replace) as temporary:
+            clips = write_tar(shard, sorted(keys), temporary)
+            size, digest = temporary.stat().st_size, _sha256(temporary)
+        if _sha256(shard.tar) == digest:
+            break
+    return Record(shard.number, digest, size, clips, failures)
+
+
+def _keys_to_pack(shard: Shard) -> set[int]:
+    """Return the clips in the tar of a shard, if it can be that of these parts, else all parts."""
+    done, _ = shard.finished()
+    try:
+        with tarfile.open(shard.tar) as tar:
+            names = set(tar.getnames())
+    except (OSError, tarfile.TarError):
+        return done
+    keys = {key for key in done if f"{key_name(key)}.safetensors" in names}
+    others = set(shard.keys) - keys
+    is_ours = 2 * len(keys) == len(names) and all(shard.path(k, FAILED).exists() for k in others)
+    return keys if is_ours else done
 
 
 def write_tar(shard: Shard, keys: Iterable[int], path: Path) -> list[PackedClip]:
@@ -127,20 +165,20 @@ def read_failures(corpus: Corpus, shards: Iterable[Shard] | None = None) -> Iter
 def reopen(corpus: Corpus, shard: Shard) -> None:
     """Make the failures of a shard undone. Its finished clips become parts again.
 
-    It may be killed at any time: without a tar, a shard is open.
+    It may be killed at any time: without a record, a shard is open.
     """
     if shard.is_published():
         record = read_record(shard.record)
         if not record.failures:
             return
         shutil.rmtree(shard.parts, ignore_errors=True)
-        shard.parts.mkdir(parents=True)
+        shard.parts.mkdir(parents=True, exist_ok=True)
         with shard.tar.open("rb") as tar:
             for clip in record.clips:
                 _extract(tar, clip, shard)
         (corpus.folder / INDEX).unlink(missing_ok=True)
-        shard.tar.unlink()
     shard.record.unlink(missing_ok=True)
+    shard.tar.unlink(missing_ok=True)
     for suffix in (FAILED, ATTEMPTS):
         for path in shard.parts.glob(f"*{suffix}"):
             path.unlink(missing_ok=True)
@@ -149,9 +187,12 @@ def reopen(corpus: Corpus, shard: Shard) -> None:
 def _extract(tar: BinaryIO, clip: PackedClip, shard: Shard) -> None:
     """Make a part of a clip in a tar."""
     start = clip.offset - BLOCK
-    tar.seek(padded(clip.offset + clip.bytes))
-    size = member_size(tar.read(BLOCK))
-    end = tar.tell() + padded(size)
+    try:
+        end = members_end(tar, clip)
+    except ValueError as error:
+        raise VqtokError(
+            f"{shard.tar} is damaged: {error}; delete it and its record, and encode again"
+        ) from None
     with atomic_write(shard.path(clip.key, PART)) as temporary, temporary.open("wb") as part:
         _copy(tar, part, start, end - start)
         write_details(part, moved(clip, -start))

@@ -1,11 +1,13 @@
 """A shard while it is made: its finished clips, its failures, and how often clips were begun."""
 
 import json
+import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.records import (
@@ -16,7 +18,7 @@ from vqtok.corpus.records import (
     clip_to_json,
     failure_from_json,
 )
-from vqtok.corpus.tar import BLOCK, tar_member
+from vqtok.corpus.tar import BLOCK, member_size, padded, tar_member
 from vqtok.corpus.trailer import read_trailer, write_trailer
 from vqtok.errors import UsageError, VqtokError
 from vqtok.safetensors_io import read_header
@@ -26,6 +28,7 @@ from vqtok.untrusted import parse_json
 PART, FAILED, ATTEMPTS = ".part", ".failed", ".attempts"
 # Of each clip, so that a record stays small: notes, and characters of a note or a reason.
 _MOST_NOTES, _LONGEST = 20, 5000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Shard:
             for path in self.parts.iterdir():
                 if path.stem.isdecimal() and path.suffix in (PART, FAILED):
                     (done if path.suffix == PART else failed).add(int(path.stem))
-        return done & set(self.keys), (failed - done) & set(self.keys)
+        done, failed = (set(filter(self.keys.__contains__, keys)) for keys in (done, failed))
+        return done, failed - done
 
     def is_finished(self, key: int) -> bool:
         """Return whether a clip is encoded, or has failed."""
@@ -83,10 +87,13 @@ class Shard:
 
     def begin(self, key: int, piece: int | None = None) -> int:
         """Note that a clip is begun, and return how often it was, this time included."""
-        self.parts.mkdir(parents=True, exist_ok=True)
-        with self.path(key, ATTEMPTS, piece).open("ab") as file:
-            file.write(b"+")
-        return self.attempts(key, piece)
+
+        def note() -> int:
+            with self.path(key, ATTEMPTS, piece).open("ab") as file:
+                file.write(b"+")
+            return self.attempts(key, piece)
+
+        return self._in_parts(note)
 
     def end(self, key: int, piece: int | None = None) -> None:
         """Note that a clip that was begun has ended, well or not."""
@@ -96,7 +103,8 @@ class Shard:
         """Take back the last `begin` of a clip, which was stopped for no fault of its own."""
         attempts = self.attempts(key, piece)
         if attempts > 1:
-            self.path(key, ATTEMPTS, piece).write_bytes(b"+" * (attempts - 1))
+            with suppress(FileNotFoundError):
+                os.truncate(self.path(key, ATTEMPTS, piece), attempts - 1)
         else:
             self.end(key, piece)
 
@@ -112,11 +120,13 @@ class Shard:
     ) -> PackedClip | None:
         """Write the part of a clip, and return its details; the seconds of writing are added.
 
-        Returns None if another process has published the shard meanwhile.
+        Returns None if another process has published the shard meanwhile. If one has encoded the
+        clip, its part stays.
         """
         start, attempts = time.perf_counter(), max(1, self.attempts(key))
+        path = self.path(key, PART)
         try:
-            with atomic_write(self.path(key, PART)) as temporary, temporary.open("w+b") as file:
+            with atomic_write(path, replace=False) as temporary, temporary.open("w+b") as file:
                 with tar_member(file, f"{key_name(key)}.safetensors"):
                     write_tokens(file, tokens)
                 with tar_member(file, f"{key_name(key)}.json"):
@@ -134,11 +144,28 @@ class Shard:
 
     def fail(self, failure: Failure) -> None:
         """Write the failure of a clip."""
-        self.parts.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.path(failure.key, FAILED)) as temporary:
-            short = failure._replace(reason=failure.reason[:_LONGEST])
-            temporary.write_text(json.dumps(short._asdict()) + "\n")
+
+        def write() -> None:
+            with atomic_write(self.path(failure.key, FAILED)) as temporary:
+                short = failure._replace(reason=failure.reason[:_LONGEST])
+                temporary.write_text(json.dumps(short._asdict()) + "\n")
+
+        self._in_parts(write)
         self.end(failure.key)
+
+    def _in_parts(self, write: Callable[[], T]) -> T:
+        """Return write(), which writes to the folder of parts.
+
+        Another process may publish the shard meanwhile, and delete the folder. What is written then
+        is left over, and `finish` deletes it.
+        """
+        while True:
+            try:
+                self.parts.mkdir(parents=True, exist_ok=True)
+                return write()
+            except (FileNotFoundError, FileExistsError, UsageError):  # also from atomic_write
+                if not self.is_published():
+                    raise
 
     def failure(self, key: int) -> Failure:
         """Return the failure of a clip. Raises VqtokError if its file is damaged."""
@@ -166,9 +193,22 @@ def read_details(file: BinaryIO, path: Path) -> tuple[PackedClip, int]:
     """
     details, size = read_trailer(file, path)
     try:
-        return clip_from_json(details), size
+        clip = clip_from_json(details)
+        if clip.offset != BLOCK or members_end(file, clip) != size:
+            raise ValueError("its members are not those of its clip")
+        return clip, size
     except ValueError as error:
         raise VqtokError(f"{path} is damaged: {error}; delete it") from None
+
+
+def members_end(file: BinaryIO, clip: PackedClip) -> int:
+    """Return the offset in a file at which the two members of a clip end.
+
+    Raises ValueError if they are not there.
+    """
+    file.seek(padded(clip.offset + clip.bytes))
+    size = member_size(file.read(BLOCK))
+    return file.tell() + padded(size)
 
 
 def _describe(name: str, tokens: Tokens) -> dict[str, object]:

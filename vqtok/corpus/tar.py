@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from vqtok.errors import VqtokError
-
 BLOCK = tarfile.BLOCKSIZE  # members begin on a multiple of it
 END = bytes(2 * BLOCK)
 
@@ -35,8 +33,8 @@ def padded(size: int) -> int:
 
 
 def member_size(header: bytes) -> int:
-    """Return the size in bytes of a member, given its header. Raises VqtokError if it is none."""
+    """Return the size in bytes of a member, given its header. Raises ValueError if it is none."""
     try:
         return tarfile.TarInfo.frombuf(header, "utf-8", "strict").size
     except tarfile.TarError:
-        raise VqtokError("a tar is damaged: delete it and its record") from None
+        raise ValueError("a member of the tar is not there") from None
