@@ -1,6 +1,6 @@
 """Plan a corpus: list its clips, divide them into shards, and say which are left to encode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from math import ceil
@@ -35,7 +35,6 @@ class PlanOptions:
 
     pack: size of a shard in bytes, about.
     tokenizer: a bundled name or a file.
-    fps: as text, such as 30000/1001.
     rate: the one of price, tokens and psnr that limits tokens, if any.
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
@@ -44,7 +43,7 @@ class PlanOptions:
     pack: int
     tokenizer: str = DEFAULT
     size: int | None = None
-    fps: str | None = None
+    fps: Fraction | None = None
     start: float = 0.0
     duration: float | None = None
     strict: bool = False
@@ -60,7 +59,9 @@ class PlanOptions:
             )
 
 
-def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -> Corpus:
+def open_or_create(
+    sources: Sequence[str], folder: Path, options: PlanOptions, say: Callable[[str], object]
+) -> Corpus:
     """Return the corpus in a folder, made if it is new.
 
     Several processes may do so at once: all get the corpus of the first one.
@@ -68,7 +69,7 @@ def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -
     """
     absolute = tuple(map(_absolute, sources))
     if not is_corpus(folder):
-        _create(sources, absolute, folder, options)
+        _create(sources, absolute, folder, options, say)
     corpus = open_corpus(folder)
     _check_same(corpus, absolute, options)
     return corpus
@@ -81,7 +82,11 @@ def _absolute(source: str) -> str:
 
 
 def _create(
-    sources: Sequence[str], absolute: tuple[str, ...], folder: Path, options: PlanOptions
+    sources: Sequence[str],
+    absolute: tuple[str, ...],
+    folder: Path,
+    options: PlanOptions,
+    say: Callable[[str], object],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     own = {CLIPS, CORPUS, FAILURES}
@@ -92,7 +97,7 @@ def _create(
         raise UsageError(f"{folder} has other files ({sorted(others)[0]}): choose an empty folder")
     settings = _describe_tokenizer(absolute, options)
     if not (folder / CLIPS).exists():
-        clips = _list_clips(sources, folder, options)
+        clips = _list_clips(sources, folder, options, say)
         with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
             file.writelines(clip_lines(clips))
     listed = list(read_clips(folder))
@@ -100,9 +105,13 @@ def _create(
     create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
 
 
-def _list_clips(sources: Sequence[str], folder: Path, options: PlanOptions) -> Iterator[Clip]:
+def _list_clips(
+    sources: Sequence[str], folder: Path, options: PlanOptions, say: Callable[[str], object]
+) -> Iterator[Clip]:
     """Yield the clips of sources. Raises UsageError if there are none, or two of one name."""
     found = list_files(sources, MEDIA_SUFFIXES)
+    for note in found.notes:
+        say(note)
     if not found.files:
         raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
     check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
@@ -139,6 +148,12 @@ def _count_pieces(path: Path, options: PlanOptions, split: float) -> int:
     return min(MAX_PIECES, max(1, round(seconds / split)))
 
 
+def absolute_tokenizer(tokenizer: str) -> str:
+    """Return the name of a bundled tokenizer, or the absolute path of a file."""
+    file = tokenizer_file(tokenizer)
+    return tokenizer if file != Path(tokenizer) else str(file.absolute())
+
+
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
     """Return the settings of a new corpus. Raises UsageError for a rate that cannot be kept."""
     from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
@@ -146,11 +161,9 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
 
     tokenizer = load_for_inference(options.tokenizer, options.device, options.dtype)
     RateControl(tokenizer, Rate(**options.rate or {}))
-    file = tokenizer_file(options.tokenizer)
-    is_name = file != Path(options.tokenizer)
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
-        tokenizer=options.tokenizer if is_name else str(file.absolute()),
+        tokenizer=absolute_tokenizer(options.tokenizer),
         model=tokenizer.fingerprint,
         quantizer=tokenizer.kind,
         stride=tokenizer.stride,
@@ -159,7 +172,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         keyframe_interval=tokenizer.coder.keyframe_interval if predicts else 1,
         dtype=str(tokenizer.dtype).removeprefix("torch."),
         size=options.size,
-        fps=options.fps,
+        fps=None if options.fps is None else str(options.fps),
         start=options.start,
         duration=options.duration,
         strict=options.strict,
@@ -211,7 +224,9 @@ def divide(sizes: Sequence[float], pack: int) -> list[int]:
 def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) -> None:
     """Raise UsageError if an option is not what the corpus was begun with."""
     begun = asdict(corpus.settings)
-    asked: dict[str, Any] = asdict(options) | {"sources": sources, "rate": options.rate or {}}
+    fps = None if options.fps is None else str(options.fps)
+    others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
+    asked: dict[str, Any] = asdict(options) | others
     free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
     names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
     for key in {"sources", *(field.name for field in fields(options))} - free:
@@ -266,13 +281,15 @@ def plan_clips(
     options: PlanOptions,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> tuple[Corpus, list[Shard], list[Clip]]:
     """Return the corpus in a folder, the shards of this process, and their clips that are left.
 
     shard: (k, n): of n processes, this is number k and takes every n-th shard.
     retry_failed: also encode clips again that have failed.
+    say: gets notes on files that were passed over.
     """
-    corpus = open_or_create(sources, folder, options)
+    corpus = open_or_create(sources, folder, options, say)
     shards = corpus.shards[shard[0] :: shard[1]]
     if retry_failed:
         for each in shards:
