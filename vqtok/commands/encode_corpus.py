@@ -54,8 +54,8 @@ def encode_corpus(
 def _describe_left(corpus: Corpus, total: int, left: int, shard: tuple[int, int]) -> str:
     part = f" (shard {shard[0]}/{shard[1]})" if shard[1] > 1 else ""
     return (
-        f"{corpus.folder}: {left:,} of {total:,} clips are left to encode{part}, of those that were "
-        "found when it was begun"
+        f"{corpus.folder}: {left:,} of {total:,} clips are left to encode{part}, of those that "
+        "were found when it was begun"
     )
 
 
