@@ -14,6 +14,7 @@ from vqtok.corpus.clips import CLIPS, MAX_PIECES, Clip, clip_lines, read_clips
 from vqtok.corpus.publish import FAILURES, reopen
 from vqtok.corpus.settings import (
     CORPUS,
+    MAX_CLIPS,
     Corpus,
     CorpusSettings,
     create_corpus,
@@ -25,7 +26,7 @@ from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
-MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
+_LONGEST = 300  # characters of a value in a message
 _SAMPLE = 16  # clips that are opened to estimate the size of all
 
 
@@ -85,21 +86,29 @@ def _absolute(source: str) -> str:
 def _create(
     sources: Sequence[str], absolute: tuple[str, ...], folder: Path, options: PlanOptions
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    own = {CLIPS, CORPUS, FAILURES}
-    others = [
-        path.name for path in folder.iterdir() if path.name[0] != "." and path.name not in own
-    ]
-    if others:
-        raise UsageError(f"{folder} has other files ({sorted(others)[0]}): choose an empty folder")
+    _check_own(folder)
+    clips = list(_list_clips(sources, folder, options))
     settings = _describe_tokenizer(absolute, options)
-    if not (folder / CLIPS).exists():
-        clips = _list_clips(sources, folder, options)
-        with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
-            file.writelines(clip_lines(clips))
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
+        file.writelines(clip_lines(clips))
     listed = list(read_clips(folder))
+    if listed != clips and not is_corpus(folder):
+        raise UsageError(
+            f"{folder / CLIPS} lists other clips than there are now: delete it, or choose another "
+            "folder"
+        )
     ratio = _estimate_ratio(listed, settings)
     create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
+
+
+def _check_own(folder: Path) -> None:
+    """Raise UsageError if a folder has files that are not those of a corpus."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    own = {CLIPS, CORPUS, FAILURES}
+    others = sorted(name for name in names if name[0] != "." and name not in own)
+    if others and not is_corpus(folder):  # or made by another process just now
+        raise UsageError(f"{folder} has other files ({others[0]}): choose an empty folder")
 
 
 def _list_clips(sources: Sequence[str], folder: Path, options: PlanOptions) -> Iterator[Clip]:
@@ -227,8 +236,9 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
 
 def _show(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={number:g}" for key, number in value.items()) or "none"
-    return ", ".join(value) if isinstance(value, tuple) else "none" if value is None else str(value)
+        value = tuple(f"{key}={number:g}" for key, number in value.items()) or None
+    text = ", ".join(value) if isinstance(value, tuple) else str("none" if value is None else value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:
