@@ -17,7 +17,7 @@ from vqtok.files import real_path
 
 # How the names of temporary files begin; the host follows.
 TEMPORARY = ".vqtok-"
-_OWN = f"{TEMPORARY}{crc32(os.fsencode(gethostname())) & 0xFFFF:04x}-"
+_OWN = f"{TEMPORARY}{crc32(os.fsencode(gethostname())):08x}-"
 _FORGOTTEN = 7 * 24 * 3600  # seconds
 _UNLOCKED = 60  # seconds in which a new folder may still have no lock
 

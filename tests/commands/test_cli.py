@@ -80,7 +80,7 @@ def test_shell_completion_is_available():
         ("--audio-from is for a single", ["decode", "TOKENS", "-o", ".", "--audio-from", "CLIP"]),
         ("No such option", ["encode", "CLIP", "--speed", "9"]),
         ("No such option", ["encode", "CLIP", "--compile"]),
-        ("Missing argument", ["encode"]),
+        ("nothing to encode", ["encode"]),
     ],
 )
 def test_wrong_usage_exits_with_2(message, args, clip, token_file, tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_out_of_memory_is_reported_in_one_sentence(clip, monkeypatch, reason):
     def allocate(*args, **kwargs):
         raise RuntimeError(reason)
 
-    monkeypatch.setattr("vqtok.commands.encode.encode_clip", allocate)
+    monkeypatch.setattr("vqtok.pipeline.source.encode_clip", allocate)
     fails(1, "out of memory: try a smaller --size", "encode", clip)
 
 
@@ -147,5 +147,5 @@ def test_a_failed_gpu_is_reported_in_one_sentence(clip, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nFor debugging")
 
-    monkeypatch.setattr("vqtok.commands.encode.encode_clip", fail)
+    monkeypatch.setattr("vqtok.pipeline.source.encode_clip", fail)
     fails(1, "the GPU failed (CUDA error: an illegal memory access", "encode", clip)

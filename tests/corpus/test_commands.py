@@ -54,8 +54,8 @@ def copy(packed, tmp_path):
 
 
 def files_of(folder):
-    """Return the content of each file below a folder, but for hidden ones."""
-    paths = (p for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")
+    """Return the content of each file below a folder, but for hidden ones such as journals."""
+    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

@@ -23,7 +23,7 @@ from vqtok.corpus.settings import (
 )
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
+from vqtok.files import MEDIA_SUFFIXES, is_list, list_files, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
 _LONGEST = 300  # characters of a value in a message
@@ -76,11 +76,9 @@ def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -
 
 
 def _absolute(source: str) -> str:
-    return (
-        f"@{Path(source[1:]).absolute()}"
-        if source.startswith("@")
-        else str(Path(source).absolute())
-    )
+    if is_list(source):
+        return f"@{list_path(source).absolute()}"
+    return str(Path(source).absolute())
 
 
 def _create(

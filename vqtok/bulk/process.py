@@ -1,16 +1,20 @@
-"""The process that encodes, as the one sees it that supervises it."""
+"""A process that works, as the one sees it that supervises it."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import vqtok
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
 _PATIENCE = 10  # seconds that a worker has to end
@@ -33,13 +37,16 @@ class Setup:
 
 
 class WorkerProcess:
-    """A process that runs `vqtok.bulk.worker`. It ends with this one."""
+    """A process that reads lines of JSON and replies with such lines. It ends with this one.
 
-    def __init__(self, setup: Setup) -> None:
+    setup: the first line. command: of the process, instead of that which encodes.
+    """
+
+    def __init__(self, setup: "DataclassInstance", command: Sequence[str] = ()) -> None:
         package = str(Path(vqtok.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            COMMAND,
+            command or COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,8 +1,7 @@
 """Encode a clip of a corpus as a whole, or the pieces of a long one, and join them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain
 
 from vqtok.corpus.clips import Clip
 from vqtok.corpus.pieces import Pieces, PieceTokens
@@ -11,6 +10,7 @@ from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.source import EncodeOptions, encode_source
 from vqtok.pipeline.split import Piece, encode_piece, join_pieces, plan_pieces
 from vqtok.pipeline.stopwatch import Stopwatch
+from vqtok.tokens import Tokens
 from vqtok.video import CannotSplit
 
 EncodedClip = PieceTokens  # of a whole clip
@@ -82,11 +82,18 @@ def _join(clip: Clip, plan: Sequence[Piece], pieces: Pieces) -> EncodedClip | No
     """Return the tokens of a clip, or None if a piece is not finished yet."""
     if not all(pieces.path(piece.number).exists() for piece in plan):
         return None
-    parts = [pieces.read(piece.number) for piece in plan]
-    tokens = join_pieces(plan, (part.tokens for part in parts), clip.path)
-    seconds = Seconds(*map(sum, zip(*(part.seconds for part in parts), strict=True)))
-    notes = dict.fromkeys(chain.from_iterable(part.notes for part in parts))
-    return EncodedClip(tokens, seconds, list(notes))
+    seconds, notes = list[Seconds](), dict[str, None]()
+
+    def parts() -> Iterator[Tokens]:  # one at a time: each may hold a file open
+        for piece in plan:
+            part = pieces.read(piece.number)
+            seconds.append(part.seconds)
+            notes.update(dict.fromkeys(part.notes))
+            yield part.tokens
+
+    tokens = join_pieces(plan, parts(), clip.path)
+    total = Seconds(*map(sum, zip(*seconds, strict=True)))
+    return EncodedClip(tokens, total, list(notes))
 
 
 def _seconds(stopwatch: Stopwatch) -> Seconds:

@@ -82,8 +82,10 @@ def find_packed(path: str | Path) -> PackedTokens | None:
     Returns None for a path that exists, and for one that is in no corpus.
     """
     path = Path(path)
+    if exists(path):
+        return None
     folder = next((folder for folder in path.parents if is_corpus(folder)), None)
-    if folder is None or exists(path):
+    if folder is None:
         return None
     return next((file for file in iter_tokens(open_corpus(folder)) if file.path == path), None)
 
