@@ -59,7 +59,8 @@ class WorkerProcess:
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
-            self._replies.put(json.loads(line))
+            if line.endswith("\n"):  # else it was killed while it wrote
+                self._replies.put(json.loads(line))
         self._replies.put(None)
 
     def send(self, line: dict[str, Any]) -> None:

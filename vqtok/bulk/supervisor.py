@@ -129,23 +129,27 @@ class Encode:
             if attempts > MAX_ATTEMPTS:
                 yield self._give_up(clip, attempts - 1)
                 continue
+            # Before a process is started: an interrupt then takes back the attempt.
+            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts)
             if not self._worker:
                 self._worker, self._reason = WorkerProcess(self._setup), ""
-            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts)
             self._worker.send(clip._asdict())
 
     def _next(self, source: Iterator[Clip]) -> Clip | None:
         """Return the next clip to begin, if there is one now."""
-        if self._again:
-            return self._again.popleft()
+        while self._again:
+            if not self._is_finished(clip := self._again.popleft()):
+                return clip
         for clip in source:
-            shard = self._shard(clip)
-            if shard.is_finished(clip.key):
+            if self._is_finished(clip):
                 continue
-            if not shard.attempts(*_label(clip)):
+            if not self._shard(clip).attempts(*_label(clip)):
                 return clip
             self._suspects.append(clip)
-        return self._suspects.popleft() if self._suspects and not self._begun else None
+        while self._suspects and not self._begun:
+            if not self._is_finished(clip := self._suspects.popleft()):
+                return clip
+        return None
 
     def _wait(self) -> Iterator[Result]:
         """Wait for the next reply of the worker, and yield what it says of a clip."""
@@ -203,10 +207,10 @@ class Encode:
         self._stop_worker()
         self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts in self._take_begun():
-            if attempts >= MAX_ATTEMPTS:
-                yield self._give_up(clip, attempts)
-            else:
+            if attempts < MAX_ATTEMPTS or self._is_finished(clip):
                 self._suspects.append(clip)
+            else:
+                yield self._give_up(clip, attempts)
 
     def _take_begun(self) -> list[_Begun]:
         begun = list(self._begun.values())
@@ -232,6 +236,9 @@ class Encode:
 
     def _shard(self, clip: Clip) -> Shard:
         return self._corpus.shard_of(clip.key)
+
+    def _is_finished(self, clip: Clip) -> bool:
+        return self._shard(clip).is_finished(clip.key)
 
     def _stop_worker(self) -> None:
         if self._worker:

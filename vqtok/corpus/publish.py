@@ -47,13 +47,12 @@ def publish(shard: Shard) -> bool:
     shard.tar.parent.mkdir(exist_ok=True)
     try:
         record = _make_tar(shard)
-    except FileNotFoundError:
-        if shard.is_published():  # by another process, which deleted the parts
-            return True
-        raise
+    except FileNotFoundError:  # another process has published the shard, or tries failures again
+        return shard.is_published()
     write_record(shard.record, record)
-    shutil.rmtree(shard.parts, ignore_errors=True)
-    return True
+    if shard.is_published():
+        shutil.rmtree(shard.parts, ignore_errors=True)
+    return shard.is_published()
 
 
 def _make_tar(shard: Shard) -> Record:

@@ -17,6 +17,7 @@ from vqtok.untrusted import parse_json, quote
 
 CORPUS = "corpus.json"
 _FORMAT = {"format": "vqtok-corpus", "version": 1}
+MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
 _MAX_BYTES = 2**26
 
 
@@ -129,6 +130,7 @@ def _parse(folder: Path, value: Any) -> Corpus:
         raise ValueError(f"it has version {quote(version)}, and this vqtok reads version 1")
     settings = TypeAdapter(CorpusSettings).validate_python(value.get("settings"))
     starts = TypeAdapter(list[int]).validate_python(value.get("shards"), strict=True)
-    if len(starts) < 2 or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
+    sizes = [b - a for a, b in pairwise(starts)]
+    if not sizes or starts[0] != 0 or not all(0 < size <= MAX_CLIPS for size in sizes):
         raise ValueError("its shards are not valid")
     return Corpus(folder, settings, starts)
