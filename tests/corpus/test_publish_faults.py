@@ -203,7 +203,7 @@ def test_failures_may_be_published_or_opened_again_meanwhile(work, other, new):
 
     for step in range(LAST):
         corpus = start()
-        ran = with_another(step, lambda c=corpus: work(c), lambda c=corpus: other(c))  # noqa: B023
+        ran = with_another(step, lambda c=corpus: work(c), lambda c=corpus: other(c))
         done = set().union(*(shard.finished()[0] for shard in corpus.shards))
         assert done >= ({0, 2} if work is retry else set())  # nothing has to be encoded again
         complete(corpus)
