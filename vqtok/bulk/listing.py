@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import median
 
 from vqtok.corpus.clips import MAX_PIECES, Clip
-from vqtok.corpus.settings import CorpusSettings
+from vqtok.corpus.settings import MAX_CLIPS, CorpusSettings
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
 
-MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
 _SAMPLE = 16  # clips that are opened to estimate the size of all
 
 

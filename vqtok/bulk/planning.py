@@ -21,11 +21,10 @@ from vqtok.corpus.settings import (
 )
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import is_list, list_path
+from vqtok.files import is_list, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
 _LONGEST = 300  # characters of a value in a message
-_SAMPLE = 16  # clips that are opened to estimate the size of all
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,10 @@ def open_or_create(
 
 
 def _absolute(source: str) -> str:
+    """Return a source as it is called from everywhere, without links and `..`."""
     if is_list(source):
-        return f"@{list_path(source).absolute()}"
-    return str(Path(source).absolute())
+        return f"@{real_path(list_path(source))}"
+    return str(real_path(source))
 
 
 def _create(
