@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -10,6 +11,7 @@ from helpers.command import fails, file_names, works
 from helpers.packed import members, shards, token_files
 from vqtok.bulk import Encode, finish, plan
 from vqtok.corpus.clips import read_clips
+from vqtok.errors import VqtokError
 
 pytestmark = pytest.mark.slow
 
@@ -89,3 +91,13 @@ def test_what_is_stopped_is_not_held_against_a_clip(videos, corpus, obeys, tiny)
     results.close()
     assert not list(corpus.folder.glob("parts/*/*.attempts"))
     assert len(plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))) == len(rows) - 1
+
+
+def test_a_process_that_does_not_start_is_killed(videos, corpus, monkeypatch, tiny):
+    command = sys.executable, "-c", "import time; time.sleep(3600)"
+    monkeypatch.setattr("vqtok.bulk.process.COMMAND", command)
+    monkeypatch.setattr("vqtok.bulk.supervisor.STARTING", 0.5)
+    plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))
+    with pytest.raises(VqtokError, match=r"not ready within 0\.5 s"):
+        list(Encode(corpus.folder).run(read_clips(corpus.folder)))
+    assert not list(corpus.folder.glob("parts/*/*.attempts"))

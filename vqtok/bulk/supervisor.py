@@ -18,6 +18,9 @@ from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
+STARTING = (
+    1800  # seconds to import PyTorch and load a tokenizer, from a network that a fleet shares
+)
 
 
 class Result(NamedTuple):
@@ -186,15 +189,24 @@ class Encode:
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
-        if self._timeout is None or not (self._worker and self._worker.ready):
-            return None
+        assert self._worker
         first = min(begun.since for begun in self._begun.values())
+        if not self._worker.ready:
+            return max(0.0, first + STARTING - time.monotonic())
+        if self._timeout is None:
+            return None
         return max(0.0, first + self._timeout - time.monotonic())
 
     def _time_out(self) -> Iterator[Result]:
-        """Kill the worker; clips whose time is over have failed, and others are begun again."""
-        assert self._timeout is not None
+        """Kill the worker; clips whose time is over have failed, and others are begun again.
+
+        Raises VqtokError if the worker has not even started.
+        """
+        assert self._worker
+        is_ready = self._worker.ready
         self._stop_worker()
+        if not is_ready or self._timeout is None:
+            raise VqtokError(f"the process that encodes was not ready within {STARTING} s")
         now = time.monotonic()
         for clip, since, attempts in self._take_begun():
             if now - since < self._timeout:
