@@ -210,6 +210,8 @@ def test_attempts_are_counted_until_a_clip_ends(new):
     assert [shard.begin(1) for _ in range(3)] == [1, 2, 3]
     shard.withdraw(1)
     assert shard.attempts(1) == 2
+    shard.withdraw(1)
+    assert shard.attempts(1) == 1
     add(corpus, 1)
     assert shard.attempts(1) == 0
     shard.begin(2)
