@@ -1,10 +1,11 @@
-"""A process that works, as the one sees it that supervises it."""
+"""A process that works, as seen by the one that supervises it."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
