@@ -257,7 +257,7 @@ def stats(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Token files or clips, folders, packed corpora or patterns; - for tokens from stdin."
+            help="Token files or clips, folders, packed corpora, patterns; - for tokens (stdin)."
         ),
     ] = None,
     tokenizer: options.StatsTokenizer = None,
