@@ -12,7 +12,7 @@ from helpers.command import file_names
 from helpers.faults import full_disk, killed_before, with_another
 from helpers.shards import check_complete, complete, encode, fail, new_corpus
 from vqtok.atomic import TEMPORARY
-from vqtok.corpus.publish import finish, publish, reopen
+from vqtok.corpus.publish import finish, publish, read_failures, reopen
 from vqtok.corpus.records import read_record
 
 LAST = 10**6
@@ -146,6 +146,21 @@ def test_whatever_workers_do_every_clip_is_there_once(tmp_path_factory, history)
         else:
             work()
     complete(corpus)
+
+
+def test_failures_are_listed_while_another_process_publishes(new):
+    for step in range(LAST):
+        corpus = new(0, 2, failed=[1])
+        found = []
+        ran = with_another(
+            step,
+            lambda c=corpus, f=found: f.extend(read_failures(c)),
+            lambda c=corpus: publish(c.shards[0]),
+        )
+        assert [failure.key for failure in found] == [1]
+        if not ran:
+            break
+    assert step > 1
 
 
 def test_threads_may_publish_at_once(new):

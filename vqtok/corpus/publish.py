@@ -155,10 +155,11 @@ def _printable(failure: Failure) -> dict[str, object]:
 def read_failures(corpus: Corpus, shards: Iterable[Shard] | None = None) -> Iterator[Failure]:
     """Yield the failures of shards (all by default), published or not."""
     for shard in corpus.shards if shards is None else shards:
-        if shard.is_published():
-            yield from read_record(shard.record).failures
-        else:
-            yield from (shard.failure(key) for key in sorted(shard.finished()[1]))
+        try:
+            open_failures = [shard.failure(key) for key in sorted(shard.finished()[1])]
+        except FileNotFoundError:  # the shard is published just now, or failures are tried again
+            open_failures = []
+        yield from read_record(shard.record).failures if shard.is_published() else open_failures
 
 
 def reopen(corpus: Corpus, shard: Shard) -> None:
@@ -178,8 +179,8 @@ def reopen(corpus: Corpus, shard: Shard) -> None:
         (corpus.folder / INDEX).unlink(missing_ok=True)
     shard.record.unlink(missing_ok=True)
     shard.tar.unlink(missing_ok=True)
-    for suffix in (FAILED, ATTEMPTS):
-        for path in shard.parts.glob(f"*{suffix}"):
+    for suffix in (FAILED, ATTEMPTS):  # but not what another process writes under another name
+        for path in shard.parts.glob(f"[0-9]*{suffix}"):
             path.unlink(missing_ok=True)
 
 
