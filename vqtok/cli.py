@@ -89,7 +89,7 @@ def encode(
     part = (0, 1) if shard is None else parse_shard(shard, os.environ)
     ray = packing.parse_ray(on, workers, gpus)
     limit, piece = (None if t is None else packing.parse_seconds(t) for t in (timeout, split))
-    packing.check_pack(pack, folder, force, bool(limit or piece or retry_failed or ray))
+    packing.check_pack(pack, shard, folder, force, bool(limit or piece or retry_failed or ray))
     if folder is None:
         options.check_output(output, [*sources, tokenizer_file(tokenizer)], force)
     elif keep_partial:

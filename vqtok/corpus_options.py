@@ -100,16 +100,22 @@ def parse_ray(on: str | None, workers: str | None, gpus: float | None) -> RayOpt
     return RayOptions((least, most), gpus or 0.0)
 
 
-def check_pack(pack: str | None, folder: Path | None, force: bool, only_packed: bool) -> None:
-    """Raise UsageError for options that do not go with --pack, or need it.
+def check_pack(
+    pack: str | None, shard: str | None, folder: Path | None, force: bool, only_packed: bool
+) -> None:
+    """Raise UsageError for options that do not go with --pack, or need it or many clips.
 
+    folder: of the output, or None for a single clip.
     only_packed: whether there are options that need it.
     """
     if pack is None and only_packed:
         raise UsageError(
             "--timeout, --split, --retry-failed and --on are for a packed corpus: add --pack 256M"
         )
-    if pack is not None and folder is None:
-        raise UsageError("--pack is for many clips: name a folder of them, or a list, @clips.jsonl")
+    for name, value in (("--pack", pack), ("--shard", shard)):
+        if value is not None and folder is None:
+            raise UsageError(
+                f"{name} is for many clips: name a folder of them, or a list, @clips.jsonl"
+            )
     if pack is not None and force:
         raise UsageError("--force does not apply to a corpus: choose another folder")

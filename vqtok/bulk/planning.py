@@ -155,11 +155,9 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
 
     tokenizer = load_for_inference(options.tokenizer, options.device, options.dtype)
     RateControl(tokenizer, Rate(**options.rate or {}))
-    file = tokenizer_file(options.tokenizer)
-    is_name = file != Path(options.tokenizer)
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
-        tokenizer=options.tokenizer if is_name else str(file.absolute()),
+        tokenizer=_tokenizer_name(options.tokenizer),
         model=tokenizer.fingerprint,
         quantizer=tokenizer.kind,
         stride=tokenizer.stride,
@@ -177,6 +175,12 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         pack=options.pack,
         split=options.split,
     )
+
+
+def _tokenizer_name(tokenizer: str) -> str:
+    """Return a bundled name as it is, and a path as an absolute one."""
+    file = tokenizer_file(tokenizer)
+    return str(file.absolute()) if file == Path(tokenizer) else tokenizer
 
 
 def _estimate_ratio(clips: Sequence[Clip], settings: CorpusSettings) -> float:
@@ -223,13 +227,17 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     asked: dict[str, Any] = asdict(options) | {"sources": sources, "rate": options.rate or {}}
     free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
     names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
-    for key in {"sources", *(field.name for field in fields(options))} - free:
-        if begun[key] != asked[key]:
+    for key in ("sources", *(field.name for field in fields(options))):
+        if key not in free and begun[key] != asked[key]:
             name = names.get(key, f"--{key}")
             raise UsageError(
                 f"{corpus.folder} was begun with {name} {_show(begun[key])}, not "
                 f"{_show(asked[key])}: use the same options, or another folder"
             )
+    if _tokenizer_name(options.tokenizer) != corpus.settings.tokenizer:
+        from vqtok.model.checkpoint import read_fingerprint  # imports PyTorch
+
+        corpus.check_model(options.tokenizer, read_fingerprint(options.tokenizer))
 
 
 def _show(value: Any) -> str:

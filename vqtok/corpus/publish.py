@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -179,9 +180,10 @@ def reopen(corpus: Corpus, shard: Shard) -> None:
         (corpus.folder / INDEX).unlink(missing_ok=True)
     shard.record.unlink(missing_ok=True)
     shard.tar.unlink(missing_ok=True)
-    for suffix in (FAILED, ATTEMPTS):  # but not what another process writes under another name
-        for path in shard.parts.glob(f"[0-9]*{suffix}"):
-            path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process has published the shard just now
+        for path in list(shard.parts.iterdir()):
+            if path.name[0] != "." and path.suffix in (FAILED, ATTEMPTS):  # not a temporary file
+                path.unlink(missing_ok=True)
 
 
 def _extract(tar: BinaryIO, clip: PackedClip, shard: Shard) -> None:
