@@ -41,7 +41,7 @@ MAY_IMPORT = {
         *("precision", "quality", "safetensors_io", "settings", "untrusted", "video"),
     },
     "scheduler": set(),
-    "corpus_options": set(),
+    "corpus_options": {"scheduler"},
     "bulk": {
         *("atomic", "corpus", "corpus_options", "device", "model", "pipeline", "targets"),
         *("tokens", "video"),
@@ -56,7 +56,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("command_group", "commands", "corpus", "corpus_options", "options", "pipeline"),
-        *("scheduler", "targets"),
+        "targets",
     },
     "__main__": {"cli", "interrupt", "streams"},
 }

@@ -3,7 +3,6 @@
 stdout carries data only; messages go to stderr.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,6 @@ from vqtok import corpus_options as packing
 from vqtok.command_group import Commands
 from vqtok.errors import UsageError
 from vqtok.pipeline.frame_rate import parse_frame_rate
-from vqtok.scheduler import parse_shard
 from vqtok.targets import check_apart, tokenizer_file
 
 # torch, av and rich are slow to import, so commands import what needs them: --help stays fast.
@@ -83,39 +81,30 @@ def encode(
         return show_status(output)
     sources = options.check_sources(clips)
     frame_rate = None if fps is None else parse_frame_rate(fps)
-    options.check_rate(lambda_, tokens, psnr)
+    rate = options.parse_rate(lambda_, tokens, psnr)
     options.check_stdin(sources)
     folder = options.output_folder(sources, output)
-    part = (0, 1) if shard is None else parse_shard(shard, os.environ)
-    ray = packing.parse_ray(on, workers, gpus)
-    limit, piece = (None if t is None else packing.parse_seconds(t) for t in (timeout, split))
-    packing.check_pack(pack, shard, folder, force, bool(limit or piece or retry_failed or ray))
+    work = packing.parse_work(shard, jobs, timeout, split, retry_failed, on, workers, gpus)
+    packing.check_pack(pack, folder, force, work)
     if folder is None:
         options.check_output(output, [*sources, tokenizer_file(tokenizer)], force)
     elif keep_partial:
         raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
+    excerpt = size, frame_rate, start, duration, strict
     if folder is not None and pack is not None:
         from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
 
-        rates = {"price": lambda_, "tokens": tokens, "psnr": psnr}
-        rate = {name: value for name, value in rates.items() if value is not None}
-        rate_text = None if frame_rate is None else str(frame_rate)
-        plan = PlanOptions(
-            packing.parse_size(pack),
-            *(tokenizer, size, rate_text, start, duration, strict, rate, dtype, device, piece),
-        )
-        how = packing.CorpusOptions(part, jobs, limit, retry_failed, ray)
-        return encode_corpus(sources, folder, plan, how, quiet, verbose)
+        size_of_shard = packing.parse_size(pack)
+        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, rate, dtype, device, work.split)
+        return encode_corpus(sources, folder, plan, work, quiet, verbose)
 
     from vqtok import Rate
     from vqtok.commands import encode as command
     from vqtok.commands.run_options import RunOptions
 
-    encoding = command.EncodeOptions(
-        size, frame_rate, start, duration, strict, Rate(lambda_, tokens, psnr)
-    )
+    encoding = command.EncodeOptions(*excerpt, Rate(**rate))
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
-    command.encode(sources, output, folder, encoding, run, keep_partial, part)
+    command.encode(sources, output, folder, encoding, run, keep_partial, work.shard)
 
 
 def show_status(output: str | None) -> None:

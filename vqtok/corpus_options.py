@@ -1,5 +1,6 @@
-"""Options of `encode` for packed corpora, and checks of them that need no PyTorch."""
+"""Options of `encode` for many clips and packed corpora, and checks that need no PyTorch."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated
 import typer
 
 from vqtok.errors import UsageError
+from vqtok.scheduler import parse_shard
 
 Pack = Annotated[
     str | None,
@@ -52,12 +54,13 @@ class RayOptions:
 
 
 @dataclass(frozen=True)
-class CorpusOptions:
-    """How a process encodes its part of a corpus.
+class Work:
+    """Which part of many clips a process encodes, and how.
 
-    shard: (k, n): process k of n, which takes every n-th shard.
+    shard: (k, n): part k of n, from 0.
     jobs: clips to encode at once; with `ray`, in each worker.
     timeout: seconds for each clip, or None.
+    split: seconds of a piece of a long clip, or None.
     retry_failed: also encode clips again that have failed.
     ray: None to encode on this machine.
     """
@@ -65,8 +68,25 @@ class CorpusOptions:
     shard: tuple[int, int]
     jobs: int
     timeout: float | None
+    split: float | None
     retry_failed: bool
     ray: RayOptions | None
+
+
+def parse_work(
+    shard: str | None,
+    jobs: int,
+    timeout: str | None,
+    split: str | None,
+    retry_failed: bool,
+    on: str | None,
+    workers: str | None,
+    gpus: float | None,
+) -> Work:
+    """Return what the options of a command say. Raises UsageError for what is not valid."""
+    part = (0, 1) if shard is None else parse_shard(shard, os.environ)
+    limit, piece = (None if text is None else parse_seconds(text) for text in (timeout, split))
+    return Work(part, jobs, limit, piece, retry_failed, parse_ray(on, workers, gpus))
 
 
 def parse_size(text: str) -> int:
@@ -100,22 +120,15 @@ def parse_ray(on: str | None, workers: str | None, gpus: float | None) -> RayOpt
     return RayOptions((least, most), gpus or 0.0)
 
 
-def check_pack(
-    pack: str | None, shard: str | None, folder: Path | None, force: bool, only_packed: bool
-) -> None:
-    """Raise UsageError for options that do not go with --pack, or need it or many clips.
-
-    folder: of the output, or None for a single clip.
-    only_packed: whether there are options that need it.
-    """
-    if pack is None and only_packed:
+def check_pack(pack: str | None, folder: Path | None, force: bool, work: Work) -> None:
+    """Raise UsageError for options that do not go with --pack, or need it."""
+    if folder is None and (pack is not None or work.shard[1] > 1):
+        raise UsageError(
+            "--pack and --shard are for many clips: name a folder of them, or a list, @clips.jsonl"
+        )
+    if pack is None and (work.timeout or work.split or work.retry_failed or work.ray):
         raise UsageError(
             "--timeout, --split, --retry-failed and --on are for a packed corpus: add --pack 256M"
         )
-    for name, value in (("--pack", pack), ("--shard", shard)):
-        if value is not None and folder is None:
-            raise UsageError(
-                f"{name} is for many clips: name a folder of them, or a list, @clips.jsonl"
-            )
     if pack is not None and force:
         raise UsageError("--force does not apply to a corpus: choose another folder")

@@ -134,10 +134,13 @@ def check_sources(sources: Sequence[str] | None) -> list[str]:
     return list(sources)
 
 
-def check_rate(price: float | None, tokens: float | None, psnr: float | None) -> None:
-    """Raise UsageError if more than one of --lambda, --tokens and --psnr is given."""
-    if [price, tokens, psnr].count(None) < 2:
+def parse_rate(price: float | None, tokens: float | None, psnr: float | None) -> dict[str, float]:
+    """Return the one that is given of --lambda, --tokens and --psnr. UsageError for several."""
+    values = {"price": price, "tokens": tokens, "psnr": psnr}
+    given = {name: value for name, value in values.items() if value is not None}
+    if len(given) > 1:
         raise UsageError("--lambda, --tokens and --psnr exclude each other")
+    return given
 
 
 def parse_numbers(text: str | None) -> list[float]:

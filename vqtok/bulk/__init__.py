@@ -61,7 +61,7 @@ def plan(
         pack=parse_size(str(pack)),
         tokenizer=tokenizer,
         size=size,
-        fps=None if fps is None else str(parse_frame_rate(fps)),
+        fps=None if fps is None else parse_frame_rate(fps),
         start=start,
         duration=duration,
         strict=strict,

@@ -1,20 +1,18 @@
 """Plan a corpus: list its clips, divide them into shards, and say which are left to encode."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from vqtok import DEFAULT
 from vqtok.atomic import atomic_write
-from vqtok.corpus.clips import CLIPS, MAX_PIECES, Clip, clip_lines, read_clips
+from vqtok.bulk.listing import PieceCounter, divide, estimate_ratio, list_clips
+from vqtok.corpus.clips import CLIPS, Clip, clip_lines, read_clips
 from vqtok.corpus.publish import FAILURES, reopen
 from vqtok.corpus.settings import (
     CORPUS,
-    MAX_CLIPS,
     Corpus,
     CorpusSettings,
     create_corpus,
@@ -23,11 +21,10 @@ from vqtok.corpus.settings import (
 )
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, is_list, list_files, list_path, real_path
+from vqtok.files import is_list, list_path
 from vqtok.targets import check_targets, tokenizer_file
 
 _LONGEST = 300  # characters of a value in a message
-_SAMPLE = 16  # clips that are opened to estimate the size of all
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,6 @@ class PlanOptions:
 
     pack: size of a shard in bytes, about.
     tokenizer: a bundled name or a file.
-    fps: as text, such as 30000/1001.
     rate: the one of price, tokens and psnr that limits tokens, if any.
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
@@ -45,7 +41,7 @@ class PlanOptions:
     pack: int
     tokenizer: str = DEFAULT
     size: int | None = None
-    fps: str | None = None
+    fps: Fraction | None = None
     start: float = 0.0
     duration: float | None = None
     strict: bool = False
@@ -61,7 +57,9 @@ class PlanOptions:
             )
 
 
-def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -> Corpus:
+def open_or_create(
+    sources: Sequence[str], folder: Path, options: PlanOptions, say: Callable[[str], object]
+) -> Corpus:
     """Return the corpus in a folder, made if it is new.
 
     Several processes may do so at once: all get the corpus of the first one.
@@ -69,7 +67,7 @@ def open_or_create(sources: Sequence[str], folder: Path, options: PlanOptions) -
     """
     absolute = tuple(map(_absolute, sources))
     if not is_corpus(folder):
-        _create(sources, absolute, folder, options)
+        _create(sources, absolute, folder, options, say)
     corpus = open_corpus(folder)
     _check_same(corpus, absolute, options)
     return corpus
@@ -82,10 +80,16 @@ def _absolute(source: str) -> str:
 
 
 def _create(
-    sources: Sequence[str], absolute: tuple[str, ...], folder: Path, options: PlanOptions
+    sources: Sequence[str],
+    absolute: tuple[str, ...],
+    folder: Path,
+    options: PlanOptions,
+    say: Callable[[str], object],
 ) -> None:
     _check_own(folder)
-    clips = list(_list_clips(sources, folder, options))
+    check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
+    pieces = PieceCounter(options.start, options.duration, options.split)
+    clips = list(list_clips(sources, pieces, say))
     settings = _describe_tokenizer(absolute, options)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
@@ -96,7 +100,7 @@ def _create(
             f"{folder / CLIPS} lists other clips than there are now: delete it, or choose another "
             "folder"
         )
-    ratio = _estimate_ratio(listed, settings)
+    ratio = estimate_ratio(listed, settings)
     create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
 
 
@@ -109,43 +113,10 @@ def _check_own(folder: Path) -> None:
         raise UsageError(f"{folder} has other files ({others[0]}): choose an empty folder")
 
 
-def _list_clips(sources: Sequence[str], folder: Path, options: PlanOptions) -> Iterator[Clip]:
-    """Yield the clips of sources. Raises UsageError if there are none, or two of one name."""
-    found = list_files(sources, MEDIA_SUFFIXES)
-    if not found.files:
-        raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
-    check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
-    paths: dict[str, Path] = {}
-    for root, path in found.files:
-        name = path.relative_to(root).as_posix()
-        other = paths.setdefault(name, path)
-        if real_path(other) != real_path(path):
-            raise UsageError(f"{other} and {path} would both be decoded to {name}")
-    for key, name in enumerate(sorted(paths)):
-        path = paths[name]
-        pieces = 1 if options.split is None else _count_pieces(path, options, options.split)
-        yield Clip(key, str(path.absolute()), name, _size(path), pieces)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # encoding it will say what is wrong
-        return 0
-
-
-def _count_pieces(path: Path, options: PlanOptions, split: float) -> int:
-    """Return how many pieces a clip may have, by the length in its header."""
-    from vqtok.video import open_video
-
-    try:
-        with open_video(path) as video:
-            seconds = max(0.0, (video.duration or 0) - options.start)
-    except (VqtokError, OSError):  # encoding it will say what is wrong
-        return 1
-    if options.duration is not None:
-        seconds = min(seconds, options.duration)
-    return min(MAX_PIECES, max(1, round(seconds / split)))
+def absolute_tokenizer(tokenizer: str) -> str:
+    """Return the name of a bundled tokenizer, or the absolute path of a file."""
+    file = tokenizer_file(tokenizer)
+    return tokenizer if file != Path(tokenizer) else str(file.absolute())
 
 
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
@@ -157,7 +128,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     RateControl(tokenizer, Rate(**options.rate or {}))
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
-        tokenizer=_tokenizer_name(options.tokenizer),
+        tokenizer=absolute_tokenizer(options.tokenizer),
         model=tokenizer.fingerprint,
         quantizer=tokenizer.kind,
         stride=tokenizer.stride,
@@ -166,7 +137,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         keyframe_interval=tokenizer.coder.keyframe_interval if predicts else 1,
         dtype=str(tokenizer.dtype).removeprefix("torch."),
         size=options.size,
-        fps=options.fps,
+        fps=None if options.fps is None else str(options.fps),
         start=options.start,
         duration=options.duration,
         strict=options.strict,
@@ -177,54 +148,12 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     )
 
 
-def _tokenizer_name(tokenizer: str) -> str:
-    """Return a bundled name as it is, and a path as an absolute one."""
-    file = tokenizer_file(tokenizer)
-    return str(file.absolute()) if file == Path(tokenizer) else tokenizer
-
-
-def _estimate_ratio(clips: Sequence[Clip], settings: CorpusSettings) -> float:
-    """Return the bytes of tokens for a byte of video, the median of some clips."""
-    ratios = []
-    for clip in clips[:: ceil(len(clips) / _SAMPLE)]:
-        try:
-            ratios.append(_estimate_bytes(clip, settings) / clip.bytes)
-        except (VqtokError, OSError, ZeroDivisionError):  # encoding it will say what is wrong
-            continue
-    return median(ratios) if ratios else 1.0
-
-
-def _estimate_bytes(clip: Clip, settings: CorpusSettings) -> float:
-    from vqtok.tokens.format import index_dtype
-    from vqtok.video import open_video
-
-    fps = None if settings.fps is None else Fraction(settings.fps)
-    with open_video(clip.path, size=settings.size, fps=fps) as video:
-        frames = (video.duration or 0) * float(video.fps)
-        t, h, w = settings.stride
-        grid = (1 + frames / t) * ceil(video.height / h) * ceil(video.width / w)
-    return grid * settings.stages * index_dtype(settings.codebook_size).itemsize
-
-
-def divide(sizes: Sequence[float], pack: int) -> list[int]:
-    """Return the index of the first clip of each shard, and the number of clips.
-
-    sizes: estimated bytes of the tokens of each clip. pack: bytes of a shard.
-    """
-    starts, filled = [0], 0.0
-    for i, size in enumerate(sizes):
-        is_full = filled + size > pack or i - starts[-1] == MAX_CLIPS
-        if is_full and i > starts[-1]:
-            starts.append(i)
-            filled = 0.0
-        filled += size
-    return [*starts, len(sizes)]
-
-
 def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) -> None:
     """Raise UsageError if an option is not what the corpus was begun with."""
     begun = asdict(corpus.settings)
-    asked: dict[str, Any] = asdict(options) | {"sources": sources, "rate": options.rate or {}}
+    fps = None if options.fps is None else str(options.fps)
+    others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
+    asked: dict[str, Any] = asdict(options) | others
     free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
     names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
     for key in ("sources", *(field.name for field in fields(options))):
@@ -234,7 +163,7 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
                 f"{corpus.folder} was begun with {name} {_show(begun[key])}, not "
                 f"{_show(asked[key])}: use the same options, or another folder"
             )
-    if _tokenizer_name(options.tokenizer) != corpus.settings.tokenizer:
+    if absolute_tokenizer(options.tokenizer) != corpus.settings.tokenizer:
         from vqtok.model.checkpoint import read_fingerprint  # imports PyTorch
 
         corpus.check_model(options.tokenizer, read_fingerprint(options.tokenizer))
@@ -284,13 +213,15 @@ def plan_clips(
     options: PlanOptions,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> tuple[Corpus, list[Shard], list[Clip]]:
     """Return the corpus in a folder, the shards of this process, and their clips that are left.
 
     shard: (k, n): of n processes, this is number k and takes every n-th shard.
     retry_failed: also encode clips again that have failed.
+    say: gets notes on files that were passed over.
     """
-    corpus = open_or_create(sources, folder, options)
+    corpus = open_or_create(sources, folder, options, say)
     shards = corpus.shards[shard[0] :: shard[1]]
     if retry_failed:
         for each in shards:

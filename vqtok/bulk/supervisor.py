@@ -17,6 +17,7 @@ from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
+_START_SECONDS = 1800  # for a worker to be ready: a cluster may read PyTorch over the network
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
 
 
@@ -157,6 +158,10 @@ class Encode:
         try:
             reply = self._worker.receive(self._seconds_left())
         except Empty:
+            if not self._worker.ready:
+                raise VqtokError(
+                    f"the process that encodes is not ready after {_START_SECONDS} s"
+                ) from None
             yield from self._time_out()
             return
         match reply:
@@ -177,7 +182,9 @@ class Encode:
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
-        if self._timeout is None or not (self._worker and self._worker.ready):
+        if not (self._worker and self._worker.ready):
+            return _START_SECONDS
+        if self._timeout is None:
             return None
         first = min(begun.since for begun in self._begun.values())
         return max(0.0, first + self._timeout - time.monotonic())
