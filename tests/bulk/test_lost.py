@@ -49,13 +49,14 @@ def wait_for(condition, seconds=60):
 
 def children(process):
     """Return the numbers of the processes that a process has started."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True)
-    return list(map(int, found.stdout.split()))
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(stat.split()[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+    return [number for number, parent in parents.items() if parent == process.pid]
 
 
 def lives(number):
     try:
-        return Path(f"/proc/{number}/stat").read_text().split(")")[1].split()[0] != "Z"
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 

@@ -153,9 +153,13 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     begun = asdict(corpus.settings)
     fps = None if options.fps is None else str(options.fps)
     others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
+    names = {
+        "sources": "the videos",
+        "rate": "--lambda, --tokens or --psnr",
+        "pack": "--pack of bytes:",
+    }
     asked: dict[str, Any] = asdict(options) | others
     free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
-    names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
     for key in ("sources", *(field.name for field in fields(options))):
         if key not in free and begun[key] != asked[key]:
             name = names.get(key, f"--{key}")

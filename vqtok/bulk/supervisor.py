@@ -195,7 +195,7 @@ class Encode:
         self._stop_worker()
         now = time.monotonic()
         for clip, since, attempts in self._take_begun():
-            if now - since < self._timeout:
+            if now - since < self._timeout or self._is_finished(clip):
                 self._shard(clip).withdraw(*_label(clip))
                 self._again.append(clip)
                 continue
