@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from benchmarks.corpora import Encoding, clips_of, tars_of
 from make_clips import FPS, write_clip
 
 from vqtok import DEFAULT
+from vqtok.corpus.index import read_index
 from vqtok.tokens import read_tokens
 
 ENGINES = {"`--jobs 2`": ("--jobs", 2), "`--on ray`": ("--on", "ray", "--workers", 2)}
@@ -96,8 +97,10 @@ def kill_often(
         target, code = folder / str(made), 1
         while code:
             run = Encoding(target, *arguments, "--retry-failed")
-            kills -= kill_some(run, kills)
-            code = run.wait()
+            count = kill_some(run, kills)
+            kills -= count
+            if (code := run.wait()) and not count:
+                raise SystemExit(run.errors())
         if tars_of(target) != expected:
             raise SystemExit(f"{target} differs from what a run without kills gives")
         redone += sum(
@@ -156,19 +159,12 @@ def read_all(folder: Path) -> None:
         read_tokens(path)
 
 
-def open_packed(folder: Path) -> None:
-    """Read the index of a corpus, which says where the tokens of each clip are."""
-    from vqtok.corpus import open_tokens
-
-    open_tokens(folder)
-
-
-def median_seconds(work: object, folder: Path) -> float:
+def median_seconds(work: Callable[[Path], object], folder: Path) -> float:
     """Return how long a function of a folder takes, the median of three times."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        work(folder)  # type: ignore[operator]
+        work(folder)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
@@ -181,7 +177,7 @@ def compare_storage(clips: Clips = 10_000, frames: Frames = 5, tokenizer: str = 
         videos = make_clips(folder, clips, frames, pixels=64)
         for name, options, open_all in (
             ("folder", (), read_all),
-            ("corpus", ("--pack", "256M"), open_packed),
+            ("corpus", ("--pack", "256M"), read_index),
         ):
             target = folder / name
             words = "encode", videos, "-o", target, "--jobs", 2, "--tokenizer", tokenizer, *options

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _INTERVAL = 0.05  # seconds between two looks at the folder
+_MEMORY_INTERVAL = 2.0  # seconds: the kernel adds up all pages of a process
 
 
 class Encoding:
@@ -26,7 +27,7 @@ class Encoding:
         words = ["encode", *map(str, arguments), "-o", str(folder)]
         self.folder, self.finished, self.memory = folder, dict[str, float](), 0
         self._errors = folder.with_name(f"{folder.name}.stderr").open("w+")
-        self._start = time.time()
+        self._start = self._weighed = time.time()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vqtok", *words], stderr=self._errors, start_new_session=True
         )
@@ -40,7 +41,9 @@ class Encoding:
         for path in self.folder.glob("parts/*/*.part"):
             with suppress(FileNotFoundError):
                 self.finished.setdefault(path.name, path.stat().st_mtime - self._start)
-        self.memory = max(self.memory, sum(map(_memory, self.processes())))
+        if time.time() > self._weighed + _MEMORY_INTERVAL:
+            self._weighed = time.time()
+            self.memory = max(self.memory, sum(map(_memory, self.processes())))
         time.sleep(_INTERVAL)
 
     def processes(self) -> list[int]:
