@@ -165,13 +165,15 @@ def _failures(shard: Shard) -> Sequence[Failure]:
         published = shard.is_published()
         try:
             if published:
-                return read_record(shard.record).failures
-            return [shard.failure(key) for key in sorted(shard.finished()[1])]
-        except FileNotFoundError:  # listed before, and gone
-            continue
-        except VqtokError:
-            if shard.is_published() == published:
+                failures = read_record(shard.record).failures
+            else:
+                failures = [shard.failure(key) for key in sorted(shard.finished()[1])]
+        except (FileNotFoundError, VqtokError) as error:
+            if isinstance(error, VqtokError) and shard.is_published() == published:
                 raise
+            continue
+        if shard.is_published() == published:
+            return failures
 
 
 def reopen(corpus: Corpus, shard: Shard) -> None:
