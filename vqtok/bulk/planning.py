@@ -1,16 +1,15 @@
 """Plan a corpus: list its clips, divide them into shards, and say which are left to encode."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from vqtok import DEFAULT
 from vqtok.atomic import atomic_write
-from vqtok.corpus.clips import CLIPS, MAX_PIECES, Clip, clip_lines, read_clips
+from vqtok.bulk.listing import PieceCounter, divide, estimate_ratio, list_clips
+from vqtok.corpus.clips import CLIPS, Clip, clip_lines, read_clips
 from vqtok.corpus.publish import FAILURES, reopen
 from vqtok.corpus.settings import (
     CORPUS,
@@ -22,11 +21,10 @@ from vqtok.corpus.settings import (
 )
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
-from vqtok.files import MEDIA_SUFFIXES, is_list, list_files, list_path, real_path
+from vqtok.files import is_list, list_path
 from vqtok.targets import check_targets, tokenizer_file
 
-MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
-_SAMPLE = 16  # clips that are opened to estimate the size of all
+_LONGEST = 300  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -88,64 +86,31 @@ def _create(
     options: PlanOptions,
     say: Callable[[str], object],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    own = {CLIPS, CORPUS, FAILURES}
-    others = [
-        path.name for path in folder.iterdir() if path.name[0] != "." and path.name not in own
-    ]
-    if others:
-        raise UsageError(f"{folder} has other files ({sorted(others)[0]}): choose an empty folder")
+    _check_own(folder)
+    check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
+    pieces = PieceCounter(options.start, options.duration, options.split)
+    clips = list(list_clips(sources, pieces, say))
     settings = _describe_tokenizer(absolute, options)
-    if not (folder / CLIPS).exists():
-        clips = _list_clips(sources, folder, options, say)
-        with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
-            file.writelines(clip_lines(clips))
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
+        file.writelines(clip_lines(clips))
     listed = list(read_clips(folder))
-    ratio = _estimate_ratio(listed, settings)
+    if listed != clips and not is_corpus(folder):
+        raise UsageError(
+            f"{folder / CLIPS} lists other clips than there are now: delete it, or choose another "
+            "folder"
+        )
+    ratio = estimate_ratio(listed, settings)
     create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
 
 
-def _list_clips(
-    sources: Sequence[str], folder: Path, options: PlanOptions, say: Callable[[str], object]
-) -> Iterator[Clip]:
-    """Yield the clips of sources. Raises UsageError if there are none, or two of one name."""
-    found = list_files(sources, MEDIA_SUFFIXES)
-    for note in found.notes:
-        say(note)
-    if not found.files:
-        raise UsageError(f"no files to process in {', '.join(map(str, found.sources))}")
-    check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
-    paths: dict[str, Path] = {}
-    for root, path in found.files:
-        name = path.relative_to(root).as_posix()
-        other = paths.setdefault(name, path)
-        if real_path(other) != real_path(path):
-            raise UsageError(f"{other} and {path} would both be decoded to {name}")
-    for key, name in enumerate(sorted(paths)):
-        path = paths[name]
-        pieces = 1 if options.split is None else _count_pieces(path, options, options.split)
-        yield Clip(key, str(path.absolute()), name, _size(path), pieces)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # encoding it will say what is wrong
-        return 0
-
-
-def _count_pieces(path: Path, options: PlanOptions, split: float) -> int:
-    """Return how many pieces a clip may have, by the length in its header."""
-    from vqtok.video import open_video
-
-    try:
-        with open_video(path) as video:
-            seconds = max(0.0, (video.duration or 0) - options.start)
-    except (VqtokError, OSError):  # encoding it will say what is wrong
-        return 1
-    if options.duration is not None:
-        seconds = min(seconds, options.duration)
-    return min(MAX_PIECES, max(1, round(seconds / split)))
+def _check_own(folder: Path) -> None:
+    """Raise UsageError if a folder has files that are not those of a corpus."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    own = {CLIPS, CORPUS, FAILURES}
+    others = sorted(name for name in names if name[0] != "." and name not in own)
+    if others and not is_corpus(folder):  # or made by another process just now
+        raise UsageError(f"{folder} has other files ({others[0]}): choose an empty folder")
 
 
 def absolute_tokenizer(tokenizer: str) -> str:
@@ -183,65 +148,36 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     )
 
 
-def _estimate_ratio(clips: Sequence[Clip], settings: CorpusSettings) -> float:
-    """Return the bytes of tokens for a byte of video, the median of some clips."""
-    ratios = []
-    for clip in clips[:: ceil(len(clips) / _SAMPLE)]:
-        try:
-            ratios.append(_estimate_bytes(clip, settings) / clip.bytes)
-        except (VqtokError, OSError, ZeroDivisionError):  # encoding it will say what is wrong
-            continue
-    return median(ratios) if ratios else 1.0
-
-
-def _estimate_bytes(clip: Clip, settings: CorpusSettings) -> float:
-    from vqtok.tokens.format import index_dtype
-    from vqtok.video import open_video
-
-    fps = None if settings.fps is None else Fraction(settings.fps)
-    with open_video(clip.path, size=settings.size, fps=fps) as video:
-        frames = (video.duration or 0) * float(video.fps)
-        t, h, w = settings.stride
-        grid = (1 + frames / t) * ceil(video.height / h) * ceil(video.width / w)
-    return grid * settings.stages * index_dtype(settings.codebook_size).itemsize
-
-
-def divide(sizes: Sequence[float], pack: int) -> list[int]:
-    """Return the index of the first clip of each shard, and the number of clips.
-
-    sizes: estimated bytes of the tokens of each clip. pack: bytes of a shard.
-    """
-    starts, filled = [0], 0.0
-    for i, size in enumerate(sizes):
-        is_full = filled + size > pack or i - starts[-1] == MAX_CLIPS
-        if is_full and i > starts[-1]:
-            starts.append(i)
-            filled = 0.0
-        filled += size
-    return [*starts, len(sizes)]
-
-
 def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) -> None:
     """Raise UsageError if an option is not what the corpus was begun with."""
     begun = asdict(corpus.settings)
     fps = None if options.fps is None else str(options.fps)
     others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
+    names = {
+        "sources": "the videos",
+        "rate": "--lambda, --tokens or --psnr",
+        "pack": "--pack of bytes:",
+    }
     asked: dict[str, Any] = asdict(options) | others
     free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
-    names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
-    for key in {"sources", *(field.name for field in fields(options))} - free:
-        if begun[key] != asked[key]:
+    for key in ("sources", *(field.name for field in fields(options))):
+        if key not in free and begun[key] != asked[key]:
             name = names.get(key, f"--{key}")
             raise UsageError(
                 f"{corpus.folder} was begun with {name} {_show(begun[key])}, not "
                 f"{_show(asked[key])}: use the same options, or another folder"
             )
+    if absolute_tokenizer(options.tokenizer) != corpus.settings.tokenizer:
+        from vqtok.model.checkpoint import read_fingerprint  # imports PyTorch
+
+        corpus.check_model(options.tokenizer, read_fingerprint(options.tokenizer))
 
 
 def _show(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={number:g}" for key, number in value.items()) or "none"
-    return ", ".join(value) if isinstance(value, tuple) else "none" if value is None else str(value)
+        value = tuple(f"{key}={number:g}" for key, number in value.items()) or None
+    text = ", ".join(value) if isinstance(value, tuple) else str("none" if value is None else value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:

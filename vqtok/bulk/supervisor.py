@@ -17,6 +17,7 @@ from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
+_START_SECONDS = 1800  # for a worker to be ready: a cluster may read PyTorch over the network
 MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
 
 
@@ -36,6 +37,14 @@ class Result(NamedTuple):
     seconds: float = 0.0
     failure: str = ""
     notes: Sequence[str] = ()
+
+
+# Of the columns that `Encode` returns, the same for no clips at all: Ray joins blocks of rows.
+_DTYPES = {key: np.dtype(int) for key in ("clip", "piece", "frames", "tokens")} | {
+    "seconds": np.dtype(float),
+    "failure": np.dtype(str),
+    "notes": np.dtype(str),
+}
 
 
 class _Begun(NamedTuple):
@@ -90,7 +99,8 @@ class Encode:
         results = list(self.run(map(Clip._make, zip(*columns, strict=True))))
         results = [result._replace(notes="; ".join(result.notes)) for result in results]
         return {
-            key: np.array([getattr(result, key) for result in results]) for key in Result._fields
+            key: np.array([getattr(result, key) for result in results], _DTYPES[key])
+            for key in Result._fields
         }
 
     def run(self, clips: Iterable[Clip]) -> Iterator[Result]:
@@ -129,23 +139,27 @@ class Encode:
             if attempts > MAX_ATTEMPTS:
                 yield self._give_up(clip, attempts - 1)
                 continue
+            # Before a process is started: an interrupt then takes back the attempt.
+            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts)
             if not self._worker:
                 self._worker, self._reason = WorkerProcess(self._setup), ""
-            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts)
             self._worker.send(clip._asdict())
 
     def _next(self, source: Iterator[Clip]) -> Clip | None:
         """Return the next clip to begin, if there is one now."""
-        if self._again:
-            return self._again.popleft()
+        while self._again:
+            if not self._is_finished(clip := self._again.popleft()):
+                return clip
         for clip in source:
-            shard = self._shard(clip)
-            if shard.is_finished(clip.key):
+            if self._is_finished(clip):
                 continue
-            if not shard.attempts(*_label(clip)):
+            if not self._shard(clip).attempts(*_label(clip)):
                 return clip
             self._suspects.append(clip)
-        return self._suspects.popleft() if self._suspects and not self._begun else None
+        while self._suspects and not self._begun:
+            if not self._is_finished(clip := self._suspects.popleft()):
+                return clip
+        return None
 
     def _wait(self) -> Iterator[Result]:
         """Wait for the next reply of the worker, and yield what it says of a clip."""
@@ -153,6 +167,10 @@ class Encode:
         try:
             reply = self._worker.receive(self._seconds_left())
         except Empty:
+            if not self._worker.ready:
+                raise VqtokError(
+                    f"the process that encodes is not ready after {_START_SECONDS} s"
+                ) from None
             yield from self._time_out()
             return
         match reply:
@@ -173,7 +191,9 @@ class Encode:
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
-        if self._timeout is None or not (self._worker and self._worker.ready):
+        if not (self._worker and self._worker.ready):
+            return _START_SECONDS
+        if self._timeout is None:
             return None
         first = min(begun.since for begun in self._begun.values())
         return max(0.0, first + self._timeout - time.monotonic())
@@ -184,7 +204,7 @@ class Encode:
         self._stop_worker()
         now = time.monotonic()
         for clip, since, attempts in self._take_begun():
-            if now - since < self._timeout:
+            if now - since < self._timeout or self._is_finished(clip):
                 self._shard(clip).withdraw(*_label(clip))
                 self._again.append(clip)
                 continue
@@ -203,10 +223,10 @@ class Encode:
         self._stop_worker()
         self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts in self._take_begun():
-            if attempts >= MAX_ATTEMPTS:
-                yield self._give_up(clip, attempts)
-            else:
+            if attempts < MAX_ATTEMPTS or self._is_finished(clip):
                 self._suspects.append(clip)
+            else:
+                yield self._give_up(clip, attempts)
 
     def _take_begun(self) -> list[_Begun]:
         begun = list(self._begun.values())
@@ -232,6 +252,9 @@ class Encode:
 
     def _shard(self, clip: Clip) -> Shard:
         return self._corpus.shard_of(clip.key)
+
+    def _is_finished(self, clip: Clip) -> bool:
+        return self._shard(clip).is_finished(clip.key)
 
     def _stop_worker(self) -> None:
         if self._worker:

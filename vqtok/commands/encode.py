@@ -10,6 +10,7 @@ from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
 from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions, check_rates
+from vqtok.corpus.settings import is_corpus
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.interrupt import Interrupted, defer_interrupt
@@ -72,6 +73,8 @@ def _encode_many(
     part: tuple[int, int],
 ) -> None:
     """Encode the clips that have no token file in the folder yet, or all with --force."""
+    if is_corpus(folder):
+        raise UsageError(f"{folder} is a packed corpus: add --pack, or choose another folder")
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
     settings = {

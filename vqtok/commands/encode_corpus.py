@@ -34,6 +34,8 @@ def encode_corpus(
 
     corpus, shards, clips = plan_clips(sources, folder, plan, work.shard, work.retry_failed, tell)
     total, left = sum(len(shard.keys) for shard in shards), len({clip.key for clip in clips})
+    if work.shard[1] > (count := len(corpus.shards)):
+        tell(f"{folder}: it has {count} shards: more than {count} processes have nothing to do")
     if left < len(corpus):
         tell(_describe_left(corpus, total, left, work.shard))
     paths = {clip.key: clip.path for clip in clips}
