@@ -30,14 +30,18 @@ def test_a_corpus_has_the_token_files_of_a_folder(videos, corpus, tmp_path, tiny
     assert not list((corpus.folder / "parts").iterdir())
     # A plain loop over the rows of the plan gives the same bytes.
     other = tmp_path / "loop"
-    rows = plan(str(videos), other, pack="4K", tokenizer=str(tiny[1]))
+    rows = plan(videos, other, pack="4K", tokenizer=str(tiny[1]))
     encode = Encode(other)
     columns = [encode(row) for row in rows]
+    again = encode(rows[0])  # finished: no rows, in columns of the same kinds
+    assert [len(column) for column in again.values()] == [0] * 7
+    assert [column.dtype.kind for column in again.values()] == list("iiiifUU")
+    assert [column.dtype.kind for column in columns[0].values()] == list("iiiifUU")
     encode.close()
     finish(other)
     assert sum(int(column["frames"].sum()) for column in columns) == 9 + 13 + 17 + 21 + 25
     assert shards(other) == shards(corpus.folder)
-    assert not plan(str(videos), other, pack="4K", tokenizer=str(tiny[1]))
+    assert not plan([videos], other, pack="4K", tokenizer=str(tiny[1]))
 
 
 def test_clips_fail_alone_and_are_tried_again(videos, corpus, obeys):

@@ -205,3 +205,22 @@ def test_a_full_disk_leaves_what_was_there(name, new):
         if not is_full:
             break
     assert size
+
+
+@pytest.mark.parametrize("work, other", [(finish, half), (finish, retry), (retry, retry)])
+def test_failures_may_be_published_or_opened_again_meanwhile(work, other, new):
+    def start():
+        corpus = new(0, 3, failed=(1,))
+        if work is retry:
+            half(corpus)
+        return corpus
+
+    for step in range(LAST):
+        corpus = start()
+        ran = with_another(step, lambda c=corpus: work(c), lambda c=corpus: other(c))
+        done = set().union(*(shard.finished()[0] for shard in corpus.shards))
+        assert done >= ({0, 2} if work is retry else set())  # nothing has to be encoded again
+        complete(corpus)
+        if not ran:
+            break
+    assert step > 10

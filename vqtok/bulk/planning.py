@@ -36,6 +36,7 @@ class PlanOptions:
     rate: the one of price, tokens and psnr that limits tokens, if any.
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
+    on_gpus: whether workers on other machines have GPUs; this machine then needs none.
     """
 
     pack: int
@@ -49,6 +50,7 @@ class PlanOptions:
     dtype: str | None = None
     device: str = "auto"
     split: float | None = None
+    on_gpus: bool = False
 
     def __post_init__(self) -> None:
         if self.split is not None and {"tokens", "psnr"} & set(self.rate or {}):
@@ -124,7 +126,8 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
     from vqtok.model.rate import Rate, RateControl
 
-    tokenizer = load_for_inference(options.tokenizer, options.device, options.dtype)
+    where = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
+    tokenizer = load_for_inference(options.tokenizer, where[0], options.dtype or where[1])
     RateControl(tokenizer, Rate(**options.rate or {}))
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
@@ -159,7 +162,7 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
         "pack": "--pack of bytes:",
     }
     asked: dict[str, Any] = asdict(options) | others
-    free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
+    free = {"tokenizer", "device", "on_gpus"} | ({"dtype"} if options.dtype is None else set())
     for key in ("sources", *(field.name for field in fields(options))):
         if key not in free and begun[key] != asked[key]:
             name = names.get(key, f"--{key}")

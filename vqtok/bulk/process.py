@@ -16,7 +16,9 @@ import vqtok
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
+# Not with the modules of the working directory, where anything may be called random.py.
+PYTHON = (sys.executable, "-P", "-m")
+COMMAND = (*PYTHON, "vqtok.bulk.worker")
 _PATIENCE = 10  # seconds that a worker has to end
 
 
@@ -49,7 +51,8 @@ class WorkerProcess:
             command or COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=os.environ | {"PYTHONPATH": paths},
         )
         self._replies: Queue[dict[str, Any] | None] = Queue()
@@ -59,8 +62,9 @@ class WorkerProcess:
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
-            if line.endswith("\n"):  # else it was killed while it wrote
-                self._replies.put(json.loads(line))
+            reply = _parse(line)
+            if reply is not None:
+                self._replies.put(reply)
         self._replies.put(None)
 
     def send(self, line: dict[str, Any]) -> None:
@@ -94,3 +98,12 @@ class WorkerProcess:
         """Return the signal or the exit code of a process that has ended."""
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return a reply, or None for what Python prints while it starts, and for a torn line."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -41,6 +41,14 @@ class Result(NamedTuple):
     notes: Sequence[str] = ()
 
 
+# Of the columns that `Encode` returns, the same for no clips at all: Ray joins blocks of rows.
+_DTYPES = {key: np.dtype(int) for key in ("clip", "piece", "frames", "tokens")} | {
+    "seconds": np.dtype(float),
+    "failure": np.dtype(str),
+    "notes": np.dtype(str),
+}
+
+
 class _Begun(NamedTuple):
     """A clip that the worker has, since when, and how often it was begun."""
 
@@ -94,7 +102,8 @@ class Encode:
         results = list(self.run(map(Clip._make, zip(*columns, strict=True))))
         results = [result._replace(notes="; ".join(result.notes)) for result in results]
         return {
-            key: np.array([getattr(result, key) for result in results]) for key in Result._fields
+            key: np.array([getattr(result, key) for result in results], _DTYPES[key])
+            for key in Result._fields
         }
 
     def run(self, clips: Iterable[Clip]) -> Iterator[Result]:
