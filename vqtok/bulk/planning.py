@@ -21,7 +21,7 @@ from vqtok.corpus.settings import (
 )
 from vqtok.corpus.shards import Shard
 from vqtok.corpus_options import format_size
-from vqtok.errors import UsageError, VqtokError
+from vqtok.errors import UsageError, VqtokError, name_file
 from vqtok.files import is_list, list_path
 from vqtok.targets import check_targets, tokenizer_file
 
@@ -236,9 +236,10 @@ def plan_clips(
     retry_failed: also encode clips again that have failed.
     say: gets notes on files that were passed over.
     """
-    corpus = open_or_create(sources, folder, options, say)
-    shards = corpus.shards[shard[0] :: shard[1]]
-    if retry_failed:
-        for each in shards:
-            reopen(corpus, each)
+    with name_file(folder):  # that has no space left
+        corpus = open_or_create(sources, folder, options, say)
+        shards = corpus.shards[shard[0] :: shard[1]]
+        if retry_failed:
+            for each in shards:
+                reopen(corpus, each)
     return corpus, shards, clips_left(corpus, shards)

@@ -26,7 +26,7 @@ from vqtok.corpus.shards import (
     write_details,
 )
 from vqtok.corpus.tar import BLOCK, END
-from vqtok.errors import VqtokError
+from vqtok.errors import VqtokError, name_file
 from vqtok.files import printable
 
 FAILURES = "failures.jsonl"
@@ -130,12 +130,13 @@ def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
 
     shards: those that this process looks after; all by default.
     """
-    for shard in corpus.shards if shards is None else shards:
-        if publish(shard) and shard.parts.exists():
-            shutil.rmtree(shard.parts, ignore_errors=True)
-    _write_failures(corpus)
-    if all(shard.is_published() for shard in corpus.shards):
-        write_index(corpus.folder, map(shard_record, corpus.shards))
+    with name_file(corpus.folder):
+        for shard in corpus.shards if shards is None else shards:
+            if publish(shard) and shard.parts.exists():
+                shutil.rmtree(shard.parts, ignore_errors=True)
+        _write_failures(corpus)
+        if all(shard.is_published() for shard in corpus.shards):
+            write_index(corpus.folder, map(shard_record, corpus.shards))
 
 
 def _write_failures(corpus: Corpus) -> None:
