@@ -22,7 +22,7 @@ from vqtok.corpus.settings import (
 from vqtok.corpus.shards import Shard
 from vqtok.corpus_options import format_size
 from vqtok.errors import UsageError, VqtokError, name_file
-from vqtok.files import is_list, list_path
+from vqtok.files import is_list, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
 _LONGEST = 300  # characters of a value in a message
@@ -77,9 +77,10 @@ def open_or_create(
 
 
 def _absolute(source: str) -> str:
+    """Return a source as it is called from everywhere, without links and `..`."""
     if is_list(source):
-        return f"@{list_path(source).absolute()}"
-    return str(Path(source).absolute())
+        return f"@{real_path(list_path(source))}"
+    return str(real_path(source))
 
 
 def _create(
