@@ -95,7 +95,8 @@ def encode(
         from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
 
         size_of_shard = packing.parse_size(pack)
-        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, rate, dtype, device, work.split)
+        how = rate, dtype, device, work.split, work.has_gpus
+        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, *how)
         return encode_corpus(sources, folder, plan, work, quiet, verbose)
 
     from vqtok import Rate

@@ -74,6 +74,11 @@ class Work:
     retry_failed: bool
     ray: RayOptions | None
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether workers on a cluster have GPUs."""
+        return self.ray is not None and self.ray.gpus > 0
+
 
 def parse_work(
     shard: str | None,

@@ -26,7 +26,7 @@ __all__ = ["Encode", "Result", "finish", "plan"]
 
 
 def plan(
-    sources: str | Sequence[str],
+    sources: str | Path | Sequence[str | Path],
     folder: str | Path,
     *,
     pack: str | int,
@@ -70,8 +70,8 @@ def plan(
         device=device,
         split=split,
     )
-    sources = [sources] if isinstance(sources, str) else sources
-    _, _, clips = plan_clips(sources, Path(folder), options, shard, retry_failed)
+    listed = [sources] if isinstance(sources, str | Path) else sources
+    _, _, clips = plan_clips(list(map(str, listed)), Path(folder), options, shard, retry_failed)
     return [clip.to_row() for clip in clips]
 
 

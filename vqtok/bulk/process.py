@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
@@ -16,7 +18,9 @@ import vqtok
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-COMMAND = (sys.executable, "-m", "vqtok.bulk.worker")
+# Not with the modules of the working directory, where anything may be called random.py.
+PYTHON = (sys.executable, "-P", "-m")
+COMMAND = (*PYTHON, "vqtok.bulk.worker")
 _PATIENCE = 10  # seconds that a worker has to end
 
 
@@ -45,13 +49,15 @@ class WorkerProcess:
     def __init__(self, setup: "DataclassInstance", command: Sequence[str] = ()) -> None:
         package = str(Path(vqtok.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            command or COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": paths},
-        )
+        with _signals_blocked():
+            self._process = subprocess.Popen(
+                command or COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                env=os.environ | {"PYTHONPATH": paths},
+            )
         self._replies: Queue[dict[str, Any] | None] = Queue()
         self.ready = False
         Thread(target=self._listen, daemon=True).start()
@@ -59,8 +65,9 @@ class WorkerProcess:
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
-            if line.endswith("\n"):  # else it was killed while it wrote
-                self._replies.put(json.loads(line))
+            reply = _parse(line)
+            if reply is not None:
+                self._replies.put(reply)
         self._replies.put(None)
 
     def send(self, line: dict[str, Any]) -> None:
@@ -94,3 +101,25 @@ class WorkerProcess:
         """Return the signal or the exit code of a process that has ended."""
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals of a terminal in processes that the block starts, from their beginning.
+
+    They reach the whole group of processes, but this one decides what happens then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return a reply, or None for what Python prints while it starts, and for a torn line."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

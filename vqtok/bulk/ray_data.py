@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from vqtok.bulk.process import WorkerProcess
+from vqtok.bulk.process import PYTHON, WorkerProcess
 from vqtok.bulk.supervisor import Result
 from vqtok.corpus.clips import Clip
 from vqtok.errors import UsageError, VqtokError
 
-COMMAND = (sys.executable, "-m", "vqtok.bulk.ray_driver")
+COMMAND = (*PYTHON, "vqtok.bulk.ray_driver")
 
 
 @dataclass(frozen=True)

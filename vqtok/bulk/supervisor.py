@@ -1,7 +1,7 @@
 """Encode clips of a corpus in a process that may hang or be killed: `Encode`."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
@@ -18,7 +18,9 @@ from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
 _START_SECONDS = 1800  # for a worker to be ready: a cluster may read PyTorch over the network
-MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
+# A clip is given up if it was in hand so many times when a worker of this process died, or was
+# begun so many times without an end, by processes that are dead or still work on it.
+MAX_DEATHS, MAX_ATTEMPTS = 3, 10
 
 
 class Result(NamedTuple):
@@ -37,6 +39,14 @@ class Result(NamedTuple):
     seconds: float = 0.0
     failure: str = ""
     notes: Sequence[str] = ()
+
+
+# Of the columns that `Encode` returns, the same for no clips at all: Ray joins blocks of rows.
+_DTYPES = {key: np.dtype(int) for key in ("clip", "piece", "frames", "tokens")} | {
+    "seconds": np.dtype(float),
+    "failure": np.dtype(str),
+    "notes": np.dtype(str),
+}
 
 
 class _Begun(NamedTuple):
@@ -78,6 +88,7 @@ class Encode:
         self._begun: dict[tuple[int, int], _Begun] = {}
         self._again: deque[Clip] = deque()
         self._suspects: deque[Clip] = deque()
+        self._deaths = Counter[tuple[int, int | None]]()
         self._reason = ""
         self.log: Callable[[str], object] = lambda line: None  # gets lines for --verbose
 
@@ -91,7 +102,8 @@ class Encode:
         results = list(self.run(map(Clip._make, zip(*columns, strict=True))))
         results = [result._replace(notes="; ".join(result.notes)) for result in results]
         return {
-            key: np.array([getattr(result, key) for result in results]) for key in Result._fields
+            key: np.array([getattr(result, key) for result in results], _DTYPES[key])
+            for key in Result._fields
         }
 
     def run(self, clips: Iterable[Clip]) -> Iterator[Result]:
@@ -195,7 +207,7 @@ class Encode:
         self._stop_worker()
         now = time.monotonic()
         for clip, since, attempts in self._take_begun():
-            if now - since < self._timeout:
+            if now - since < self._timeout or self._is_finished(clip):
                 self._shard(clip).withdraw(*_label(clip))
                 self._again.append(clip)
                 continue
@@ -214,7 +226,8 @@ class Encode:
         self._stop_worker()
         self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts in self._take_begun():
-            if attempts < MAX_ATTEMPTS or self._is_finished(clip):
+            self._deaths[_label(clip)] += 1
+            if self._deaths[_label(clip)] < MAX_DEATHS or self._is_finished(clip):
                 self._suspects.append(clip)
             else:
                 yield self._give_up(clip, attempts)

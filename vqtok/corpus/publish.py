@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +26,7 @@ from vqtok.corpus.shards import (
     write_details,
 )
 from vqtok.corpus.tar import BLOCK, END
-from vqtok.errors import VqtokError
+from vqtok.errors import VqtokError, name_file
 from vqtok.files import printable
 
 FAILURES = "failures.jsonl"
@@ -129,12 +130,13 @@ def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
 
     shards: those that this process looks after; all by default.
     """
-    for shard in corpus.shards if shards is None else shards:
-        if publish(shard) and shard.parts.exists():
-            shutil.rmtree(shard.parts, ignore_errors=True)
-    _write_failures(corpus)
-    if all(shard.is_published() for shard in corpus.shards):
-        write_index(corpus.folder, map(shard_record, corpus.shards))
+    with name_file(corpus.folder):
+        for shard in corpus.shards if shards is None else shards:
+            if publish(shard) and shard.parts.exists():
+                shutil.rmtree(shard.parts, ignore_errors=True)
+        _write_failures(corpus)
+        if all(shard.is_published() for shard in corpus.shards):
+            write_index(corpus.folder, map(shard_record, corpus.shards))
 
 
 def _write_failures(corpus: Corpus) -> None:
@@ -155,32 +157,57 @@ def _printable(failure: Failure) -> dict[str, object]:
 def read_failures(corpus: Corpus, shards: Iterable[Shard] | None = None) -> Iterator[Failure]:
     """Yield the failures of shards (all by default), published or not."""
     for shard in corpus.shards if shards is None else shards:
-        if shard.is_published():
-            yield from read_record(shard.record).failures
-        else:
-            yield from (shard.failure(key) for key in sorted(shard.finished()[1]))
+        yield from _failures(shard)
+
+
+def _failures(shard: Shard) -> Sequence[Failure]:
+    """Return the failures of a shard, which others may publish or open again meanwhile."""
+    while True:
+        published = shard.is_published()
+        try:
+            if published:
+                failures = read_record(shard.record).failures
+            else:
+                failures = [shard.failure(key) for key in sorted(shard.finished()[1])]
+        except (FileNotFoundError, VqtokError) as error:
+            if isinstance(error, VqtokError) and shard.is_published() == published:
+                raise
+            continue
+        if shard.is_published() == published:
+            return failures
 
 
 def reopen(corpus: Corpus, shard: Shard) -> None:
     """Make the failures of a shard undone. Its finished clips become parts again.
 
-    It may be killed at any time: without a record, a shard is open.
+    It may be killed at any time: without a record, a shard is open. Other processes may do so, too.
     """
     if shard.is_published():
-        record = read_record(shard.record)
-        if not record.failures:
-            return
-        shutil.rmtree(shard.parts, ignore_errors=True)
-        shard.parts.mkdir(parents=True, exist_ok=True)
-        with shard.tar.open("rb") as tar:
-            for clip in record.clips:
-                _extract(tar, clip, shard)
-        (corpus.folder / INDEX).unlink(missing_ok=True)
+        try:
+            if not _unpack(corpus, shard):
+                return
+        except (FileNotFoundError, VqtokError):
+            if shard.is_published():
+                raise
     shard.record.unlink(missing_ok=True)
     shard.tar.unlink(missing_ok=True)
-    for suffix in (FAILED, ATTEMPTS):
-        for path in shard.parts.glob(f"*{suffix}"):
-            path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process has published the shard just now
+        for path in list(shard.parts.iterdir()):
+            if path.name[0] != "." and path.suffix in (FAILED, ATTEMPTS):  # not a temporary file
+                path.unlink(missing_ok=True)
+
+
+def _unpack(corpus: Corpus, shard: Shard) -> bool:
+    """Make parts of the clips of a shard if some have failed; return whether there are such."""
+    record = read_record(shard.record)
+    if not record.failures:
+        return False
+    shard.parts.mkdir(parents=True, exist_ok=True)
+    with shard.tar.open("rb") as tar:
+        for clip in record.clips:
+            _extract(tar, clip, shard)
+    (corpus.folder / INDEX).unlink(missing_ok=True)
+    return True
 
 
 def _extract(tar: BinaryIO, clip: PackedClip, shard: Shard) -> None:
