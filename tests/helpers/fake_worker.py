@@ -29,8 +29,8 @@ def work(corpus, key, name, what):
     shard = corpus.shard_of(key)
     if what == "hang":
         time.sleep(3600)
-    elif what == "slow":
-        time.sleep(0.7)
+    elif what.startswith("sleep"):
+        time.sleep(float(what.split()[1]))
     elif what == "stop":
         reply(stop="there is no space")
     elif what == "die":
