@@ -17,10 +17,14 @@ from vqtok.corpus.settings import open_corpus
 LOCK = Lock()
 
 
-def reply(end="\n", **line):
+def reply(**line):
     """Send a line to the parent."""
+    say(json.dumps(line) + "\n")
+
+
+def say(text):
     with LOCK:
-        sys.stdout.write(json.dumps(line) + end)
+        sys.stdout.write(text)
         sys.stdout.flush()
 
 
@@ -29,8 +33,8 @@ def work(corpus, key, name, what):
     shard = corpus.shard_of(key)
     if what == "hang":
         time.sleep(3600)
-    elif what == "slow":
-        time.sleep(0.7)
+    elif what.startswith("sleep"):
+        time.sleep(float(what.split()[1]))
     elif what == "stop":
         reply(stop="there is no space")
     elif what == "die":
@@ -39,7 +43,7 @@ def work(corpus, key, name, what):
     if what in ("last words", "half a reply"):
         publish(shard)
         if what == "half a reply":
-            reply(end="", clip=key, piece=0)
+            say('{"clip": ')
         os._exit(9)
     publish(shard)
     reply(clip=key, piece=0, frames=9, tokens=288)
