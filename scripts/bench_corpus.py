@@ -27,7 +27,7 @@ from make_clips import FPS, write_clip
 
 from vqtok import DEFAULT
 from vqtok.corpus.index import read_index
-from vqtok.tokens import read_tokens
+from vqtok.tokens import read_settings
 
 ENGINES = {"`--jobs 2`": ("--jobs", 2), "`--on ray`": ("--on", "ray", "--workers", 2)}
 ONE_SHARD = ("--pack", "100G")
@@ -154,9 +154,9 @@ def seconds_of_command(*words: object) -> float:
 
 
 def read_all(folder: Path) -> None:
-    """Read all token files of a folder."""
+    """Read the headers of all token files of a folder."""
     for path in sorted(folder.glob("*.safetensors")):
-        read_tokens(path)
+        read_settings(path)
 
 
 def median_seconds(work: Callable[[Path], object], folder: Path) -> float:

@@ -123,7 +123,9 @@ def show_status(output: str | None) -> None:
 def decode(
     tokens: Annotated[
         list[str],
-        typer.Argument(help="Token files, folders or glob patterns, or - for stdin."),
+        typer.Argument(
+            help="Token files, folders, packed corpora, glob patterns, @LIST, or - for stdin."
+        ),
     ],
     output: options.VideoOutput,
     tokenizer: options.Tokenizer = DEFAULT,
@@ -217,7 +219,10 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    clips: Annotated[list[str], typer.Argument(help="Videos, images, folders or glob patterns.")],
+    clips: Annotated[
+        list[str],
+        typer.Argument(help="Videos, images, folders, packed corpora or glob patterns."),
+    ],
     tokenizer: options.Tokenizer = DEFAULT,
     size: options.Size = None,
     frames: options.Frames = 33,
@@ -253,7 +258,7 @@ def stats(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Token files or clips, folders or glob patterns; - for tokens from stdin."
+            help="Token files or clips, folders, packed corpora, patterns; - for tokens (stdin)."
         ),
     ] = None,
     tokenizer: options.StatsTokenizer = None,

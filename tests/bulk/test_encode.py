@@ -9,6 +9,7 @@ from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, works
 from helpers.packed import members, shards, token_files
 from vqtok.bulk import Encode, finish, plan
+from vqtok.corpus.clips import read_clips
 
 pytestmark = pytest.mark.slow
 
@@ -75,3 +76,16 @@ def test_clips_fail_alone_and_are_tried_again(videos, corpus, obeys):
     assert after.keys() - before.keys() == {"memory.mp4", "panic.mp4", "nonsense.mp4"}
     assert {name: after[name] for name in before} == before
     assert failures(corpus.folder).keys() == {"hang.mp4", "poison.mp4"}
+
+
+def test_what_is_stopped_is_not_held_against_a_clip(videos, corpus, obeys, tiny):
+    write_clip(videos / "hang.mp4", pattern(5, 32, 48))
+    rows = plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))
+    clips = [clip for clip in read_clips(corpus.folder) if clip.name in ("a.mp4", "hang.mp4")]
+    encode = Encode(corpus.folder, jobs=2)
+    results = encode.run(clips)
+    assert next(results).frames == 9
+    assert len(list(corpus.folder.glob("parts/*/*.attempts"))) == 1
+    results.close()
+    assert not list(corpus.folder.glob("parts/*/*.attempts"))
+    assert len(plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))) == len(rows) - 1

@@ -1,9 +1,14 @@
 """A process that works, and what it prints and finds where it is started."""
 
+import json
+import signal
+import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from vqtok.bulk.process import PYTHON, WorkerProcess
+import pytest
+
+from vqtok.bulk.process import COMMAND, PYTHON, Setup, WorkerProcess
 
 
 @dataclass
@@ -38,3 +43,27 @@ def test_modules_of_the_working_directory_are_not_imported(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     assert replies(*PYTHON, "replies") == [{"b": 2}]
+
+
+def test_a_process_is_not_disturbed_by_signals_of_the_terminal_and_the_parent_is():
+    code = """
+import os, signal
+for number in (signal.SIGINT, signal.SIGHUP):
+    os.kill(os.getpid(), number)
+print('{"lives": 1}')
+"""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert replies(sys.executable, "-c", code) == [{"lives": 1}]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize("is_set_up", [False, True])
+def test_a_worker_whose_parent_is_gone_ends_without_a_word(is_set_up, tmp_path):
+    """Before it could read its setup, or while it starts."""
+    setup = Setup(str(tmp_path), "none", "cpu", 1)
+    worker = subprocess.Popen(
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    worker.stdout.close()
+    _, errors = worker.communicate(json.dumps(asdict(setup)) + "\n" if is_set_up else "")
+    assert (worker.returncode, errors) == (int(is_set_up), "")

@@ -20,8 +20,9 @@ from vqtok.corpus.settings import (
     open_corpus,
 )
 from vqtok.corpus.shards import Shard
+from vqtok.corpus_options import format_size
 from vqtok.errors import UsageError, VqtokError, name_file
-from vqtok.files import is_list, list_path
+from vqtok.files import is_list, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
 _LONGEST = 300  # characters of a value in a message
@@ -76,9 +77,10 @@ def open_or_create(
 
 
 def _absolute(source: str) -> str:
+    """Return a source as it is called from everywhere, without links and `..`."""
     if is_list(source):
-        return f"@{list_path(source).absolute()}"
-    return str(Path(source).absolute())
+        return f"@{real_path(list_path(source))}"
+    return str(real_path(source))
 
 
 def _create(
@@ -156,19 +158,13 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     begun = asdict(corpus.settings)
     fps = None if options.fps is None else str(options.fps)
     others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
-    names = {
-        "sources": "the videos",
-        "rate": "--lambda, --tokens or --psnr",
-        "pack": "--pack of bytes:",
-    }
     asked: dict[str, Any] = asdict(options) | others
     free = {"tokenizer", "device", "on_gpus"} | ({"dtype"} if options.dtype is None else set())
     for key in ("sources", *(field.name for field in fields(options))):
         if key not in free and begun[key] != asked[key]:
-            name = names.get(key, f"--{key}")
             raise UsageError(
-                f"{corpus.folder} was begun with {name} {_show(begun[key])}, not "
-                f"{_show(asked[key])}: use the same options, or another folder"
+                f"{corpus.folder} was begun {_describe(key, begun[key])}, not "
+                f"{_describe(key, asked[key])}: use the same options, or another folder"
             )
     if absolute_tokenizer(options.tokenizer) != corpus.settings.tokenizer:
         from vqtok.model.checkpoint import read_fingerprint  # imports PyTorch
@@ -176,11 +172,24 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
         corpus.check_model(options.tokenizer, read_fingerprint(options.tokenizer))
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, dict):
-        value = tuple(f"{key}={number:g}" for key, number in value.items()) or None
-    text = ", ".join(value) if isinstance(value, tuple) else str("none" if value is None else value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+def _describe(key: str, value: Any) -> str:
+    """Return "with" or "without" an option, as it is written on the command line."""
+    match key:
+        case "sources":
+            text = ", ".join(value)
+            return f"with the videos {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}"
+        case "rate" if not value:
+            return "without --lambda, --tokens or --psnr"
+        case "rate":
+            [(name, number)] = value.items()
+            return f"with --{'lambda' if name == 'price' else name} {number:g}"
+        case "pack":
+            value = format_size(value)
+    if isinstance(value, bool):
+        return f"{'with' if value else 'without'} --{key}"
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return f"without --{key}" if value is None else f"with --{key} {value}"
 
 
 def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
@@ -47,14 +49,15 @@ class WorkerProcess:
     def __init__(self, setup: "DataclassInstance", command: Sequence[str] = ()) -> None:
         package = str(Path(vqtok.__file__).parents[1])
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            command or COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            env=os.environ | {"PYTHONPATH": paths},
-        )
+        with _signals_blocked():
+            self._process = subprocess.Popen(
+                command or COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                env=os.environ | {"PYTHONPATH": paths},
+            )
         self._replies: Queue[dict[str, Any] | None] = Queue()
         self.ready = False
         Thread(target=self._listen, daemon=True).start()
@@ -98,6 +101,19 @@ class WorkerProcess:
         """Return the signal or the exit code of a process that has ended."""
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals of a terminal in processes that the block starts, from their beginning.
+
+    They reach the whole group of processes, but this one decides what happens then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
 _START_SECONDS = 1800  # for a worker to be ready: a cluster may read PyTorch over the network
-# A clip is given up if it was in hand so often when a worker of this process died, or if it was
-# begun so often without an end, by processes that are dead or still work on it.
+# A clip is given up if it was in hand so many times when a worker of this process died, or was
+# begun so many times without an end, by processes that are dead or still work on it.
 MAX_DEATHS, MAX_ATTEMPTS = 3, 10
 
 

@@ -146,15 +146,25 @@ def _load(setup: Setup, corpus: Corpus) -> Tokenizer:
 
 
 def main() -> None:
-    """Run a worker. What keeps it from starting is its only reply."""
-    # Signals reach the whole group of processes, but the parent decides what happens then.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """Run a worker, as long as its parent lives."""
+    # It reaches the whole group of processes, but the parent decides what happens then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print must not disturb the replies
-    setup = Setup(**json.loads(sys.stdin.readline()))
+    first = sys.stdin.readline()
+    try:
+        if first:
+            _run(Setup(**json.loads(first)), replies)
+    except BrokenPipeError:  # the parent is gone
+        os._exit(1)
+
+
+def _run(setup: Setup, replies: TextIO) -> None:
+    """Run a worker. What keeps it from starting is its only reply."""
     try:
         worker = Worker(setup, replies)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         is_usage = isinstance(error, UsageError)
         reason = os_message(error) if isinstance(error, OSError) else str(error)
