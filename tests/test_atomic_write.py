@@ -115,3 +115,17 @@ def test_processes_of_one_number_and_host_have_other_names(tmp_path):
     command = [sys.executable, "-c", code]
     names = [subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2)]
     assert len(set(names)) == 2
+
+
+def test_a_file_that_must_stay_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """A host that loses power would else leave a file of that name that is empty for good."""
+    target, synced = tmp_path / "a.part", []
+
+    def fsync(descriptor):
+        assert not target.exists()
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(target, replace=False) as path:
+        path.write_text("a")
+    assert synced == [target.stat().st_ino]

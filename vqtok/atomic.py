@@ -45,6 +45,7 @@ def atomic_write(path: str | os.PathLike[str], *, replace: bool = True) -> Itera
         if replace:
             temporary.replace(path)
         else:
+            os.fsync(descriptor)  # a link, unlike a rename, may reach the disk before the data
             _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ def obeys(monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path, tiny):
-    """A folder for a corpus, and the command that encodes into it."""
+    """A folder for a corpus, the command that encodes into it, and its tokenizer."""
     folder = tmp_path / "tokens"
 
     def words(source, *options):
@@ -42,4 +42,4 @@ def corpus(tmp_path, tiny):
     def encode(source, *options, run=in_process):
         return run(*words(source, *options))
 
-    return SimpleNamespace(folder=folder, words=words, encode=encode)
+    return SimpleNamespace(folder=folder, words=words, encode=encode, tokenizer=tiny[1])

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,9 @@ from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, works
 from helpers.packed import members, shards, token_files
 from vqtok.bulk import Encode, finish, plan
+from vqtok.bulk.process import Setup, WorkerProcess
 from vqtok.corpus.clips import read_clips
+from vqtok.errors import VqtokError
 
 pytestmark = pytest.mark.slow
 
@@ -89,3 +93,50 @@ def test_what_is_stopped_is_not_held_against_a_clip(videos, corpus, obeys, tiny)
     results.close()
     assert not list(corpus.folder.glob("parts/*/*.attempts"))
     assert len(plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))) == len(rows) - 1
+
+
+def test_a_process_that_does_not_start_is_killed(videos, corpus, monkeypatch, tiny):
+    command = sys.executable, "-c", "import time; time.sleep(3600)"
+    monkeypatch.setattr("vqtok.bulk.process.COMMAND", command)
+    monkeypatch.setattr("vqtok.bulk.supervisor.STARTING", 0.5)
+    plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))
+    with pytest.raises(VqtokError, match=r"not ready within 0\.5 s"):
+        list(Encode(corpus.folder).run(read_clips(corpus.folder)))
+    assert not list(corpus.folder.glob("parts/*/*.attempts"))
+
+
+def test_a_full_disk_ends_the_command_and_is_no_failure_of_a_clip(videos, corpus, obeys):
+    write_clip(videos / "full.mp4", pattern(5, 32, 48))
+    fails(1, "no space left on device", *corpus.words(videos))
+    assert not list(corpus.folder.glob("parts/*/*.failed"))
+    assert not list(corpus.folder.glob("parts/*/*.attempts"))
+    obeys.undo()
+    works(*corpus.words(videos))
+    assert len(members(corpus.folder)) == 6
+
+
+def test_clips_in_hand_when_another_takes_too_long_are_encoded(videos, corpus, obeys):
+    for name in ("hang", "slow"):
+        write_clip(videos / f"{name}.mp4", pattern(5, 32, 48))
+    plan(videos, corpus.folder, pack="4K", tokenizer=str(corpus.tokenizer))
+    clips = {Path(clip.name).stem: clip for clip in read_clips(corpus.folder)}
+    encode = Encode(corpus.folder, jobs=2, timeout=2)
+    # `slow` is begun when `z` has ended, and encoded at once when it is begun again.
+    results = list(encode.run([clips["hang"], clips["z"], clips["slow"]]))
+    encode.close()
+    assert [(r.clip, bool(r.failure)) for r in results] == [
+        (clips["z"].key, False),
+        (clips["hang"].key, True),
+        (clips["slow"].key, False),
+    ]
+
+
+def test_a_worker_ends_at_once_when_its_parent_is_gone(videos, corpus, obeys):
+    write_clip(videos / "hang.mp4", pattern(5, 32, 48))
+    plan(videos, corpus.folder, pack="4K", tokenizer=str(corpus.tokenizer))
+    worker = WorkerProcess(Setup(str(corpus.folder), str(corpus.tokenizer), "cpu", 1))
+    hang = next(clip for clip in read_clips(corpus.folder) if clip.name == "hang.mp4")
+    assert "ready" in worker.receive(60)
+    worker.send(hang._asdict())
+    worker.close()
+    assert worker.how_it_ended() == "exit code 0"  # not killed

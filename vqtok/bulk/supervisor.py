@@ -17,9 +17,10 @@ from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
-_START_SECONDS = 1800  # for a worker to be ready: a cluster may read PyTorch over the network
-# A clip is given up if it was in hand so many times when a worker of this process died, or was
-# begun so many times without an end, by processes that are dead or still work on it.
+# Seconds for a worker to import PyTorch and load a tokenizer, from a network that a fleet shares.
+STARTING = 1800
+# A clip is given up if it was in hand so often when a worker of this process died, or if it was
+# begun so often without an end, by processes that are dead or still work on it.
 MAX_DEATHS, MAX_ATTEMPTS = 3, 10
 
 
@@ -170,10 +171,6 @@ class Encode:
         try:
             reply = self._worker.receive(self._seconds_left())
         except Empty:
-            if not self._worker.ready:
-                raise VqtokError(
-                    f"the process that encodes is not ready after {_START_SECONDS} s"
-                ) from None
             yield from self._time_out()
             return
         match reply:
@@ -194,17 +191,24 @@ class Encode:
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
-        if not (self._worker and self._worker.ready):
-            return _START_SECONDS
+        assert self._worker
+        first = min(begun.since for begun in self._begun.values())
+        if not self._worker.ready:
+            return max(0.0, first + STARTING - time.monotonic())
         if self._timeout is None:
             return None
-        first = min(begun.since for begun in self._begun.values())
         return max(0.0, first + self._timeout - time.monotonic())
 
     def _time_out(self) -> Iterator[Result]:
-        """Kill the worker; clips whose time is over have failed, and others are begun again."""
-        assert self._timeout is not None
+        """Kill the worker; clips whose time is over have failed, and others are begun again.
+
+        Raises VqtokError if the worker has not even started.
+        """
+        assert self._worker
+        is_ready = self._worker.ready
         self._stop_worker()
+        if not is_ready or self._timeout is None:
+            raise VqtokError(f"the process that encodes was not ready within {STARTING} s")
         now = time.monotonic()
         for clip, since, attempts in self._take_begun():
             if now - since < self._timeout or self._is_finished(clip):

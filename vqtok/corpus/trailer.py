@@ -23,7 +23,8 @@ def read_trailer(file: BinaryIO, path: Path) -> tuple[dict[str, Any], int]:
     Raises VqtokError if there are none.
     """
     try:
-        end = file.seek(-_LENGTH, 2)
+        end = max(0, file.seek(0, 2) - _LENGTH)
+        file.seek(end)
         length = int.from_bytes(file.read(_LENGTH), "little")
         if not 0 < length <= min(end, _MAX_LINE):
             raise ValueError("it has no details at its end")
