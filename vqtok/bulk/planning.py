@@ -181,8 +181,8 @@ def _describe(key: str, value: Any) -> str:
         case "rate" if not value:
             return "without --lambda, --tokens or --psnr"
         case "rate":
-            [(name, number)] = value.items()
-            return f"with --{'lambda' if name == 'price' else name} {number:g}"
+            names = {"price": "lambda"}
+            return "with " + ", ".join(f"--{names.get(k, k)} {v:g}" for k, v in value.items())
         case "pack":
             value = format_size(value)
     if isinstance(value, bool):
