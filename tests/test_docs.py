@@ -102,12 +102,13 @@ def anchors(page):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """A folder with the files that commands expect: clip.mp4 with audio, tokens, my_videos."""
+    """A folder with what commands expect: clip.mp4 with audio, tokens, my_videos, a corpus."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "my_videos").mkdir()
     write_clip(folder / "my_videos" / "one.mp4", pattern(frames=9))
     write_clip_with_audio(folder / "clip.mp4", pattern(height=128, width=160))
     works("encode", folder / "clip.mp4", "-o", folder / "tokens.safetensors")
+    works("encode", folder / "my_videos", "-o", folder / "tokens", "--pack", "256M")
     return folder
 
 

@@ -95,7 +95,8 @@ def encode(
         from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
 
         size_of_shard = packing.parse_size(pack)
-        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, rate, dtype, device, work.split)
+        how = rate, dtype, device, work.split, work.has_gpus
+        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, *how)
         return encode_corpus(sources, folder, plan, work, quiet, verbose)
 
     from vqtok import Rate
@@ -122,7 +123,9 @@ def show_status(output: str | None) -> None:
 def decode(
     tokens: Annotated[
         list[str],
-        typer.Argument(help="Token files, folders or glob patterns, or - for stdin."),
+        typer.Argument(
+            help="Token files, folders, packed corpora, glob patterns, @LIST, or - for stdin."
+        ),
     ],
     output: options.VideoOutput,
     tokenizer: options.Tokenizer = DEFAULT,
@@ -216,7 +219,10 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    clips: Annotated[list[str], typer.Argument(help="Videos, images, folders or glob patterns.")],
+    clips: Annotated[
+        list[str],
+        typer.Argument(help="Videos, images, folders, packed corpora or glob patterns."),
+    ],
     tokenizer: options.Tokenizer = DEFAULT,
     size: options.Size = None,
     frames: options.Frames = 33,
@@ -252,7 +258,7 @@ def stats(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Token files or clips, folders or glob patterns; - for tokens from stdin."
+            help="Token files or clips, folders, packed corpora, patterns; - for tokens (stdin)."
         ),
     ] = None,
     tokenizer: options.StatsTokenizer = None,

@@ -29,7 +29,9 @@ Split = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Encode clips again that have failed.")
 ]
-Status = Annotated[bool, typer.Option("--status", help="Say what is done of a packed corpus.")]
+Status = Annotated[
+    bool, typer.Option("--status", help="Say what is done of the packed corpus in -o FOLDER.")
+]
 On = Annotated[str | None, typer.Option(metavar="ray", help="Encode on a Ray cluster.")]
 Workers = Annotated[
     str | None, typer.Option(metavar="MIN:MAX", help="Workers on Ray, such as 2:64 (default: 1).")
@@ -72,6 +74,11 @@ class Work:
     retry_failed: bool
     ray: RayOptions | None
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether workers on a cluster have GPUs."""
+        return self.ray is not None and self.ray.gpus > 0
+
 
 def parse_work(
     shard: str | None,
@@ -95,6 +102,12 @@ def parse_size(text: str) -> int:
     if match is None or not int(match[1]):
         raise UsageError(f"{text!r} is not a size such as 256M")
     return int(match[1]) * _SIZES[match[2]]
+
+
+def format_size(size: int) -> str:
+    """Return a size in bytes as `parse_size` reads it, such as 256M."""
+    unit = next(unit for unit in ("G", "M", "K", "") if size % _SIZES[unit] == 0)
+    return f"{size // _SIZES[unit]}{unit}"
 
 
 def parse_seconds(text: str) -> float:

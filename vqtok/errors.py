@@ -1,6 +1,7 @@
 """Errors that the user can fix, and errors as text. Any other exception is a bug."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from traceback import format_exception_only
 
 MAX_REASONS = 5  # printed: the rest are most often the same
@@ -59,6 +60,16 @@ def is_device_failure(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError):
         return False
     return any(reason in _first_line(error) for reason in _DEVICE_FAILURES)
+
+
+@contextmanager
+def name_file(path: object) -> Iterator[None]:
+    """Let errors of the operating system in the block name this file, if they name none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def describe_device_failure(error: BaseException) -> str:

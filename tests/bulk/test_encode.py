@@ -12,6 +12,7 @@ from helpers.command import fails, file_names, works
 from helpers.packed import members, shards, token_files
 from vqtok.bulk import Encode, finish, plan
 from vqtok.bulk.process import Setup, WorkerProcess
+from vqtok.bulk.supervisor import MAX_ATTEMPTS
 from vqtok.corpus.clips import read_clips
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import VqtokError
@@ -148,11 +149,11 @@ def test_a_clip_that_live_processes_are_at_is_not_given_up(videos, corpus, tiny)
     a, z = (c for c in read_clips(corpus.folder) if c.name in ("a.mp4", "z.mp4"))
     opened = open_corpus(corpus.folder)
     for clip in (a, z):
-        for _ in range(3):  # other processes, of which one is alive
+        for _ in range(MAX_ATTEMPTS):  # other processes, of which one is alive
             opened.shard_of(clip.key).begin(clip.key)
     encode = Encode(corpus.folder)
     with opened.shard_of(z.key).hold(z.key):
         results = {result.clip: result for result in encode.run([a, z])}
     encode.close()
-    assert "was killed 3 times" in results[a.key].failure
+    assert f"was killed {MAX_ATTEMPTS} times" in results[a.key].failure
     assert results[z.key].frames == 25

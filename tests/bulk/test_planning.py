@@ -25,7 +25,7 @@ def test_a_corpus_keeps_the_options_it_was_begun_with(videos, tmp_path, tiny):
     options = {"pack": "4K", "tokenizer": str(tiny[1])}
     rows = plan(videos, tmp_path / "tokens", **options)
     for name, other in OTHER.items():
-        with pytest.raises(UsageError, match=f"was begun with .*{name}.* use the same options"):
+        with pytest.raises(UsageError, match=f"was begun with.* {name}.* use the same options"):
             plan(videos, tmp_path / "tokens", **options | other)
     with pytest.raises(UsageError, match="the videos"):
         plan(videos / "b.x", tmp_path / "tokens", **options)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,8 @@ def needs_ray():
     """Skip the test where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs Ray: pip install 'vqtok[ray]'")
+    if not Path("/proc/self").exists():
+        pytest.skip("finds processes in /proc")
 
 
 @pytest.fixture
@@ -83,12 +86,10 @@ def test_killed_workers_and_drivers_change_nothing(needs_ray, videos, tmp_path, 
     wait_until(lambda: parts(folder) >= 2, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with subprocess.Popen(["sleep", "60"]) as clock:  # Ray and the workers end by themselves
-        wait_until(
-            lambda: not any("vqtok" in c or "MapWorker" in c for c in session(process).values()),
-            clock,
-        )
-        clock.kill()
+    deadline = time.monotonic() + 60
+    while any("vqtok" in c or "MapWorker" in c for c in session(process).values()):
+        assert time.monotonic() < deadline, "what a killed command has begun must end by itself"
+        time.sleep(0.1)
     left = parts(folder)
     assert 2 <= left < CLIPS
 
@@ -118,7 +119,7 @@ def test_encode_in_a_pipeline_of_ones_own(needs_ray, videos, tmp_path, tiny):
 @pytest.mark.slow
 def test_a_machine_that_is_too_small_is_refused(needs_ray, videos, tmp_path, tiny):
     words = "encode", videos, *tiny, "--pack", "1M", "-o", tmp_path / "tokens", "--on", "ray"
-    message = "there is room for 0 of 1 workers: each needs 1 CPU and 999 GPUs"
+    message = "there is room for 0 of 1 workers: each needs 999 GPUs"
     fails(2, message, *words, "--gpus", 999, run=in_subprocess)
 
 
@@ -132,7 +133,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("workers", "needs", "says", "refused"),
     [
-        (3, {"CPU": 1, "GPU": 0}, "", False),
+        (3, {"CPU": 1}, "", False),
         (2, {"CPU": 1, "GPU": 0.5}, "", False),
         (
             4,
@@ -140,7 +141,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
             "room for 2 of 4 workers: each needs 1 CPU and 0.5 GPUs",
             False,
         ),
-        (1, {"CPU": 1, "GPU": 2}, "room for 0 of 1 workers", True),
+        (1, {"GPU": 2}, "room for 0 of 1 workers", True),
     ],
 )
 def test_a_small_cluster_is_said(workers, needs, says, refused):

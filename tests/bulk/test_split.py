@@ -50,8 +50,10 @@ def test_a_split_corpus_has_the_token_files_of_a_folder(clips, tmp_path, tokeniz
     assert file_names(packed / "parts") == []
     rate = "--tokenizer", tokenizer, "--tokens", 0.5
     fails(2, "met over a whole clip", "encode", clips, "-o", tmp_path / "x", *rate, *split)
-    fails(2, "--split 3.0, not 4.0", "encode", clips, "-o", packed, *choice, *split[:3], "4s")
-    fails(2, "--split 3.0, not none", "encode", clips, "-o", packed, *choice, *split[:2])
+    fails(
+        2, "--split 3, not with --split 4", "encode", clips, "-o", packed, *choice, *split[:3], "4s"
+    )
+    fails(2, "--split 3, not without --split", "encode", clips, "-o", packed, *choice, *split[:2])
 
 
 def test_pieces_may_be_encoded_in_any_order_and_place(clips, tmp_path, tokenizer):

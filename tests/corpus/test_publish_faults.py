@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.command import file_names
 from helpers.faults import full_disk, killed_before, with_another
 from helpers.shards import check_complete, complete, encode, fail, new_corpus
 from vqtok.atomic import TEMPORARY
-from vqtok.corpus.publish import finish, publish, reopen
+from vqtok.corpus.publish import finish, publish, read_failures, reopen
 from vqtok.corpus.records import read_record
 
 LAST = 10**6
@@ -148,6 +147,21 @@ def test_whatever_workers_do_every_clip_is_there_once(tmp_path_factory, history)
     complete(corpus)
 
 
+def test_failures_are_listed_while_another_process_publishes(new):
+    for step in range(LAST):
+        corpus = new(0, 2, failed=[1])
+        found = []
+        ran = with_another(
+            step,
+            lambda c=corpus, f=found: f.extend(read_failures(c)),
+            lambda c=corpus: publish(c.shards[0]),
+        )
+        assert [failure.key for failure in found] == [1]
+        if not ran:
+            break
+    assert step > 1
+
+
 def test_threads_may_publish_at_once(new):
     corpora = [new(0, 1, 2, 3) for _ in range(20)]
     barrier = threading.Barrier(4)
@@ -184,9 +198,9 @@ def test_a_full_disk_leaves_what_was_there(name, new):
             is_full = False
         except OSError as error:
             assert error.errno == errno.ENOSPC
+            assert "finish" not in name or str(corpus.folder) in error.filename
             is_full = True
-        left = [name for name in file_names(corpus.folder) if name.startswith(TEMPORARY)]
-        assert not left
+        assert not list(corpus.folder.rglob(f"{TEMPORARY}*"))
         complete(corpus)
         if not is_full:
             break

@@ -85,7 +85,7 @@ class _Full(io.FileIO):
         """Write, or raise as a full disk does."""
         size = len(data)
         if size > _Full.left:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         _Full.left -= size
         return super().write(data)
 

@@ -7,9 +7,23 @@ import time
 from pathlib import Path
 
 from vqtok.bulk import worker
+from vqtok.corpus import shards
 from vqtok.pipeline import source
 
 open_video = source.open_video
+
+
+def is_first_time(path):
+    """Return whether a clip was never opened before: there is no file beside it that says so."""
+    marker = Path(path).with_suffix(".begun")
+    is_first = not marker.exists()
+    marker.touch()
+    return is_first
+
+
+def no_space(path):
+    """Raise what a full disk raises."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
 def open_poisoned(path, **options):
@@ -25,11 +39,12 @@ def open_poisoned(path, **options):
         raise MemoryError
     elif name == "panic":
         raise BaseException("a panic")
-    elif name == "full":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/buffer")
-    elif name == "slow" and not (marker := Path(path).with_suffix(".begun")).exists():
-        marker.touch()
-        time.sleep(3600)
+    elif name in ("slow", "full", "nospace") and is_first_time(path):
+        if name == "slow":
+            time.sleep(3600)
+        elif name == "full":
+            no_space("/tmp/buffer")
+        shards.write_tokens = lambda file, tokens: no_space(file.name)
     return open_video(path, **options)
 
 

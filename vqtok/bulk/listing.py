@@ -34,12 +34,16 @@ class PieceCounter:
             return 1
         try:
             with open_video(path) as video:
-                seconds = max(0.0, (video.duration or 0) - self.start)
+                seconds = _encoded_seconds(video.duration, self.start, self.duration)
         except (VqtokError, OSError):  # encoding it will say what is wrong
             return 1
-        if self.duration is not None:
-            seconds = min(seconds, self.duration)
         return min(MAX_PIECES, max(1, round(seconds / self.split)))
+
+
+def _encoded_seconds(length: float | None, start: float, duration: float | None) -> float:
+    """Return how much is encoded of a video of some length, which may be unknown."""
+    seconds = max(0.0, (length or 0) - start)
+    return seconds if duration is None else min(seconds, duration)
 
 
 def list_clips(
@@ -86,7 +90,8 @@ def _estimate_bytes(clip: Clip, settings: CorpusSettings) -> float:
 
     fps = None if settings.fps is None else Fraction(settings.fps)
     with open_video(clip.path, size=settings.size, fps=fps) as video:
-        frames = (video.duration or 0) * float(video.fps)
+        seconds = _encoded_seconds(video.duration, settings.start, settings.duration)
+        frames = seconds * float(video.fps)
         t, h, w = settings.stride
         grid = (1 + frames / t) * ceil(video.height / h) * ceil(video.width / w)
     return grid * settings.stages * index_dtype(settings.codebook_size).itemsize

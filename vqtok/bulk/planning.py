@@ -20,7 +20,8 @@ from vqtok.corpus.settings import (
     open_corpus,
 )
 from vqtok.corpus.shards import Shard
-from vqtok.errors import UsageError, VqtokError
+from vqtok.corpus_options import format_size
+from vqtok.errors import UsageError, VqtokError, name_file
 from vqtok.files import is_list, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
@@ -36,6 +37,7 @@ class PlanOptions:
     rate: the one of price, tokens and psnr that limits tokens, if any.
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
+    on_gpus: whether workers on other machines have GPUs; this machine then needs none.
     """
 
     pack: int
@@ -49,6 +51,7 @@ class PlanOptions:
     dtype: str | None = None
     device: str = "auto"
     split: float | None = None
+    on_gpus: bool = False
 
     def __post_init__(self) -> None:
         if self.split is not None and {"tokens", "psnr"} & set(self.rate or {}):
@@ -125,7 +128,8 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
     from vqtok.model.rate import Rate, RateControl
 
-    tokenizer = load_for_inference(options.tokenizer, options.device, options.dtype)
+    where = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
+    tokenizer = load_for_inference(options.tokenizer, where[0], options.dtype or where[1])
     RateControl(tokenizer, Rate(**options.rate or {}))
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
@@ -155,22 +159,37 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     fps = None if options.fps is None else str(options.fps)
     others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
     asked: dict[str, Any] = asdict(options) | others
-    free = {"tokenizer", "device"} | ({"dtype"} if options.dtype is None else set())
-    names = {"sources": "the videos", "rate": "--lambda, --tokens or --psnr"}
-    for key in {"sources", *(field.name for field in fields(options))} - free:
-        if begun[key] != asked[key]:
-            name = names.get(key, f"--{key}")
+    free = {"tokenizer", "device", "on_gpus"} | ({"dtype"} if options.dtype is None else set())
+    for key in ("sources", *(field.name for field in fields(options))):
+        if key not in free and begun[key] != asked[key]:
             raise UsageError(
-                f"{corpus.folder} was begun with {name} {_show(begun[key])}, not "
-                f"{_show(asked[key])}: use the same options, or another folder"
+                f"{corpus.folder} was begun {_describe(key, begun[key])}, not "
+                f"{_describe(key, asked[key])}: use the same options, or another folder"
             )
+    if absolute_tokenizer(options.tokenizer) != corpus.settings.tokenizer:
+        from vqtok.model.checkpoint import read_fingerprint  # imports PyTorch
+
+        corpus.check_model(options.tokenizer, read_fingerprint(options.tokenizer))
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, dict):
-        value = tuple(f"{key}={number:g}" for key, number in value.items()) or None
-    text = ", ".join(value) if isinstance(value, tuple) else str("none" if value is None else value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+def _describe(key: str, value: Any) -> str:
+    """Return "with" or "without" an option, as it is written on the command line."""
+    match key:
+        case "sources":
+            text = ", ".join(value)
+            return f"with the videos {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}"
+        case "rate" if not value:
+            return "without --lambda, --tokens or --psnr"
+        case "rate":
+            names = {"price": "lambda"}
+            return "with " + ", ".join(f"--{names.get(k, k)} {v:g}" for k, v in value.items())
+        case "pack":
+            value = format_size(value)
+    if isinstance(value, bool):
+        return f"{'with' if value else 'without'} --{key}"
+    if isinstance(value, float):
+        value = f"{value:g}"
+    return f"without --{key}" if value is None else f"with --{key} {value}"
 
 
 def clips_left(corpus: Corpus, shards: Sequence[Shard]) -> list[Clip]:
@@ -218,9 +237,10 @@ def plan_clips(
     retry_failed: also encode clips again that have failed.
     say: gets notes on files that were passed over.
     """
-    corpus = open_or_create(sources, folder, options, say)
-    shards = corpus.shards[shard[0] :: shard[1]]
-    if retry_failed:
-        for each in shards:
-            reopen(corpus, each)
+    with name_file(folder):  # that has no space left
+        corpus = open_or_create(sources, folder, options, say)
+        shards = corpus.shards[shard[0] :: shard[1]]
+        if retry_failed:
+            for each in shards:
+                reopen(corpus, each)
     return corpus, shards, clips_left(corpus, shards)

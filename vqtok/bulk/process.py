@@ -1,4 +1,4 @@
-"""A process that works, as the one sees it that supervises it."""
+"""A process that works, as seen by the one that supervises it."""
 
 import json
 import os

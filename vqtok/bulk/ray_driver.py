@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from math import ceil, inf
+from math import ceil
 from threading import Thread, Timer
 from typing import Any
 
@@ -63,9 +63,11 @@ def run(
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # sends nothing over the network
     is_local = not os.environ.get("RAY_ADDRESS")
+    if is_local:  # as many threads as without Ray, which sets one for a CPU: tokens depend on it
+        os.environ.setdefault("OMP_NUM_THREADS", "")
     ray.init("local" if is_local else None, log_to_driver=False)
     connected()
-    needs = {"CPU": 1.0 if job.gpus else float(job.jobs), "GPU": job.gpus}
+    needs = {"GPU": job.gpus} if job.gpus else {"CPU": float(job.jobs)}
     check_room(ray.nodes(), needs, job.workers[0], is_local, say)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -83,12 +85,12 @@ def run(
             "device": job.device,
             "tokenizer": job.tokenizer,
         },
-        batch_size=None,  # a block at a time
+        batch_size=job.jobs,  # as many rows at least in a task: a block
         compute=ray.data.ActorPoolStrategy(
             min_size=least, max_size=most, max_tasks_in_flight_per_actor=1
         ),
-        num_cpus=needs["CPU"],
-        num_gpus=needs["GPU"],
+        num_cpus=needs.get("CPU"),
+        num_gpus=needs.get("GPU"),
     )
     yield from dataset.iter_rows()
 
@@ -105,11 +107,9 @@ def check_room(
     nodes: as `ray.nodes` returns them. needs: resources of a worker.
     """
     machines = [node["Resources"] for node in nodes if node["Alive"]]
-    fits = [
-        min(each.get(name, 0) / need if need else inf for name, need in needs.items())
-        for each in machines
-    ]
-    room = sum(map(int, fits))
+    room = sum(
+        int(min(each.get(name, 0) / need for name, need in needs.items())) for each in machines
+    )
     if room >= workers:
         return
     total = {name: sum(each.get(name, 0) for each in machines) for name in needs}

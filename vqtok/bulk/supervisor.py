@@ -1,7 +1,7 @@
 """Encode clips of a corpus in a process that may hang or be killed: `Encode`."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
@@ -17,10 +17,11 @@ from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.shards import Shard
 from vqtok.errors import UsageError, VqtokError
 
-MAX_ATTEMPTS = 3  # after which a clip is given up that kills its process
-STARTING = (
-    1800  # seconds to import PyTorch and load a tokenizer, from a network that a fleet shares
-)
+# Seconds for a worker to import PyTorch and load a tokenizer, from a network that a fleet shares.
+STARTING = 1800
+# A clip is given up if it was in hand so often when a worker of this process died, or if it was
+# begun so often without an end and nobody is at it, as far as the file system has locks.
+MAX_DEATHS, MAX_ATTEMPTS = 3, 10
 
 
 class Result(NamedTuple):
@@ -89,6 +90,7 @@ class Encode:
         self._begun: dict[tuple[int, int], _Begun] = {}
         self._again: deque[Clip] = deque()
         self._suspects: deque[Clip] = deque()
+        self._deaths = Counter[tuple[int, int | None]]()
         self._reason = ""
         self.log: Callable[[str], object] = lambda line: None  # gets lines for --verbose
 
@@ -212,7 +214,7 @@ class Encode:
             raise VqtokError(f"the process that encodes was not ready within {STARTING} s")
         now = time.monotonic()
         for clip, since, attempts, _ in self._take_begun():
-            if now - since < self._timeout:
+            if now - since < self._timeout or self._is_finished(clip):
                 self._shard(clip).withdraw(*_label(clip))
                 self._again.append(clip)
                 continue
@@ -231,7 +233,8 @@ class Encode:
         self._stop_worker()
         self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts, _ in self._take_begun():
-            if attempts < MAX_ATTEMPTS or self._is_finished(clip):
+            self._deaths[_label(clip)] += 1
+            if self._deaths[_label(clip)] < MAX_DEATHS or self._is_finished(clip):
                 self._suspects.append(clip)
             else:
                 yield self._give_up(clip, attempts)

@@ -141,12 +141,7 @@ def encode_options(corpus: Corpus) -> EncodeOptions:
 def _load(setup: Setup, corpus: Corpus) -> Tokenizer:
     """Load the tokenizer. Raises UsageError if the corpus was begun with another one."""
     tokenizer = load_for_inference(setup.tokenizer, setup.device, corpus.settings.dtype)
-    if tokenizer.fingerprint != corpus.settings.model:
-        raise UsageError(
-            f"{corpus.folder} was begun with another tokenizer, weights "
-            f"{corpus.settings.model[:12]}, than {setup.tokenizer}, {tokenizer.fingerprint[:12]}: "
-            "use the same one, or another folder"
-        )
+    corpus.check_model(setup.tokenizer, tokenizer.fingerprint)
     return tokenizer
 
 

@@ -34,6 +34,8 @@ def encode_corpus(
 
     corpus, shards, clips = plan_clips(sources, folder, plan, work.shard, work.retry_failed, tell)
     total, left = sum(len(shard.keys) for shard in shards), len({clip.key for clip in clips})
+    if (idle := work.shard[1] - len(corpus.shards)) > 0:
+        tell(f"{folder} has few shards: {idle} of {work.shard[1]} processes have nothing to do")
     if left < len(corpus):
         tell(_describe_left(corpus, total, left, work.shard))
     paths = {clip.key: clip.path for clip in clips}
@@ -53,10 +55,8 @@ def encode_corpus(
 
 def _describe_left(corpus: Corpus, total: int, left: int, shard: tuple[int, int]) -> str:
     part = f" (shard {shard[0]}/{shard[1]})" if shard[1] > 1 else ""
-    return (
-        f"{corpus.folder}: {left:,} of {total:,} clips are left to encode{part}, of those that "
-        "were found when it was begun"
-    )
+    added = "" if left == total else "; videos that were added later are not part of it"
+    return f"{corpus.folder}: {left:,} of {total:,} clips are left to encode{part}{added}"
 
 
 def _results(

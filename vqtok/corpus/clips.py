@@ -72,4 +72,4 @@ def _parse(key: int, line: bytes) -> Clip:
 def _is_inside(name: str) -> bool:
     """Return whether a name stays in the folder that decoding writes to."""
     parts = name.split("/")
-    return not name.startswith("/") and not {"", ".", ".."} & set(parts) and os.sep == "/"
+    return "\0" not in name and not {"", ".", ".."} & set(parts) and os.sep == "/"

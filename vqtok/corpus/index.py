@@ -32,7 +32,7 @@ def write_index(folder: Path, records: Iterable[Record]) -> None:
     write_file(folder / INDEX, _METADATA, _to_columns(records))
 
 
-def read_index(folder: Path) -> Columns:
+def read_index(folder: str | Path) -> Columns:
     """Return the columns of the index of a corpus, int64, with a row for each clip.
 
     key: of the clip; rows are in the order of keys.
@@ -45,7 +45,7 @@ def read_index(folder: Path) -> Columns:
     The columns are memory-mapped, or made from the records if there is no index, as before the
     last shard is published. Raises VqtokError if the index or a record is damaged.
     """
-    path = folder / INDEX
+    path = Path(folder) / INDEX
     if not path.exists():
         return _to_columns(map(shard_record, published_shards(open_corpus(folder))))
     try:

@@ -26,7 +26,7 @@ from vqtok.corpus.shards import (
     write_details,
 )
 from vqtok.corpus.tar import BLOCK, END
-from vqtok.errors import VqtokError
+from vqtok.errors import VqtokError, name_file
 from vqtok.files import printable
 
 FAILURES = "failures.jsonl"
@@ -130,12 +130,13 @@ def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
 
     shards: those that this process looks after; all by default.
     """
-    for shard in corpus.shards if shards is None else shards:
-        if publish(shard) and shard.parts.exists():
-            shutil.rmtree(shard.parts, ignore_errors=True)
-    _write_failures(corpus)
-    if all(shard.is_published() for shard in corpus.shards):
-        write_index(corpus.folder, map(shard_record, corpus.shards))
+    with name_file(corpus.folder):
+        for shard in corpus.shards if shards is None else shards:
+            if publish(shard) and shard.parts.exists():
+                shutil.rmtree(shard.parts, ignore_errors=True)
+        _write_failures(corpus)
+        if all(shard.is_published() for shard in corpus.shards):
+            write_index(corpus.folder, map(shard_record, corpus.shards))
 
 
 def _write_failures(corpus: Corpus) -> None:
@@ -165,13 +166,15 @@ def _failures(shard: Shard) -> Sequence[Failure]:
         published = shard.is_published()
         try:
             if published:
-                return read_record(shard.record).failures
-            return [shard.failure(key) for key in sorted(shard.finished()[1])]
-        except FileNotFoundError:  # listed before, and gone
-            continue
-        except VqtokError:
-            if shard.is_published() == published:
+                failures = read_record(shard.record).failures
+            else:
+                failures = [shard.failure(key) for key in sorted(shard.finished()[1])]
+        except (FileNotFoundError, VqtokError) as error:
+            if isinstance(error, VqtokError) and shard.is_published() == published:
                 raise
+            continue
+        if shard.is_published() == published:
+            return failures
 
 
 def reopen(corpus: Corpus, shard: Shard) -> None:
@@ -188,9 +191,10 @@ def reopen(corpus: Corpus, shard: Shard) -> None:
                 raise
     shard.record.unlink(missing_ok=True)
     shard.tar.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):  # the shard is published just now
-        for path in [*shard.parts.glob(f"*{FAILED}"), *shard.parts.glob(f"*{ATTEMPTS}")]:
-            path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process has published the shard just now
+        for path in list(shard.parts.iterdir()):
+            if path.name[0] != "." and path.suffix in (FAILED, ATTEMPTS):  # not a temporary file
+                path.unlink(missing_ok=True)
 
 
 def _unpack(corpus: Corpus, shard: Shard) -> bool:

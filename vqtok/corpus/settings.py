@@ -71,6 +71,15 @@ class Corpus:
     def __len__(self) -> int:
         return self.starts[-1]
 
+    def check_model(self, tokenizer: str, fingerprint: str) -> None:
+        """Raise UsageError if a tokenizer is not the one that the corpus was begun with."""
+        if fingerprint != self.settings.model:
+            raise UsageError(
+                f"{self.folder} was begun with another tokenizer, weights "
+                f"{self.settings.model[:12]}, than {tokenizer}, {fingerprint[:12]}: use the same "
+                "one, or another folder"
+            )
+
     @property
     def shards(self) -> list[Shard]:
         """All shards, in order."""
@@ -115,10 +124,6 @@ def open_corpus(folder: str | Path) -> Corpus:
         return _parse(folder, value)
     except OSError as error:
         raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise VqtokError(f"{path} is damaged: {key}: {problem['msg']}") from None
     except ValueError as error:
         raise VqtokError(f"{path} is damaged: {error}") from None
 
@@ -128,8 +133,13 @@ def _parse(folder: Path, value: Any) -> Corpus:
         raise ValueError("it does not describe a corpus")
     if (version := value.get("version")) != _FORMAT["version"]:
         raise ValueError(f"it has version {quote(version)}, and this vqtok reads version 1")
-    settings = TypeAdapter(CorpusSettings).validate_python(value.get("settings"))
-    starts = TypeAdapter(list[int]).validate_python(value.get("shards"), strict=True)
+    try:
+        settings = TypeAdapter(CorpusSettings).validate_python(value.get("settings"))
+        starts = TypeAdapter(list[int]).validate_python(value.get("shards"), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"])) or "settings or shards"
+        raise ValueError(f"{key}: {problem['msg']}") from None
     sizes = [b - a for a, b in pairwise(starts)]
     if not sizes or starts[0] != 0 or not all(0 < size <= MAX_CLIPS for size in sizes):
         raise ValueError("its shards are not valid")

@@ -20,7 +20,7 @@ from vqtok.corpus.records import (
 )
 from vqtok.corpus.tar import BLOCK, member_size, padded, tar_member
 from vqtok.corpus.trailer import read_trailer, write_trailer
-from vqtok.errors import UsageError, VqtokError
+from vqtok.errors import UsageError, VqtokError, name_file
 from vqtok.safetensors_io import read_header
 from vqtok.tokens import Tokens, count_tokens, write_tokens
 from vqtok.untrusted import parse_json
@@ -181,8 +181,9 @@ class Shard:
         """
         while True:
             try:
-                self.parts.mkdir(parents=True, exist_ok=True)
-                return write()
+                with name_file(self.parts):
+                    self.parts.mkdir(parents=True, exist_ok=True)
+                    return write()
             except (FileNotFoundError, FileExistsError, UsageError):  # also from atomic_write
                 if not self.is_published():
                     raise
