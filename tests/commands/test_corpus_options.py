@@ -176,7 +176,8 @@ def test_options_of_a_corpus_cannot_be_changed(message, changed, begun, place, t
 
 def test_other_videos_or_weights_are_refused(begun, place, tiny, tmp_path):
     words = "-o", begun, *words_of(SAME)
-    message = f"{begun} was begun with the videos {place / 'videos'}, not with the videos {place / 'videos/b'}: use"
+    videos = place / "videos"
+    message = f"{begun} was begun with the videos {videos}, not with the videos {videos / 'b'}: use"
     fails(2, message, "encode", place / "videos/b", *words, *tiny)
     other = save_tokenizer(tmp_path / "other.safetensors")
     message = "was begun with another tokenizer, weights "
