@@ -70,3 +70,16 @@ def test_pieces_may_be_encoded_in_any_order_and_place(clips, tmp_path, tokenizer
     finish(folder)
     assert not list(read_failures(open_corpus(folder)))
     assert members(folder)["long.mp4"] == token_files(tmp_path / "files")["long.mp4"]
+
+
+@pytest.mark.parametrize("pieces", [2, 7])
+def test_more_or_fewer_pieces_than_the_header_promised(pieces, clips, tmp_path, tokenizer):
+    works("encode", clips / "long.mp4", "-o", f"{tmp_path}/files/", "--tokenizer", tokenizer)
+    folder = tmp_path / "tokens"
+    (row, *_) = plan(clips / "long.mp4", folder, pack="1M", tokenizer=str(tokenizer), split=3)
+    encode = Encode(folder)
+    results = [encode(row | {"pieces": pieces, "piece": piece}) for piece in range(pieces)]
+    encode.close()
+    assert sum(int(result["frames"].sum()) for result in results) == 300
+    finish(folder)
+    assert members(folder) == token_files(tmp_path / "files")

@@ -15,7 +15,7 @@ from helpers.shards import NAMES, TOKENS, add, complete, encode, fail, members, 
 from vqtok.corpus.publish import finish, publish, reopen
 from vqtok.corpus.records import read_record
 from vqtok.corpus.shards import ATTEMPTS, FAILED, PART
-from vqtok.errors import VqtokError
+from vqtok.errors import UsageError, VqtokError
 
 
 @pytest.fixture
@@ -227,3 +227,10 @@ def test_foreign_files_among_the_parts_are_passed_over(new):
     for name in ("notes.txt", "000000007.part", "x.failed", ".nfs0000"):
         Path(corpus.shards[0].parts / name).touch()
     complete(corpus)
+
+
+def test_a_part_that_cannot_be_written_is_an_error_as_long_as_the_shard_is_open(new):
+    corpus = new(0, 2)
+    shutil.rmtree(corpus.shards[0].parts)
+    with pytest.raises(UsageError, match="no such folder"):
+        add(corpus, 1)
