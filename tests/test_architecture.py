@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
-        *("bulk", "codebook_stats", "corpus", "corpus_options", "device", "distributed"),
+        *("atomic", "bulk", "codebook_stats", "corpus", "corpus_options", "device", "distributed"),
         *("interrupt", "model", "pipeline", "quality", "quantizers", "report", "targets"),
         *("tokens", "training", "untrusted", "video"),
     },

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from socket import gethostname
 from tempfile import gettempdir, mkdtemp
+from typing import BinaryIO
 from zlib import crc32
 
 from vqtok.errors import UsageError
@@ -130,3 +131,23 @@ def _delete_unlocked(path: Path) -> None:
         shutil.rmtree(path) if folder else path.unlink()
     finally:
         os.close(descriptor)
+
+
+def hold(file: BinaryIO) -> None:
+    """Tell other processes, as long as the file is open, that this one is at work on it."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def is_held(file: BinaryIO) -> bool:
+    """Return whether a process holds a file; False on a file system without locks.
+
+    file: opened for reading and writing, where that is allowed: NFS locks no others.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

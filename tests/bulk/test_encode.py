@@ -13,6 +13,7 @@ from helpers.packed import members, shards, token_files
 from vqtok.bulk import Encode, finish, plan
 from vqtok.bulk.process import Setup, WorkerProcess
 from vqtok.corpus.clips import read_clips
+from vqtok.corpus.settings import open_corpus
 from vqtok.errors import VqtokError
 
 pytestmark = pytest.mark.slow
@@ -140,3 +141,18 @@ def test_a_worker_ends_at_once_when_its_parent_is_gone(videos, corpus, obeys):
     worker.send(hang._asdict())
     worker.close()
     assert worker.how_it_ended() == "exit code 0"  # not killed
+
+
+def test_a_clip_that_live_processes_are_at_is_not_given_up(videos, corpus, tiny):
+    plan(videos, corpus.folder, pack="4K", tokenizer=str(tiny[1]))
+    a, z = (c for c in read_clips(corpus.folder) if c.name in ("a.mp4", "z.mp4"))
+    opened = open_corpus(corpus.folder)
+    for clip in (a, z):
+        for _ in range(3):  # other processes, of which one is alive
+            opened.shard_of(clip.key).begin(clip.key)
+    encode = Encode(corpus.folder)
+    with opened.shard_of(z.key).hold(z.key):
+        results = {result.clip: result for result in encode.run([a, z])}
+    encode.close()
+    assert "was killed 3 times" in results[a.key].failure
+    assert results[z.key].frames == 25

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -51,11 +51,12 @@ _DTYPES = {key: np.dtype(int) for key in ("clip", "piece", "frames", "tokens")} 
 
 
 class _Begun(NamedTuple):
-    """A clip that the worker has, since when, and how often it was begun."""
+    """A clip that the worker has, since when, how often it was begun, and what holds it."""
 
     clip: Clip
     since: float
     attempts: int
+    lock: BinaryIO | None
 
 
 class Encode:
@@ -126,9 +127,8 @@ class Encode:
         finally:
             if self._begun:
                 self._stop_worker()
-                for begun in self._begun.values():
+                for begun in self._take_begun():
                     self._shard(begun.clip).withdraw(*_label(begun.clip))
-                self._begun.clear()
 
     def close(self) -> None:
         """End the process."""
@@ -139,12 +139,15 @@ class Encode:
     def _begin_clips(self, source: Iterator[Clip]) -> Iterator[Result]:
         """Give the worker clips until it has enough; yield those that are given up."""
         while len(self._begun) < self._setup.jobs and (clip := self._next(source)):
-            attempts = self._shard(clip).begin(*_label(clip))
-            if attempts > MAX_ATTEMPTS:
+            shard = self._shard(clip)
+            is_held = shard.is_held(*_label(clip))
+            attempts = shard.begin(*_label(clip))
+            if attempts > MAX_ATTEMPTS and not is_held:  # by processes that may yet end it
                 yield self._give_up(clip, attempts - 1)
                 continue
             # Before a process is started: an interrupt then takes back the attempt.
-            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts)
+            lock = shard.hold(*_label(clip))
+            self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts, lock)
             if not self._worker:
                 self._worker, self._reason = WorkerProcess(self._setup), ""
             self._worker.send(clip._asdict())
@@ -187,7 +190,7 @@ class Encode:
                 now = time.monotonic()
                 self._begun = {k: b._replace(since=now) for k, b in self._begun.items()}
             case _:
-                del self._begun[reply["clip"], reply["piece"]]
+                _release(self._begun.pop((reply["clip"], reply["piece"])))
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
@@ -210,7 +213,7 @@ class Encode:
         if not is_ready or self._timeout is None:
             raise VqtokError(f"the process that encodes was not ready within {STARTING} s")
         now = time.monotonic()
-        for clip, since, attempts in self._take_begun():
+        for clip, since, attempts, _ in self._take_begun():
             if now - since < self._timeout or self._is_finished(clip):
                 self._shard(clip).withdraw(*_label(clip))
                 self._again.append(clip)
@@ -229,7 +232,7 @@ class Encode:
             )
         self._stop_worker()
         self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
-        for clip, _, attempts in self._take_begun():
+        for clip, _, attempts, _ in self._take_begun():
             self._deaths[_label(clip)] += 1
             if self._deaths[_label(clip)] < MAX_DEATHS or self._is_finished(clip):
                 self._suspects.append(clip)
@@ -239,6 +242,8 @@ class Encode:
     def _take_begun(self) -> list[_Begun]:
         begun = list(self._begun.values())
         self._begun.clear()
+        for each in begun:
+            _release(each)
         return begun
 
     def _give_up(self, clip: Clip, attempts: int) -> Result:
@@ -268,6 +273,11 @@ class Encode:
         if self._worker:
             self._worker.kill()
         self._worker = None
+
+
+def _release(begun: _Begun) -> None:
+    if begun.lock:
+        begun.lock.close()
 
 
 def _label(clip: Clip) -> tuple[int, int | None]:

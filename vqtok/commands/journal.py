@@ -1,6 +1,5 @@
 """The journal of a batch: which files are finished, and which ended the process."""
 
-import fcntl
 import json
 import os
 from collections import Counter
@@ -11,6 +10,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, Self
 
+from vqtok.atomic import hold, is_held
 from vqtok.commands.progress import Cancelled
 from vqtok.errors import INTERRUPTS, VqtokError, is_device_failure
 from vqtok.untrusted import parse_json
@@ -43,7 +43,7 @@ class _Past:
             with suppress(ValueError):  # torn
                 self._add(parse_json(line))
         self.kills.update(self._begun.keys())
-        if _is_in_use(file):  # what is begun may yet end
+        if is_held(file):  # what is begun may yet end
             self.kills.clear()
 
     def _add(self, event: Any) -> None:
@@ -172,22 +172,10 @@ class Journal:
         if self._force:
             self.path.unlink(missing_ok=True)
         file = self.path.open("ab", buffering=0)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_SH)
+        hold(file)
         first = json.dumps({"run": self._run, "settings": self._settings})
         file.write(f"\n{first}\n".encode())  # the last line may be torn
         return file
-
-
-def _is_in_use(file: BinaryIO) -> bool:
-    """Return whether a process that is alive writes a journal."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _stamp(path: Path) -> _Stamp:

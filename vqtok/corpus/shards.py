@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from vqtok.atomic import atomic_write
+from vqtok.atomic import atomic_write, hold, is_held
 from vqtok.corpus.records import (
     Failure,
     PackedClip,
@@ -94,6 +94,26 @@ class Shard:
             return self.attempts(key, piece)
 
         return self._in_parts(note)
+
+    def hold(self, key: int, piece: int | None = None) -> BinaryIO | None:
+        """Open the attempts of a clip: as long as they are, other processes see that it is held.
+
+        Returns None if the clip has ended.
+        """
+        try:
+            file = self.path(key, ATTEMPTS, piece).open("r+b")
+        except FileNotFoundError:
+            return None
+        hold(file)
+        return file
+
+    def is_held(self, key: int, piece: int | None = None) -> bool:
+        """Return whether a process that is alive has begun a clip and not ended it."""
+        try:
+            with self.path(key, ATTEMPTS, piece).open("r+b") as file:
+                return is_held(file)
+        except FileNotFoundError:
+            return False
 
     def end(self, key: int, piece: int | None = None) -> None:
         """Note that a clip that was begun has ended, well or not."""
