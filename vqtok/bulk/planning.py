@@ -125,11 +125,14 @@ def absolute_tokenizer(tokenizer: str) -> str:
 
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
     """Return the settings of a new corpus. Raises UsageError for a rate that cannot be kept."""
-    from vqtok.model.checkpoint import load_for_inference  # imports PyTorch
+    from vqtok.device import find_device  # imports PyTorch
+    from vqtok.model.checkpoint import inference_dtype, load
     from vqtok.model.rate import Rate, RateControl
 
-    where = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
-    tokenizer = load_for_inference(options.tokenizer, where[0], options.dtype or where[1])
+    tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
+    dtype = options.dtype or ("bfloat16" if options.on_gpus else None)
+    if not dtype:
+        dtype = inference_dtype(find_device(options.device), None)
     RateControl(tokenizer, Rate(**options.rate or {}))
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
@@ -140,7 +143,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         codebook_size=tokenizer.codebook_size,
         stages=tokenizer.stages,
         keyframe_interval=tokenizer.coder.keyframe_interval if predicts else 1,
-        dtype=str(tokenizer.dtype).removeprefix("torch."),
+        dtype=dtype,
         size=options.size,
         fps=None if options.fps is None else str(options.fps),
         start=options.start,

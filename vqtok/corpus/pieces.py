@@ -74,7 +74,10 @@ class Pieces:
         with path.open("rb") as file:
             details, size = read_trailer(file, path)
             tokens = read_tokens_at(file, 0, size, str(path))
-        return PieceTokens(tokens, Seconds(**details["seconds"]), details["notes"])
+        try:
+            return PieceTokens(tokens, Seconds(**details["seconds"]), list(details["notes"]))
+        except (KeyError, TypeError):
+            raise VqtokError(f"{path} is damaged: it has no details; delete it") from None
 
     def delete(self) -> None:
         """Delete all files of the pieces."""

@@ -82,11 +82,18 @@ def load_for_inference(source: str | Path, device: str, dtype: str | None) -> To
     dtype: float32 or bfloat16, None for whichever is fast.
     Raises UsageError if there is no such device or dtype, else as `load`.
     """
-    check_dtype(dtype)
     set_global_flags()
     target = local_device(find_device(device))
-    dtype = dtype or ("bfloat16" if has_fast_bfloat16(target) else "float32")
-    return load(source).to(target).cast(getattr(torch, dtype))
+    return load(source).to(target).cast(getattr(torch, inference_dtype(target, dtype)))
+
+
+def inference_dtype(device: torch.device, dtype: str | None) -> str:
+    """Return the dtype to run in: float32 or bfloat16, or for None whichever is fast.
+
+    Raises UsageError for another one.
+    """
+    check_dtype(dtype)
+    return dtype or ("bfloat16" if has_fast_bfloat16(device) else "float32")
 
 
 def read_fingerprint(source: str | Path) -> str:

@@ -108,7 +108,9 @@ def encode_piece(
         with open_clip(path, tokenizer, options, piece.section) as clip:
             chunk = tokenizer.chunk_frames(clip.height, clip.width)
             if (clip.height, clip.width, chunk) != (piece.height, piece.width, piece.chunk):
-                raise CannotSplit(f"{path} has frames of another size than planned")
+                raise CannotSplit(
+                    f"{path} was planned for frames of another size or on another device"
+                )
             tokens = encode_clip(
                 clip, tokenizer, on_progress, stopwatch=stopwatch, rate=options.rate
             )
