@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "targets": set(),
     "__init__": set(),
     "distributed": set(),
+    "scheduler": set(),
     "precision": set(),
     "interrupt": set(),
     "device": set(),
@@ -38,9 +39,9 @@ MAY_IMPORT = {
     "report": {"atomic", "codebook_stats", "config", "settings", "tokens", "untrusted"},
     "training": {
         *("atomic", "codebook_stats", "config", "distributed", "interrupt", "model", "pipeline"),
-        *("precision", "quality", "safetensors_io", "settings", "untrusted", "video"),
+        *("precision", "quality", "safetensors_io", "scheduler", "settings", "untrusted"),
+        "video",
     },
-    "scheduler": set(),
     "corpus_options": {"scheduler"},
     "bulk": {
         *("atomic", "corpus", "corpus_options", "device", "model", "pipeline", "targets"),

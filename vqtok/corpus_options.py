@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vqtok.errors import UsageError
-from vqtok.scheduler import parse_shard
+from vqtok.scheduler import count_cores, parse_shard
 
 Pack = Annotated[
     str | None,
@@ -73,6 +73,12 @@ class Work:
     split: float | None
     retry_failed: bool
     ray: RayOptions | None
+
+    @property
+    def threads(self) -> int:
+        """Threads of PyTorch for a clip on a CPU: the cores of a worker, divided by its jobs."""
+        cores = self.jobs if self.ray else count_cores()
+        return max(1, cores // self.jobs)
 
     @property
     def has_gpus(self) -> bool:

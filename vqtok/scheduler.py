@@ -1,11 +1,18 @@
-"""Which part of the work a process does, as its user or a scheduler says."""
+"""Which part of the work, and of a machine, a process has, as its user or a scheduler says."""
 
+import os
 import re
 from collections.abc import Mapping
 
 from vqtok.errors import UsageError
 
 MAX_SHARDS = 1_000_000
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
 
 
 def parse_shard(text: str, environ: Mapping[str, str]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, works
@@ -157,3 +158,16 @@ def test_a_clip_that_live_processes_are_at_is_not_given_up(videos, corpus, tiny)
     encode.close()
     assert f"was killed {MAX_ATTEMPTS} times" in results[a.key].failure
     assert results[z.key].frames == 25
+
+
+def test_the_threads_of_a_corpus_are_those_it_was_begun_with(videos, corpus, tiny):
+    for threads, given in ((1, 1), (2, None), (None, 2)):
+        folder = corpus.folder.with_name(f"{threads} threads")
+        plan(videos, folder, pack="4K", tokenizer=str(tiny[1]), threads=threads, device="cpu")
+        rows = plan(videos, folder, pack="4K", tokenizer=str(tiny[1]), threads=given, device="cpu")
+        assert open_corpus(folder).settings.threads == threads
+        encode, lines = Encode(folder), []
+        encode.log = lines.append
+        encode(rows[0])
+        encode.close()
+        assert lines[0].endswith(f"threads: {threads or torch.get_num_threads()}")

@@ -1,6 +1,7 @@
 """Listing clips for a corpus: every clip is in one shard, and shards have about the size asked."""
 
 import math
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import TESTS
 from helpers.clips import pattern, write_clip
 from helpers.shards import SETTINGS
-from vqtok.bulk import listing
-from vqtok.bulk.listing import PieceCounter, divide, estimate_ratio, list_clips
+from vqtok.bulk.listing import count_pieces, divide, estimate_ratio, list_clips
+from vqtok.bulk.probe import Probed, Prober, Setup, read_video
 from vqtok.corpus.clips import MAX_PIECES, Clip
 from vqtok.corpus.settings import MAX_CLIPS
 from vqtok.errors import UsageError
@@ -35,6 +37,21 @@ def test_a_shard_has_a_limited_number_of_clips():
     assert divide([0.0] * count, 10**9) == [0, MAX_CLIPS, 2 * MAX_CLIPS, count]
 
 
+class Direct:
+    """A prober that opens videos in this process."""
+
+    def __init__(self, size=None, fps=None):
+        self.setup = Setup(size, fps)
+
+    def probe(self, path):
+        return read_video(str(path), self.setup)
+
+
+def whole(path):
+    """Return the number of pieces of a clip that is not split."""
+    return 1
+
+
 def numbered(paths):
     return [Clip(key, str(p), p.name, p.stat().st_size) for key, p in enumerate(paths)]
 
@@ -55,7 +72,9 @@ def test_the_size_of_tokens_is_estimated_from_headers(
     changed, latent_frames, positions, size, tmp_path
 ):
     (clip,) = numbered([write_clip(tmp_path / "a.mp4", pattern(25, 64, 96))])
-    found = estimate_ratio([clip], replace(SETTINGS, **changed)) * clip.bytes
+    settings = replace(SETTINGS, **changed)
+    prober = Direct(settings.size, settings.fps)
+    found = estimate_ratio([clip], settings, prober) * clip.bytes
     assert found == pytest.approx(latent_frames * positions * size)
 
 
@@ -65,21 +84,36 @@ def test_clips_that_cannot_be_opened_do_not_count(tmp_path):
     (tmp_path / "c.mp4").touch()
     clips = numbered([good, tmp_path / "b.mp4", tmp_path / "c.mp4"])
     clips.append(Clip(3, str(tmp_path / "none.mp4"), "none.mp4", 100))
-    assert estimate_ratio(clips, SETTINGS) == estimate_ratio(clips[:1], SETTINGS)
-    assert estimate_ratio(clips[1:], SETTINGS) == 1.0
+    ratio = estimate_ratio(clips[:1], SETTINGS, Direct())
+    assert estimate_ratio(clips, SETTINGS, Direct()) == ratio
+    assert estimate_ratio(clips[1:], SETTINGS, Direct()) == 1.0
 
 
-def test_few_clips_are_opened_and_the_median_counts(monkeypatch):
+def test_few_clips_are_opened_and_the_median_counts():
     opened = []
 
-    def estimate(clip, settings):
-        opened.append(clip.key)
-        return 3.0 * clip.bytes if clip.key else 1e9
+    class Many:
+        def probe(self, path):
+            opened.append(int(path.name))
+            return Probed(1e9 if path.name == "0" else 1.0, 4.0, 8, 8)
 
-    monkeypatch.setattr(listing, "_estimate_bytes", estimate)
-    clips = [Clip(key, "", "", 10) for key in range(100_000)]
-    assert estimate_ratio(clips, SETTINGS) == 3.0
+    clips = [Clip(key, str(key), "", 10) for key in range(100_000)]
+    assert estimate_ratio(clips, SETTINGS, Many()) == 2 / 10
     assert len(opened) <= 16 and max(opened) > 90_000
+
+
+def test_a_video_that_crashes_or_hangs_what_opens_it_is_passed_over(tmp_path, monkeypatch):
+    good = write_clip(tmp_path / "a.mp4", pattern(25, 64, 96))
+    command = sys.executable, str(TESTS / "helpers" / "poisoned_probe.py")
+    monkeypatch.setattr("vqtok.bulk.probe.COMMAND", command)
+    with Prober(None, None) as prober:
+        assert prober.probe(good) == (1.0, 25.0, 64, 96)
+        assert prober.probe(tmp_path / "poison.mp4") is None
+        assert prober.probe(good) == (1.0, 25.0, 64, 96)
+        monkeypatch.setattr("vqtok.bulk.probe.PATIENCE", 0.1)
+        assert prober.probe(tmp_path / "hang.mp4") is None
+        monkeypatch.undo()
+        assert prober.probe(good) == (1.0, 25.0, 64, 96)
 
 
 def test_clips_are_listed_by_name(tmp_path):
@@ -89,24 +123,23 @@ def test_clips_are_listed_by_name(tmp_path):
         (tmp_path / name).write_bytes(b"x" * len(name))
     notes = []
     (tmp_path / "notes.txt").touch()
-    found = list(list_clips([str(tmp_path)], PieceCounter(0, None, None), notes.append))
+    found = list(list_clips([str(tmp_path)], whole, notes.append))
     expected = [(key, str(tmp_path / n), n, len(n), 1, 0) for key, n in enumerate(sorted(names))]
     assert found == expected
     assert notes == ["1 file of other kinds passed over (.txt)"]
     both = [str(tmp_path), str(tmp_path / "a.mp4")]  # one clip, named twice
-    assert list(list_clips(both, PieceCounter(0, None, None), notes.append)) == expected
+    assert list(list_clips(both, whole, notes.append)) == expected
     with pytest.raises(UsageError, match="would both be decoded to z"):
         (tmp_path / "z.mp4").touch()
-        list(list_clips([str(tmp_path), str(tmp_path / "a")], PieceCounter(0, None, None), print))
+        list(list_clips([str(tmp_path), str(tmp_path / "a")], whole, print))
 
 
 @pytest.mark.parametrize(
-    "options, pieces",
-    [((0, None, None), 1), ((0, None, 0.5), 4), ((0, None, 10), 1), ((1, None, 0.5), 2),
+    "excerpt, pieces",
+    [((0, None, 0.5), 4), ((0, None, 10), 1), ((1, None, 0.5), 2),
      ((0, 1, 0.5), 2), ((9, None, 0.5), 1), ((0, None, 1e-9), MAX_PIECES)],
 )  # fmt: skip
-def test_pieces_are_counted_from_the_header(options, pieces, tmp_path):
-    path = write_clip(tmp_path / "a.mp4", pattern(50, 32, 48))
-    assert PieceCounter(*options).count(path) == pieces
-    path.write_bytes(b"nonsense")
-    assert PieceCounter(*options).count(path) == 1
+def test_pieces_are_counted_from_the_header(excerpt, pieces):
+    assert count_pieces(Probed(2.0, 25.0, 8, 8), *excerpt) == pieces
+    assert count_pieces(Probed(0.0, 25.0, 8, 8), *excerpt) == 1  # of unknown length
+    assert count_pieces(None, *excerpt) == 1

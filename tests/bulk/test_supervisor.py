@@ -102,7 +102,7 @@ def test_who_stops_listening_leaves_no_attempt(corpus):
 
 
 def test_an_interrupt_while_a_worker_is_started_leaves_no_attempt(corpus, monkeypatch):
-    def interrupt(setup):
+    def interrupt(setup, threads):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(supervisor, "WorkerProcess", interrupt)

@@ -8,7 +8,8 @@ from typing import Any
 
 from vqtok import DEFAULT
 from vqtok.atomic import atomic_write
-from vqtok.bulk.listing import PieceCounter, divide, estimate_ratio, list_clips
+from vqtok.bulk.listing import count_pieces, divide, estimate_ratio, list_clips
+from vqtok.bulk.probe import Prober
 from vqtok.corpus.clips import CLIPS, Clip, clip_lines, read_clips
 from vqtok.corpus.publish import FAILURES, reopen
 from vqtok.corpus.settings import (
@@ -38,6 +39,7 @@ class PlanOptions:
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
     on_gpus: whether workers on other machines have GPUs; this machine then needs none.
+    threads: of PyTorch for a clip on a CPU; None: whatever PyTorch takes.
     """
 
     pack: int
@@ -52,6 +54,7 @@ class PlanOptions:
     device: str = "auto"
     split: float | None = None
     on_gpus: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.split is not None and {"tokens", "psnr"} & set(self.rate or {}):
@@ -92,9 +95,18 @@ def _create(
 ) -> None:
     _check_own(folder)
     check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
-    pieces = PieceCounter(options.start, options.duration, options.split)
-    clips = list(list_clips(sources, pieces, say))
-    settings = _describe_tokenizer(absolute, options)
+    fps = None if options.fps is None else str(options.fps)
+    with Prober(options.size, fps) as prober:
+
+        def pieces(path: Path) -> int:
+            if options.split is None:
+                return 1
+            excerpt = options.start, options.duration
+            return count_pieces(prober.probe(path), *excerpt, options.split)
+
+        clips = list(list_clips(sources, pieces, say))
+        settings = _describe_tokenizer(absolute, options)
+        ratio = estimate_ratio(clips, settings, prober)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / CLIPS, replace=False) as temporary, temporary.open("wb") as file:
         file.writelines(clip_lines(clips))
@@ -104,7 +116,6 @@ def _create(
             f"{folder / CLIPS} lists other clips than there are now: delete it, or choose another "
             "folder"
         )
-    ratio = estimate_ratio(listed, settings)
     create_corpus(folder, settings, divide([clip.bytes * ratio for clip in listed], settings.pack))
 
 
@@ -129,10 +140,10 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     from vqtok.model.checkpoint import inference_dtype, load
     from vqtok.model.rate import Rate, RateControl
 
+    where, dtype = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
+    device = find_device(where)
+    dtype = inference_dtype(device, options.dtype or dtype)
     tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
-    dtype = options.dtype or ("bfloat16" if options.on_gpus else None)
-    if not dtype:
-        dtype = inference_dtype(find_device(options.device), None)
     RateControl(tokenizer, Rate(**options.rate or {}))
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
@@ -153,6 +164,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         sources=sources,
         pack=options.pack,
         split=options.split,
+        threads=None if options.on_gpus or device.type != "cpu" else options.threads,
     )
 
 
@@ -162,7 +174,9 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     fps = None if options.fps is None else str(options.fps)
     others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
     asked: dict[str, Any] = asdict(options) | others
-    free = {"tokenizer", "device", "on_gpus"} | ({"dtype"} if options.dtype is None else set())
+    free = {"tokenizer", "device", "on_gpus", "threads"} | (
+        {"dtype"} if options.dtype is None else set()
+    )
     for key in ("sources", *(field.name for field in fields(options))):
         if key not in free and begun[key] != asked[key]:
             raise UsageError(

@@ -44,11 +44,20 @@ class WorkerProcess:
     """A process that reads lines of JSON and replies with such lines. It ends with this one.
 
     setup: the first line. command: of the process, instead of that which encodes.
+    threads: of PyTorch; None: as in this process.
     """
 
-    def __init__(self, setup: "DataclassInstance", command: Sequence[str] = ()) -> None:
-        package = str(Path(vqtok.__file__).parents[1])
-        paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    def __init__(
+        self,
+        setup: "DataclassInstance",
+        command: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
+        package = Path(vqtok.__file__).parents[1]
+        found = package.name == "site-packages"  # and so by the process
+        paths = os.environ.get("PYTHONPATH", "")
+        paths = paths if found else os.pathsep.join(filter(None, [str(package), paths]))
+        changed = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         with _signals_blocked():
             self._process = subprocess.Popen(
                 command or COMMAND,
@@ -56,10 +65,9 @@ class WorkerProcess:
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
                 errors="replace",
-                env=os.environ | {"PYTHONPATH": paths},
+                env=os.environ | {"PYTHONPATH": paths} | changed,
             )
         self._replies: Queue[dict[str, Any] | None] = Queue()
-        self.ready = False
         Thread(target=self._listen, daemon=True).start()
         self.send(asdict(setup))
 

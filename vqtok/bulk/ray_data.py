@@ -68,6 +68,8 @@ def encode_on_ray(
         return
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise UsageError("--on ray needs Ray: pip install 'vqtok[ray]'")
+    for clip in clips:
+        check_utf8(clip)
     path = str(folder.absolute())
     job = RayJob(len(clips), path, workers, gpus, jobs, timeout, device, tokenizer)
     driver = WorkerProcess(job, COMMAND)
@@ -87,6 +89,17 @@ def encode_on_ray(
         raise VqtokError(describe_ray_failure(driver.how_it_ended()))
     finally:
         driver.close()
+
+
+def check_utf8(clip: Clip) -> None:
+    """Raise UsageError if Ray cannot pass the name of a clip on."""
+    try:
+        (clip.path + clip.name).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{clip.path}: its name is not UTF-8, and Ray takes no other: rename it, or encode "
+            "without --on ray"
+        ) from None
 
 
 def describe_ray_failure(reason: str) -> str:

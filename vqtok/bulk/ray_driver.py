@@ -63,8 +63,6 @@ def run(
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # sends nothing over the network
     is_local = not os.environ.get("RAY_ADDRESS")
-    if is_local:  # as many threads as without Ray, which sets one for a CPU: tokens depend on it
-        os.environ.setdefault("OMP_NUM_THREADS", "")
     ray.init("local" if is_local else None, log_to_driver=False)
     connected()
     needs = {"GPU": job.gpus} if job.gpus else {"CPU": float(job.jobs)}

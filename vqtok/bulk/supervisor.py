@@ -124,11 +124,11 @@ class Encode:
                 if not self._begun:
                     return
                 yield from self._wait()
-        finally:
-            if self._begun:
-                self._stop_worker()
-                for begun in self._take_begun():
-                    self._shard(begun.clip).withdraw(*_label(begun.clip))
+        except BaseException:  # an interrupt, or the caller wants no more
+            self._stop_worker()
+            for begun in self._take_begun():
+                self._shard(begun.clip).withdraw(*_label(begun.clip))
+            raise
 
     def close(self) -> None:
         """End the process."""
@@ -139,18 +139,37 @@ class Encode:
     def _begin_clips(self, source: Iterator[Clip]) -> Iterator[Result]:
         """Give the worker clips until it has enough; yield those that are given up."""
         while len(self._begun) < self._setup.jobs and (clip := self._next(source)):
+            worker = self._worker or self._start_worker()
             shard = self._shard(clip)
             is_held = shard.is_held(*_label(clip))
             attempts = shard.begin(*_label(clip))
             if attempts > MAX_ATTEMPTS and not is_held:  # by processes that may yet end it
                 yield self._give_up(clip, attempts - 1)
                 continue
-            # Before a process is started: an interrupt then takes back the attempt.
             lock = shard.hold(*_label(clip))
             self._begun[clip.key, clip.piece] = _Begun(clip, time.monotonic(), attempts, lock)
-            if not self._worker:
-                self._worker, self._reason = WorkerProcess(self._setup), ""
-            self._worker.send(clip._asdict())
+            worker.send(clip._asdict())
+
+    def _start_worker(self) -> WorkerProcess:
+        """Start a worker, before any clip is begun: what keeps it from starting is no clip's fault.
+
+        Raises VqtokError if it does not get ready.
+        """
+        self._worker = WorkerProcess(self._setup, threads=self._corpus.settings.threads)
+        self._reason = ""
+        try:
+            reply = self._worker.receive(STARTING)
+        except Empty:
+            raise VqtokError(
+                f"the process that encodes was not ready within {STARTING} s"
+            ) from None
+        if reply is None:
+            ending = self._worker.how_it_ended()
+            raise VqtokError(f"the process that encodes has ended before it was ready ({ending})")
+        if "stop" in reply:
+            raise (UsageError if reply.get("usage") else VqtokError)(reply["stop"])
+        self.log(reply["ready"])
+        return self._worker
 
     def _next(self, source: Iterator[Clip]) -> Clip | None:
         """Return the next clip to begin, if there is one now."""
@@ -180,38 +199,23 @@ class Encode:
             case None:
                 yield from self._mourn()
             case {"stop": str(reason)}:
-                self._stop_worker()
-                raise (UsageError if reply.get("usage") else VqtokError)(reason)
+                raise VqtokError(reason)
             case {"died": str(reason)}:
                 self._reason = reason
-            case {"ready": str(description)}:
-                self._worker.ready = True
-                self.log(description)
-                now = time.monotonic()
-                self._begun = {k: b._replace(since=now) for k, b in self._begun.items()}
             case _:
                 _release(self._begun.pop((reply["clip"], reply["piece"])))
                 yield Result(**reply)
 
     def _seconds_left(self) -> float | None:
-        assert self._worker
-        first = min(begun.since for begun in self._begun.values())
-        if not self._worker.ready:
-            return max(0.0, first + STARTING - time.monotonic())
         if self._timeout is None:
             return None
+        first = min(begun.since for begun in self._begun.values())
         return max(0.0, first + self._timeout - time.monotonic())
 
     def _time_out(self) -> Iterator[Result]:
-        """Kill the worker; clips whose time is over have failed, and others are begun again.
-
-        Raises VqtokError if the worker has not even started.
-        """
-        assert self._worker
-        is_ready = self._worker.ready
+        """Kill the worker; clips whose time is over have failed, and others are begun again."""
+        assert self._timeout is not None
         self._stop_worker()
-        if not is_ready or self._timeout is None:
-            raise VqtokError(f"the process that encodes was not ready within {STARTING} s")
         now = time.monotonic()
         for clip, since, attempts, _ in self._take_begun():
             if now - since < self._timeout or self._is_finished(clip):
@@ -225,11 +229,6 @@ class Encode:
         """The worker has ended by itself: its clips are suspects, or are given up."""
         assert self._worker
         self._reason = self._reason or self._worker.how_it_ended()
-        if not self._worker.ready:
-            self._stop_worker()
-            raise VqtokError(
-                f"the process that encodes has ended before it was ready ({self._reason})"
-            )
         self._stop_worker()
         self.log(f"the process that encodes has ended ({self._reason}): a new one goes on")
         for clip, _, attempts, _ in self._take_begun():

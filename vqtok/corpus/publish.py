@@ -166,7 +166,7 @@ def _failures(shard: Shard) -> Sequence[Failure]:
         published = shard.is_published()
         try:
             if published:
-                failures = read_record(shard.record).failures
+                failures = _check_size(shard, read_record(shard.record)).failures
             else:
                 failures = [shard.failure(key) for key in sorted(shard.finished()[1])]
         except (FileNotFoundError, VqtokError) as error:
@@ -175,6 +175,16 @@ def _failures(shard: Shard) -> Sequence[Failure]:
             continue
         if shard.is_published() == published:
             return failures
+
+
+def _check_size(shard: Shard, record: Record) -> Record:
+    """Raise VqtokError unless the tar of a shard has the size that its record says."""
+    if (size := shard.tar.stat().st_size) != record.bytes:
+        raise VqtokError(
+            f"{shard.tar} has {size:,} bytes and its record says {record.bytes:,}: delete both, "
+            "and run the command again"
+        )
+    return record
 
 
 def reopen(corpus: Corpus, shard: Shard) -> None:

@@ -34,6 +34,7 @@ class CorpusSettings:
     sources: what was listed, as absolute paths and patterns.
     pack: bytes of a shard, about.
     split: seconds of a piece of a long clip, about; None: clips are not cut.
+    threads: of PyTorch for a clip on a CPU, as another number can give other tokens; None: not set.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")
@@ -55,6 +56,7 @@ class CorpusSettings:
     sources: tuple[str, ...]
     pack: int
     split: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from vqtok.tokens import Tokens, count_tokens, write_tokens
 from vqtok.untrusted import parse_json
 
 PART, FAILED, ATTEMPTS = ".part", ".failed", ".attempts"
-# Of each clip, so that a record stays small: notes, and characters of a note or a reason.
-_MOST_NOTES, _LONGEST = 20, 5000
+# Of each clip, so that a record stays small: notes, and characters of a note and of a reason.
+_MOST_NOTES, _LONGEST_NOTE, _LONGEST_REASON = 5, 500, 5000
 T = TypeVar("T")
 
 
@@ -152,7 +152,7 @@ class Shard:
                 with tar_member(file, f"{key_name(key)}.json"):
                     file.write(json.dumps(_describe(name, tokens)).encode())
                 seconds = seconds._replace(writing=time.perf_counter() - start)
-                some = [note[:_LONGEST] for note in notes[:_MOST_NOTES]]
+                some = [note[:_LONGEST_NOTE] for note in notes[:_MOST_NOTES]]
                 clip = _pack(file, key, name, tokens, attempts, seconds, some)
                 write_details(file, clip)
         except (OSError, UsageError):
@@ -167,7 +167,7 @@ class Shard:
 
         def write() -> None:
             with atomic_write(self.path(failure.key, FAILED)) as temporary:
-                short = failure._replace(reason=failure.reason[:_LONGEST])
+                short = failure._replace(reason=failure.reason[:_LONGEST_REASON])
                 temporary.write_text(json.dumps(short._asdict()) + "\n")
 
         self._in_parts(write)

@@ -1,6 +1,5 @@
 """Batches of training clips, made ahead of the step: for a GPU by processes, else by a thread."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -10,14 +9,14 @@ from torch import Tensor
 
 from vqtok import distributed
 from vqtok.pipeline.overlap import DeviceTransfer, prefetch
+from vqtok.scheduler import count_cores
 from vqtok.training.clips import TrainingClips
 from vqtok.training.workers import batches_from_processes
 
 
 def available_cores() -> int:
     """Return this process's share of the cores that it may run on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // distributed.local_world_size())
+    return max(1, count_cores() // distributed.local_world_size())
 
 
 def default_workers(device: torch.device) -> int:
