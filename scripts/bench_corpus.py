@@ -34,7 +34,8 @@ ONE_SHARD = ("--pack", "100G")
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 Clips = Annotated[int, typer.Option(min=1)]
-Frames = Annotated[int, typer.Option(min=1, help="Of each clip, 256x256.")]
+Frames = Annotated[int, typer.Option(min=1, help="Of each clip.")]
+Pixels = Annotated[int, typer.Option(min=8, help="Height and width of a clip.")]
 
 
 @contextmanager
@@ -63,14 +64,16 @@ def print_table(*rows: Sequence[object]) -> None:
 
 
 @app.command("ray")
-def compare_engines(clips: Clips = 200, frames: Frames = 75, tokenizer: str = DEFAULT) -> None:
+def compare_engines(
+    clips: Clips = 200, frames: Frames = 75, pixels: Pixels = 256, tokenizer: str = DEFAULT
+) -> None:
     """Seconds and memory on one machine and on a local Ray cluster."""
     rows: list[list[object]] = [
         ["", "whole command", "to the first clip", "from there", "ratio", "memory"]
     ]
     seconds = []
     with work_folder() as folder:
-        videos = make_clips(folder, clips, frames)
+        videos = make_clips(folder, clips, frames, pixels)
         for i, (name, options) in enumerate(ENGINES.items()):
             run = Encoding(folder / str(i), videos, *options, *ONE_SHARD, "--tokenizer", tokenizer)
             whole, first = run.seconds(), min(run.finished.values())
@@ -84,7 +87,7 @@ def compare_engines(clips: Clips = 200, frames: Frames = 75, tokenizer: str = DE
 
 
 def kill_often(
-    folder: Path, arguments: Sequence[object], kills: int, expected: list[bytes]
+    folder: Path, arguments: Sequence[object], kills: int, within: float, expected: list[bytes]
 ) -> tuple[float, int]:
     """Kill processes of a command, and run it again, until there were so many kills.
 
@@ -97,7 +100,7 @@ def kill_often(
         target, code = folder / str(made), 1
         while code:
             run = Encoding(target, *arguments, "--retry-failed")
-            count = kill_some(run, kills)
+            count = kill_some(run, kills, within)
             kills -= count
             if (code := run.wait()) and not count:
                 raise SystemExit(run.errors())
@@ -111,11 +114,11 @@ def kill_often(
     return redone, made
 
 
-def kill_some(run: Encoding, limit: int) -> int:
+def kill_some(run: Encoding, limit: int, within: float) -> int:
     """Kill random processes of a command at random moments; return how many, at most `limit`."""
     count = 0
     while run.is_running() and count < limit:
-        moment = time.monotonic() + random.uniform(0, 20)
+        moment = time.monotonic() + random.uniform(0, within)
         while run.is_running() and time.monotonic() < moment:
             run.look()
         if processes := run.processes():
@@ -129,6 +132,9 @@ def survive_kills(
     kills: Annotated[int, typer.Option(min=1, help="Of each engine.")] = 100,
     clips: Clips = 40,
     frames: Frames = 75,
+    pixels: Pixels = 256,
+    within: Annotated[float, typer.Option(help="Seconds from one kill to the next, at most.")] = 20,
+    engine: Annotated[str, typer.Option(help="Part of the name of the engines to test.")] = "",
     tokenizer: str = DEFAULT,
     seed: int = 0,
 ) -> None:
@@ -136,12 +142,13 @@ def survive_kills(
     random.seed(seed)
     rows: list[list[object]] = [["", "kills", "corpora", "differences", "redone for each kill"]]
     with work_folder() as folder:
-        videos = make_clips(folder, clips, frames)
+        videos = make_clips(folder, clips, frames, pixels)
         arguments = videos, "--pack", "1M", "--tokenizer", tokenizer
         Encoding(folder / "expected", *arguments, "--jobs", 2).seconds()
         expected = tars_of(folder / "expected")
-        for name, options in ENGINES.items():
-            redone, made = kill_often(folder, (*arguments, *options), kills, expected)
+        engines = {name: options for name, options in ENGINES.items() if engine in name}
+        for name, options in engines.items():
+            redone, made = kill_often(folder, (*arguments, *options), kills, within, expected)
             rows.append([name, kills, made, 0, f"{redone / kills:.2f} s"])
     print_table(*rows)
 
@@ -199,13 +206,14 @@ def measure_tail(
     clips: Clips = 200,
     frames: Frames = 25,
     factor: Annotated[int, typer.Option(help="Length of one clip, in short ones.")] = 100,
+    pixels: Pixels = 256,
     tokenizer: str = DEFAULT,
 ) -> None:
     """Seconds that one worker is busy alone at the end, where one clip is long."""
     rows: list[list[object]] = [["", "whole command", "tail", "tail at best"]]
     with work_folder() as folder:
-        videos = make_clips(folder, clips, frames)
-        write_clip(videos / "long.mp4", factor * frames, 256, 256, FPS, grain=3)
+        videos = make_clips(folder, clips, frames, pixels)
+        write_clip(videos / "long.mp4", factor * frames, pixels, pixels, FPS, grain=3)
         for i, (name, options) in enumerate(ENGINES.items()):
             run = Encoding(folder / str(i), videos, *options, *ONE_SHARD, "--tokenizer", tokenizer)
             whole = run.seconds()
