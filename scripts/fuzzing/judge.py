@@ -151,11 +151,12 @@ def wrong_files(
         own = any(inside == output or inside.startswith(f"{output}/") for output in case.outputs)
         if case.odd_paths:  # a command line with options of its own
             own = name not in before or ("--force" in case.args and case.args.count(inside) < 2)
+        is_journal = re.fullmatch(r"\.(encoded|decoded)(-.*)?\.jsonl", Path(name).name)
         temporary = name.startswith("tmp/") or re.match(r"\.|.*tmp", Path(name).name)
         suffix = Path(name).suffix
         if name not in after or (name in before and not own):
             yield Finding("changed input", f"{case.args[0]} {suffix}", name)
-        elif temporary:
+        elif temporary and not is_journal:
             yield Finding("temporary file", f"{case.args[0]} {suffix}", name)
         elif not own:
             yield Finding("stray file", f"{case.args[0]} {suffix}", name)
