@@ -13,7 +13,8 @@ from helpers import TESTS
 from helpers.clips import pattern, write_clip
 from helpers.shards import SETTINGS
 from vqtok.bulk.listing import count_pieces, divide, estimate_ratio, list_clips
-from vqtok.bulk.probe import Probed, Prober, Setup, read_video
+from vqtok.bulk.probe import Probed, Prober, Setup
+from vqtok.bulk.prober import read_video
 from vqtok.corpus.clips import MAX_PIECES, Clip
 from vqtok.corpus.settings import MAX_CLIPS
 from vqtok.errors import UsageError
@@ -102,7 +103,7 @@ def test_few_clips_are_opened_and_the_median_counts():
     assert len(opened) <= 16 and max(opened) > 90_000
 
 
-def test_a_video_that_crashes_or_hangs_what_opens_it_is_passed_over(tmp_path, monkeypatch):
+def test_a_video_that_crashes_or_hangs_what_opens_it_is_passed_over(tmp_path, monkeypatch, capfd):
     good = write_clip(tmp_path / "a.mp4", pattern(25, 64, 96))
     command = sys.executable, str(TESTS / "helpers" / "poisoned_probe.py")
     monkeypatch.setattr("vqtok.bulk.probe.COMMAND", command)
@@ -114,6 +115,7 @@ def test_a_video_that_crashes_or_hangs_what_opens_it_is_passed_over(tmp_path, mo
         assert prober.probe(tmp_path / "hang.mp4") is None
         monkeypatch.undo()
         assert prober.probe(good) == (1.0, 25.0, 64, 96)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_clips_are_listed_by_name(tmp_path):

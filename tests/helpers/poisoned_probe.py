@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from vqtok import video
-from vqtok.bulk import probe
+from vqtok.bulk import prober
 
 open_video = video.open_video
 
@@ -22,4 +22,4 @@ def open_poisoned(path, **options):
 
 if __name__ == "__main__":
     video.open_video = open_poisoned
-    probe.main()
+    prober.main()

@@ -1,28 +1,23 @@
-"""Open videos in a process of their own, as one may crash or hang it.
+"""Open videos in a process of their own (`prober.py`), as one may crash or hang it."""
 
-The process is `python -m vqtok.bulk.probe`. It reads `Setup`, then a line of JSON with the path of
-each video, and replies with a line on each.
-"""
-
-import json
-import os
 import sys
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from queue import Empty
 from typing import NamedTuple, Self
 
 from vqtok.bulk.process import WorkerProcess
-from vqtok.errors import VqtokError
 
-COMMAND = (sys.executable, "-P", "-m", "vqtok.bulk.probe")
+COMMAND = (sys.executable, "-P", "-m", "vqtok.bulk.prober")
 PATIENCE = 60.0  # seconds for a video
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How the videos are opened. size: of the short side in pixels. fps: as text."""
+    """How videos are opened, the first line that the process reads.
+
+    size: of the short side, in pixels. fps: as text.
+    """
 
     size: int | None
     fps: str | None
@@ -63,31 +58,3 @@ class Prober:
             self._process.kill()
             self._process = None
         return Probed(**reply) if reply else None
-
-
-def read_video(path: str, setup: Setup) -> Probed | None:
-    """Return what the header of a video says; None if it cannot be read."""
-    from vqtok.video import open_video
-
-    fps = None if setup.fps is None else Fraction(setup.fps)
-    try:
-        with open_video(path, size=setup.size, fps=fps) as video:
-            size = video.height, video.width
-            return Probed(video.duration or 0.0, float(video.fps), *size)
-    except (VqtokError, OSError):  # encoding it will say what is wrong
-        return None
-
-
-def main() -> None:
-    """Open the videos on stdin until it ends."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print must not disturb the replies
-    setup = Setup(**json.loads(sys.stdin.readline()))
-    for line in sys.stdin:
-        video = read_video(json.loads(line)["path"], setup)
-        replies.write(json.dumps(video._asdict() if video else {}) + "\n")
-        replies.flush()
-
-
-if __name__ == "__main__":
-    main()
