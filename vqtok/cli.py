@@ -95,8 +95,8 @@ def encode(
         from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
 
         size_of_shard = packing.parse_size(pack)
-        how = rate, dtype, device, work.split
-        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, *how, work.has_gpus, work.threads)
+        how = rate, dtype, device, work.split, work.has_gpus
+        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, *how, work.sharing)
         return encode_corpus(sources, folder, plan, work, quiet, verbose)
 
     from vqtok import Rate

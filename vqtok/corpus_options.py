@@ -75,10 +75,9 @@ class Work:
     ray: RayOptions | None
 
     @property
-    def threads(self) -> int:
-        """Threads of PyTorch for a clip on a CPU: the cores of a worker, divided by its jobs."""
-        cores = self.jobs if self.ray else count_cores()
-        return max(1, cores // self.jobs)
+    def sharing(self) -> int:
+        """Clips that share the cores of this machine; a worker on Ray has a core for each clip."""
+        return count_cores() if self.ray else self.jobs
 
     @property
     def has_gpus(self) -> bool:

@@ -40,7 +40,7 @@ def plan(
     dtype: str | None = None,
     device: str = "auto",
     split: float | None = None,
-    threads: int | None = None,
+    workers: int = 1,
     shard: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
 ) -> list[dict[str, str | int]]:
@@ -51,7 +51,7 @@ def plan(
     sources: videos, folders, patterns, or a list of clips (@clips.jsonl).
     pack: size of a shard, such as "256M" or in bytes.
     split: cut clips that are longer into pieces of about so many seconds.
-    threads: of PyTorch for each clip, on CPUs: the cores of a worker, divided by its jobs.
+    workers: clips that are encoded at once on one machine, on CPUs: all jobs of all its workers.
     rate: {"tokens": 0.6}, or price or psnr, as in `vqtok.Rate`.
     shard: (k, n): process k of n, which takes every n-th shard.
     retry_failed: also return clips that have failed.
@@ -71,7 +71,7 @@ def plan(
         dtype=dtype,
         device=device,
         split=split,
-        threads=threads,
+        workers=workers,
     )
     listed = [sources] if isinstance(sources, str | Path) else sources
     _, _, clips = plan_clips(list(map(str, listed)), Path(folder), options, shard, retry_failed)

@@ -39,7 +39,7 @@ class PlanOptions:
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
     on_gpus: whether workers on other machines have GPUs; this machine then needs none.
-    threads: of PyTorch for a clip on a CPU; None: whatever PyTorch takes.
+    workers: clips that share the cores of a machine with the threads of PyTorch, on CPUs.
     """
 
     pack: int
@@ -54,7 +54,7 @@ class PlanOptions:
     device: str = "auto"
     split: float | None = None
     on_gpus: bool = False
-    threads: int | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.split is not None and {"tokens", "psnr"} & set(self.rate or {}):
@@ -136,7 +136,9 @@ def absolute_tokenizer(tokenizer: str) -> str:
 
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
     """Return the settings of a new corpus. Raises UsageError for a rate that cannot be kept."""
-    from vqtok.device import find_device  # imports PyTorch
+    import torch
+
+    from vqtok.device import find_device
     from vqtok.model.checkpoint import inference_dtype, load
     from vqtok.model.rate import Rate, RateControl
 
@@ -145,6 +147,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     dtype = inference_dtype(device, options.dtype or dtype)
     tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
     RateControl(tokenizer, Rate(**options.rate or {}))
+    threads = max(1, torch.get_num_threads() // options.workers)
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
         tokenizer=absolute_tokenizer(options.tokenizer),
@@ -164,7 +167,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         sources=sources,
         pack=options.pack,
         split=options.split,
-        threads=None if options.on_gpus or device.type != "cpu" else options.threads,
+        threads=None if options.on_gpus or device.type != "cpu" else threads,
     )
 
 
@@ -174,7 +177,7 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     fps = None if options.fps is None else str(options.fps)
     others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
     asked: dict[str, Any] = asdict(options) | others
-    free = {"tokenizer", "device", "on_gpus", "threads"} | (
+    free = {"tokenizer", "device", "on_gpus", "workers"} | (
         {"dtype"} if options.dtype is None else set()
     )
     for key in ("sources", *(field.name for field in fields(options))):
