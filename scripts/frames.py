@@ -13,8 +13,8 @@ import torch
 import typer
 
 from vqtok import DEFAULT
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.precision import to_uint8
 from vqtok.quality import FramePair, write_comparison_image
 from vqtok.video import open_video

@@ -41,10 +41,10 @@ from torch import Tensor
 from vqtok import DEFAULT
 from vqtok.atomic import atomic_write
 from vqtok.commands.run_options import check_rates
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import to_uint8
 from vqtok.quality import FidelityMeter, block_averages

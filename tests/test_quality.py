@@ -7,7 +7,7 @@ import torch
 import vqtok
 from helpers.clips import pattern
 from helpers.tokenizers import random_video, save_staged_tokenizer, small_tokenizer
-from vqtok.model.rate import Rate
+from vqtok.encoding import Rate
 from vqtok.quality import block_averages, evaluate_clip, psnr, ssim
 from vqtok.video import open_video
 

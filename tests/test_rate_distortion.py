@@ -10,8 +10,8 @@ import torch
 from helpers import ROOT
 from helpers.clips import pattern
 from helpers.tokenizers import save_staged_tokenizer, save_tokenizer
+from vqtok.encoding import Rate
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.rate import Rate
 from vqtok.quality import evaluate_clip
 from vqtok.video import open_video
 

@@ -19,8 +19,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vqtok.encoding import Rate
     from vqtok.model.checkpoint import load
-    from vqtok.model.rate import Rate
     from vqtok.model.tokenizer import Tokenizer
     from vqtok.pipeline.api import decode_video, encode_video, tokens_from_indices
     from vqtok.tokens import (
@@ -54,7 +54,7 @@ DEFAULT = "ema-4x8x8-2x16k"  # name of a bundled tokenizer
 
 # Imported on first use: PyTorch takes a second to import, and `vqtok --help` does not need it.
 _MODULES = {
-    "Rate": "vqtok.model.rate",
+    "Rate": "vqtok.encoding",
     "Tokenizer": "vqtok.model.tokenizer",
     "Tokens": "vqtok.tokens",
     "decode_video": "vqtok.pipeline.api",

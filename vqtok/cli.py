@@ -11,6 +11,7 @@ import typer
 from vqtok import DEFAULT, __version__, options
 from vqtok import corpus_options as packing
 from vqtok.command_group import Commands
+from vqtok.encoding import EncodeOptions, Rate
 from vqtok.errors import UsageError
 from vqtok.pipeline.frame_rate import parse_frame_rate
 from vqtok.targets import check_apart, tokenizer_file
@@ -44,9 +45,7 @@ def main_options(
 def encode(
     clips: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Videos, images, folders, glob patterns, @LIST (.jsonl), or - for stdin."
-        ),
+        typer.Argument(help="Videos, images, folders, glob patterns, @LIST, or - for stdin."),
     ] = None,
     output: options.TokensOutput = None,
     tokenizer: options.Tokenizer = DEFAULT,
@@ -78,45 +77,29 @@ def encode(
     """Encode videos to tokens: vqtok encode clip.mp4 > tokens.safetensors"""
     options.check_verbosity(quiet, verbose)
     if status:
-        return show_status(output)
+        from vqtok.commands.encode_corpus import show_status
+
+        return show_status(options.check_status(output))
     sources = options.check_sources(clips)
     frame_rate = None if fps is None else parse_frame_rate(fps)
     rate = options.parse_rate(lambda_, tokens, psnr)
-    options.check_stdin(sources)
+    encoding = EncodeOptions(size, frame_rate, start, duration, strict, rate)
     folder = options.output_folder(sources, output)
     work = packing.parse_work(shard, jobs, timeout, split, retry_failed, on, workers, gpus)
     packing.check_pack(pack, folder, force, work)
-    if folder is None:
-        options.check_output(output, [*sources, tokenizer_file(tokenizer)], force)
-    elif keep_partial:
-        raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
-    excerpt = size, frame_rate, start, duration, strict
+    options.check_tokens_output(folder, output, sources, tokenizer, force, keep_partial)
     if folder is not None and pack is not None:
         from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
 
-        size_of_shard = packing.parse_size(pack)
-        how = rate, dtype, device, work.split, work.has_gpus
-        plan = PlanOptions(size_of_shard, tokenizer, *excerpt, *how, work.sharing)
+        how = tokenizer, dtype, device, work.split, work.has_gpus, work.sharing
+        plan = PlanOptions(packing.parse_size(pack), encoding, *how)
         return encode_corpus(sources, folder, plan, work, quiet, verbose)
 
-    from vqtok import Rate
     from vqtok.commands import encode as command
     from vqtok.commands.run_options import RunOptions
 
-    encoding = command.EncodeOptions(*excerpt, Rate(**rate))
     run = RunOptions(tokenizer, device, dtype, force, quiet, verbose, jobs)
     command.encode(sources, output, folder, encoding, run, keep_partial, work.shard)
-
-
-def show_status(output: str | None) -> None:
-    """Print what is done of the corpus in a folder."""
-    options.check_stdout()
-    if output is None:
-        raise UsageError("--status is about a corpus: name its folder with -o FOLDER")
-
-    from vqtok.corpus.status import describe_status, read_status
-
-    print("\n".join(describe_status(read_status(Path(output)))))
 
 
 @app.command()
@@ -242,7 +225,6 @@ def evaluate(
     if save is not None:
         check_apart(options.check_folder(str(save)), clips, rereads=True)
 
-    from vqtok import Rate
     from vqtok.commands import eval as command
     from vqtok.commands.run_options import RunOptions
 

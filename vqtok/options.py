@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vqtok.encoding import Rate
 from vqtok.errors import UsageError
 from vqtok.files import check_not_empty, is_list, is_pattern
 from vqtok.targets import (
@@ -17,6 +18,7 @@ from vqtok.targets import (
     check_targets,
     check_writable,
     check_writable_folder,
+    tokenizer_file,
 )
 
 PLOT_SUFFIXES = (".png", ".svg")
@@ -126,21 +128,18 @@ def check_verbosity(quiet: bool, verbose: bool) -> None:
 
 
 def check_sources(sources: Sequence[str] | None) -> list[str]:
-    """Return the inputs of a command; raise UsageError if there are none."""
+    """Return the inputs of a command; raise UsageError if there are none, or stdin is closed."""
     if not sources:
-        raise UsageError(
-            "nothing to encode: name videos, folders, patterns or a list, or - (stdin)"
-        )
+        raise UsageError("nothing to encode: name videos, folders or patterns, or - for stdin")
+    check_stdin(sources)
     return list(sources)
 
 
-def parse_rate(price: float | None, tokens: float | None, psnr: float | None) -> dict[str, float]:
-    """Return the one that is given of --lambda, --tokens and --psnr. UsageError for several."""
-    values = {"price": price, "tokens": tokens, "psnr": psnr}
-    given = {name: value for name, value in values.items() if value is not None}
-    if len(given) > 1:
+def parse_rate(price: float | None, tokens: float | None, psnr: float | None) -> Rate:
+    """Return the rate of --lambda, --tokens or --psnr. UsageError for several, or out of range."""
+    if [price, tokens, psnr].count(None) < 2:
         raise UsageError("--lambda, --tokens and --psnr exclude each other")
-    return given
+    return Rate(price, tokens, psnr)
 
 
 def parse_numbers(text: str | None) -> list[float]:
@@ -207,6 +206,32 @@ def check_output(output: str | None, inputs: Sequence[File], force: bool) -> Non
     else:
         check_targets([output], files)
         check_file(Path(output), force)
+
+
+def check_tokens_output(
+    folder: Path | None,
+    output: str | None,
+    clips: Sequence[str],
+    tokenizer: str,
+    force: bool,
+    keep_partial: bool,
+) -> None:
+    """Check where `encode` writes one clip, as `check_output`, or many, to a folder.
+
+    clips, tokenizer: what is read. keep_partial: UsageError for many clips.
+    """
+    if folder is None:
+        check_output(output, [*clips, tokenizer_file(tokenizer)], force)
+    elif keep_partial:
+        raise UsageError("--keep-partial is for a single clip: a batch resumes where it stopped")
+
+
+def check_status(folder: str | None) -> Path:
+    """Return the folder of the corpus that --status is about; raise UsageError if none is named."""
+    check_stdout()
+    if folder is None:
+        raise UsageError("--status is about a corpus: name its folder with -o FOLDER")
+    return Path(folder)
 
 
 def check_file(path: Path, force: bool) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.device import synchronize
-from vqtok.model.rate import ALL_TOKENS, Rate
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import to_uint8
 from vqtok.video import VideoWriter

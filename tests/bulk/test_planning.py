@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.clips import pattern, write_clip
+from vqtok import Rate
 from vqtok.bulk import plan
 from vqtok.bulk.listing import divide
 from vqtok.corpus.settings import MAX_CLIPS
@@ -15,7 +16,7 @@ OTHER = {
     "--start": {"start": 0.1},
     "--duration": {"duration": 0.1},
     "--strict": {"strict": True},
-    "--lambda": {"rate": {"price": 0.1}},
+    "--lambda": {"rate": Rate(price=0.1)},
     "--dtype": {"dtype": "float16"},
     "--split": {"split": 60},
 }

@@ -8,7 +8,7 @@ import torch
 
 from helpers.fake_device import Counters, fake_device  # noqa: F401 - a fixture
 from vqtok import Rate, config
-from vqtok.model.rate import ALL_TOKENS
+from vqtok.encoding import ALL_TOKENS
 from vqtok.model.stream_state import StreamState
 from vqtok.model.tokenizer import Tokenizer
 

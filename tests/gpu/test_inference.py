@@ -6,7 +6,7 @@ import torch
 
 from helpers.fake_device import Counters, fake_device  # noqa: F401 - a fixture
 from vqtok import Rate, config, quality
-from vqtok.model.rate import ALL_TOKENS
+from vqtok.encoding import ALL_TOKENS
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import evaluate_clip
 from vqtok.settings import QUANTIZERS

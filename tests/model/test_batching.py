@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from helpers.tokenizers import STAGED, random_video, small_tokenizer
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.batching import Batcher
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.stream_state import StreamState
 
 PREDICTIVE = ["model.predictor_blocks=1", "model.keyframe_interval=3"]

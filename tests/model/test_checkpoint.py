@@ -12,10 +12,10 @@ import vqtok
 from helpers import GOLDEN
 from helpers.tokenizers import small_settings
 from vqtok import config
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model import checkpoint
 from vqtok.model.initialization import init_from_data
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.settings import QUANTIZERS
 

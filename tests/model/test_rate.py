@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from helpers.tokenizers import random_video, small_settings, small_tokenizer
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError
 from vqtok.model.initialization import init_from_data
-from vqtok.model.rate import ALL_TOKENS, TRIALS, Rate, find_price
+from vqtok.model.rate import TRIALS, find_price
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.training.synthetic import moving_waves
 

@@ -18,13 +18,13 @@ from PIL import Image
 from helpers.clips import pattern, write_clip
 from helpers.ffmpeg import run_ffmpeg
 from helpers.tokenizers import STAGED, save_staged_tokenizer, small_settings, small_tokenizer
+from vqtok.encoding import EncodeOptions, Rate
 from vqtok.errors import UsageError
 from vqtok.model import checkpoint
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.layers import CausalConv3d
-from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.source import EncodeOptions, encode_source
+from vqtok.pipeline.source import encode_source
 from vqtok.pipeline.split import Piece, encode_piece, join_pieces, plan_pieces
 from vqtok.tokens import read_tokens, tokens_to_bytes, write_tokens
 from vqtok.video import CannotSplit

@@ -20,6 +20,7 @@ from vqtok.bulk.supervisor import Encode, Result
 from vqtok.corpus import publish
 from vqtok.corpus.settings import open_corpus
 from vqtok.corpus_options import parse_size
+from vqtok.encoding import ALL_TOKENS, EncodeOptions, Rate
 from vqtok.pipeline.frame_rate import parse_frame_rate
 
 __all__ = ["Encode", "Result", "finish", "plan"]
@@ -36,7 +37,7 @@ def plan(
     start: float = 0.0,
     duration: float | None = None,
     strict: bool = False,
-    rate: dict[str, float] | None = None,
+    rate: Rate = ALL_TOKENS,
     dtype: str | None = None,
     device: str = "auto",
     split: float | None = None,
@@ -52,26 +53,16 @@ def plan(
     pack: size of a shard, such as "256M" or in bytes.
     split: cut clips that are longer into pieces of about so many seconds.
     workers: clips that are encoded at once on one machine, on CPUs: all jobs of all its workers.
-    rate: {"tokens": 0.6}, or price or psnr, as in `vqtok.Rate`.
     shard: (k, n): process k of n, which takes every n-th shard.
     retry_failed: also return clips that have failed.
     The others are as in `vqtok.encode_video`.
 
     Raises UsageError if the corpus was begun with other options, or if there are no clips.
     """
+    frame_rate = None if fps is None else parse_frame_rate(fps)
+    encoding = EncodeOptions(size, frame_rate, start, duration, strict, rate)
     options = PlanOptions(
-        pack=parse_size(str(pack)),
-        tokenizer=tokenizer,
-        size=size,
-        fps=None if fps is None else parse_frame_rate(fps),
-        start=start,
-        duration=duration,
-        strict=strict,
-        rate=rate,
-        dtype=dtype,
-        device=device,
-        split=split,
-        workers=workers,
+        parse_size(str(pack)), encoding, tokenizer, dtype, device, split, workers=workers
     )
     listed = [sources] if isinstance(sources, str | Path) else sources
     _, _, clips = plan_clips(list(map(str, listed)), Path(folder), options, shard, retry_failed)

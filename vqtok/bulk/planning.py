@@ -1,8 +1,7 @@
 """Plan a corpus: list its clips, divide them into shards, and say which are left to encode."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from fractions import Fraction
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from vqtok.corpus.settings import (
     Corpus,
     CorpusSettings,
     create_corpus,
+    encoding_to_json,
     is_corpus,
     open_corpus,
 )
 from vqtok.corpus.shards import Shard
 from vqtok.corpus_options import format_size
+from vqtok.encoding import EncodeOptions
 from vqtok.errors import UsageError, VqtokError, name_file
 from vqtok.files import is_list, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
@@ -31,11 +32,11 @@ _LONGEST = 300  # characters of a value in a message
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How to encode the clips of a corpus, as in `vqtok encode`.
+    """How to make a corpus, as in `vqtok encode`.
 
     pack: size of a shard in bytes, about.
+    encoding: of each clip.
     tokenizer: a bundled name or a file.
-    rate: the one of price, tokens and psnr that limits tokens, if any.
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
     on_gpus: whether workers on other machines have GPUs; this machine then needs none.
@@ -43,13 +44,8 @@ class PlanOptions:
     """
 
     pack: int
+    encoding: EncodeOptions
     tokenizer: str = DEFAULT
-    size: int | None = None
-    fps: Fraction | None = None
-    start: float = 0.0
-    duration: float | None = None
-    strict: bool = False
-    rate: dict[str, float] | None = None
     dtype: str | None = None
     device: str = "auto"
     split: float | None = None
@@ -57,7 +53,7 @@ class PlanOptions:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.split is not None and {"tokens", "psnr"} & set(self.rate or {}):
+        if self.split is not None and {"tokens", "psnr"} & self.encoding.rate.given.keys():
             raise UsageError(
                 "--tokens and --psnr are met over a whole clip: choose --lambda, or do not --split"
             )
@@ -95,13 +91,13 @@ def _create(
 ) -> None:
     _check_own(folder)
     check_targets([folder / FAILURES], [tokenizer_file(options.tokenizer)])
-    fps = None if options.fps is None else str(options.fps)
-    with Prober(options.size, fps) as prober:
+    encoding = options.encoding
+    with Prober(encoding.size, encoding.fps) as prober:
 
         def pieces(path: Path) -> int:
             if options.split is None:
                 return 1
-            excerpt = options.start, options.duration
+            excerpt = encoding.start, encoding.duration
             return count_pieces(prober.probe(path), *excerpt, options.split)
 
         clips = list(list_clips(sources, pieces, say))
@@ -140,13 +136,13 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
 
     from vqtok.device import find_device
     from vqtok.model.checkpoint import inference_dtype, load
-    from vqtok.model.rate import Rate, RateControl
+    from vqtok.model.rate import RateControl
 
     where, dtype = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
     device = find_device(where)
     dtype = inference_dtype(device, options.dtype or dtype)
     tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
-    RateControl(tokenizer, Rate(**options.rate or {}))
+    RateControl(tokenizer, options.encoding.rate)
     threads = max(1, torch.get_num_threads() // options.workers)
     predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
@@ -158,30 +154,22 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         stages=tokenizer.stages,
         keyframe_interval=tokenizer.coder.keyframe_interval if predicts else 1,
         dtype=dtype,
-        size=options.size,
-        fps=None if options.fps is None else str(options.fps),
-        start=options.start,
-        duration=options.duration,
-        strict=options.strict,
-        rate=options.rate or {},
         sources=sources,
         pack=options.pack,
         split=options.split,
         threads=None if options.on_gpus or device.type != "cpu" else threads,
+        **encoding_to_json(options.encoding),
     )
 
 
 def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) -> None:
     """Raise UsageError if an option is not what the corpus was begun with."""
     begun = asdict(corpus.settings)
-    fps = None if options.fps is None else str(options.fps)
-    others = {"sources": sources, "rate": options.rate or {}, "fps": fps}
-    asked: dict[str, Any] = asdict(options) | others
-    free = {"tokenizer", "device", "on_gpus", "workers"} | (
-        {"dtype"} if options.dtype is None else set()
-    )
-    for key in ("sources", *(field.name for field in fields(options))):
-        if key not in free and begun[key] != asked[key]:
+    asked: dict[str, Any] = {"sources": sources, "pack": options.pack, "split": options.split}
+    asked |= encoding_to_json(options.encoding)
+    asked |= {} if options.dtype is None else {"dtype": options.dtype}
+    for key in asked:
+        if begun[key] != asked[key]:
             raise UsageError(
                 f"{corpus.folder} was begun {_describe(key, begun[key])}, not "
                 f"{_describe(key, asked[key])}: use the same options, or another folder"

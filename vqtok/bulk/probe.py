@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from queue import Empty
 from typing import NamedTuple, Self
@@ -35,8 +36,8 @@ class Probed(NamedTuple):
 class Prober:
     """Opens videos. Use it as a context manager."""
 
-    def __init__(self, size: int | None, fps: str | None) -> None:
-        self._setup = Setup(size, fps)
+    def __init__(self, size: int | None, fps: Fraction | None) -> None:
+        self._setup = Setup(size, None if fps is None else str(fps))
         self._process: WorkerProcess | None = None
 
     def __enter__(self) -> Self:

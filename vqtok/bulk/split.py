@@ -6,8 +6,9 @@ from dataclasses import asdict
 from vqtok.corpus.clips import Clip
 from vqtok.corpus.pieces import Pieces, PieceTokens
 from vqtok.corpus.records import Seconds
+from vqtok.encoding import EncodeOptions
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.source import EncodeOptions, encode_source
+from vqtok.pipeline.source import encode_source
 from vqtok.pipeline.split import Piece, encode_piece, join_pieces, plan_pieces
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from threading import Lock
 from typing import Any, TextIO
 
@@ -32,9 +31,7 @@ from vqtok.errors import (
     os_message,
 )
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.source import EncodeOptions
 from vqtok.pipeline.stopwatch import Stopwatch
 
 
@@ -43,7 +40,7 @@ class Worker:
 
     def __init__(self, setup: Setup, replies: TextIO) -> None:
         self._corpus = open_corpus(setup.folder)
-        self._options = encode_options(self._corpus)
+        self._options = self._corpus.settings.encoding
         self._tokenizer = _load(setup, self._corpus)
         self._replies, self._lock = replies, Lock()
         device = self._tokenizer.device
@@ -123,19 +120,6 @@ def _failure(clip: Clip, error: BaseException, attempts: int) -> Failure:
 def is_disk_full(error: BaseException) -> bool:
     """Return whether there is no space left, for temporary files either: no fault of a clip."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def encode_options(corpus: Corpus) -> EncodeOptions:
-    """Return how the clips of a corpus are encoded."""
-    settings = corpus.settings
-    return EncodeOptions(
-        size=settings.size,
-        fps=None if settings.fps is None else Fraction(settings.fps),
-        start=settings.start,
-        duration=settings.duration,
-        strict=settings.strict,
-        rate=Rate(**settings.rate),
-    )
 
 
 def _load(setup: Setup, corpus: Corpus) -> Tokenizer:

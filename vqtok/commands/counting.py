@@ -180,7 +180,8 @@ def _read(file: str | PackedTokens, tokenizer: "Tokenizer | None", bars: Progres
     if isinstance(file, PackedTokens):
         tokens = file.read()
     elif tokenizer is not None and _is_clip(path):
-        from vqtok.pipeline.source import EncodeOptions, encode_source
+        from vqtok.encoding import EncodeOptions
+        from vqtok.pipeline.source import encode_source
 
         with bars.task(Path(path).name) as task:
             tokens, clip = encode_source(

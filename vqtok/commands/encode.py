@@ -11,12 +11,13 @@ from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.corpus.settings import is_corpus
+from vqtok.encoding import EncodeOptions
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.interrupt import Interrupted, defer_interrupt
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.source import EncodeOptions, encode_source
+from vqtok.pipeline.source import encode_source
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens, count_tokens, read_settings, write_tokens
 

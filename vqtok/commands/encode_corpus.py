@@ -12,6 +12,7 @@ from vqtok.corpus.clips import Clip
 from vqtok.corpus.publish import FAILURES, finish, read_failures
 from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import Shard
+from vqtok.corpus.status import describe_status, read_status
 from vqtok.corpus_options import Work
 from vqtok.errors import VqtokError, join_reasons
 
@@ -106,3 +107,8 @@ def _check_complete(corpus: Corpus, shards: Sequence[Shard], total: int) -> None
         )
     if left := len(clips_left(corpus, shards)):
         raise VqtokError(f"{left:,} of {total:,} clips are not encoded: run the command again")
+
+
+def show_status(folder: Path) -> None:
+    """Print what is done of the corpus in a folder."""
+    print("\n".join(describe_status(read_status(folder))))

@@ -17,6 +17,7 @@ from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
 from vqtok.commands.run_options import RunOptions, check_rates
 from vqtok.corpus.sources import list_clips
+from vqtok.encoding import Rate
 from vqtok.errors import (
     INTERRUPTS,
     UsageError,
@@ -26,7 +27,6 @@ from vqtok.errors import (
     join_reasons,
 )
 from vqtok.files import FileList, printable, real_path
-from vqtok.model.rate import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, RatePoint, evaluate_clip
 from vqtok.report import curve_table, evaluation_table

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from vqtok.commands.progress import say
 from vqtok.device import check_dtype, describe_device
+from vqtok.encoding import Rate
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.rate import Rate, RateControl
+from vqtok.model.rate import RateControl
 from vqtok.model.tokenizer import Tokenizer
 
 

@@ -4,6 +4,7 @@ import json
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.shards import Shard
+from vqtok.encoding import EncodeOptions, Rate
 from vqtok.errors import UsageError, VqtokError, os_reason
 from vqtok.untrusted import parse_json, quote
 
@@ -57,6 +59,19 @@ class CorpusSettings:
     pack: int
     split: float | None = None
     threads: int | None = None
+
+    @property
+    def encoding(self) -> EncodeOptions:
+        """How every clip is encoded."""
+        fps = None if self.fps is None else Fraction(self.fps)
+        excerpt = self.size, fps, self.start, self.duration
+        return EncodeOptions(*excerpt, self.strict, Rate(**self.rate))
+
+
+def encoding_to_json(options: EncodeOptions) -> dict[str, Any]:
+    """Return how a clip is encoded as `corpus.json` says it."""
+    fps = None if options.fps is None else str(options.fps)
+    return asdict(options) | {"fps": fps, "rate": options.rate.given}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError
 from vqtok.model.stream_state import StreamState
 
@@ -18,51 +18,10 @@ WINDOW = 2**18  # positions in a window at most, to bound memory
 TRIALS = 9  # of the price of a window
 LEAST = 0.5  # tokens that stand for none, so that their logarithm is finite
 TOLERANCE = 0.01  # of the number of tokens, or of the squared error
-LARGEST = 1e6  # price or number of tokens
 FAR = 1.5  # log of a measure over its target, beyond which it tells little of the answer
 # Change of the logarithm of the price, per change of that of the number of tokens and of the error.
 TOKENS_STEP, ERROR_STEP = 2.5, 3.5
 PRICES = 2.0**-10, 2.0**6  # range of prices to search, relative to the tokenizer's own
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How many tokens to spend on a clip: at most one of these. None: all that help.
-
-    price: squared error of the latents that a token has to save, relative to that at which half
-        of the tokens were spent in training. Higher is fewer tokens. One pass, no delay.
-    tokens: tokens per position, averaged over the clip. The price is searched in windows of at
-        most a key-frame interval, so that each ends at the average.
-    psnr: dB, of each window; the fewest tokens that reach it.
-
-    Raises UsageError for more than one, or one out of range.
-    """
-
-    price: float | None = None
-    tokens: float | None = None
-    psnr: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("price", "tokens", "psnr") if getattr(self, name) is not None]
-        for name in given:
-            if not isinstance(getattr(self, name), int | float):
-                raise UsageError(f"{name} must be a number, not {getattr(self, name)!r}")
-        if len(given) > 1:
-            raise UsageError(f"choose one of price, tokens and psnr, not {' and '.join(given)}")
-        if self.price is not None and not 0 <= self.price <= LARGEST:
-            raise UsageError(f"the price of a token must be 0 to {LARGEST:,.0f}, not {self.price}")
-        if self.tokens is not None and not 0 < self.tokens <= LARGEST:
-            raise UsageError(f"tokens per position must be 0 to {LARGEST:,.0f}, not {self.tokens}")
-        if self.psnr is not None and not 0 < self.psnr <= 100:
-            raise UsageError(f"the PSNR must be above 0 and at most 100 dB, not {self.psnr}")
-
-    def __str__(self) -> str:
-        """Return the setting as text, such as `tokens=0.6`; empty if there is none."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return "".join(f"{name}={value:g}" for name, value in values.items() if value is not None)
-
-
-ALL_TOKENS = Rate()
 
 
 class _Window(NamedTuple):

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtok.device import to_device
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.batching import Batcher
 from vqtok.model.chunks import chunk_length, rechunk, repeat_edges
 from vqtok.model.inputs import check_indices, check_video, of_one_clip
 from vqtok.model.layers import channels_last, look_back
 from vqtok.model.networks import build_coder, build_decoder, build_encoder
-from vqtok.model.rate import ALL_TOKENS, Rate, RateControl
+from vqtok.model.rate import RateControl
 from vqtok.model.stream_state import StreamState
 from vqtok.precision import fixed_precision
 from vqtok.quantizers import Quantized, build

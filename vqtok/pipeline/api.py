@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from vqtok import DEFAULT
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.inputs import check_indices
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
 from vqtok.pipeline.frame_rate import parse_frame_rate

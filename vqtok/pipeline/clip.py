@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtok.model.rate import ALL_TOKENS, Rate
+from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.frame_rate import average_frame_rate
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch

@@ -3,32 +3,14 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from fractions import Fraction
 
+from vqtok.encoding import EncodeOptions
 from vqtok.errors import VqtokError
-from vqtok.model.rate import ALL_TOKENS, Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens
 from vqtok.video import Clip, Section, open_video
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How to encode a clip; the first four are those of `open_video`.
-
-    strict: fail if the video is damaged.
-    rate: how many tokens to spend.
-    """
-
-    size: int | None = None
-    fps: Fraction | None = None
-    start: float = 0.0
-    duration: float | None = None
-    strict: bool = False
-    rate: Rate = ALL_TOKENS
 
 
 def open_clip(

@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vqtok.encoding import EncodeOptions
 from vqtok.errors import UsageError, VqtokError
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip
 from vqtok.pipeline.frame_rate import average_frame_rate
-from vqtok.pipeline.source import EncodeOptions, open_clip
+from vqtok.pipeline.source import open_clip
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import IndexBuffer, Tokens
 from vqtok.video import CannotSplit, Clip, Section, Timeline, read_timeline

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from vqtok.codebook_stats.usage import codebook_use
-from vqtok.model.rate import Rate
+from vqtok.encoding import Rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, evaluate_clip, write_comparison_image
 from vqtok.settings import TrainSettings
