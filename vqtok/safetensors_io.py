@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vqtok.atomic import atomic_write
-from vqtok.errors import VqtokError, os_reason
-from vqtok.untrusted import parse_json, quote
+from vqtok.untrusted import parse_json, quote, reading
 
 # Bytes of the JSON. The format allows 100 MB, of which Python would make gigabytes of objects;
 # the largest of vqtok's own files, the state of a training run, has some 100 KB.
@@ -136,16 +135,11 @@ def read_file(path: Path, kind: str) -> tuple[dict[str, str], dict[str, np.ndarr
     kind: what the file should be, for the message, such as "a tokenizer file".
     Raises VqtokError, naming the file, if it cannot be read or is not a complete safetensors file.
     """
-    try:
-        with path.open("rb") as file:
-            header = read_header(file)
-            check_size(header, file.seek(0, 2))
-            tensors = header.tensors.items()
-            return header.metadata, {n: read_array(file, i, header.start) for n, i in tensors}
-    except OSError as error:
-        raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except ValueError as error:
-        raise VqtokError(f"{path} is damaged or not {kind}: {error}") from None
+    with reading(path, f"is damaged or not {kind}"), path.open("rb") as file:
+        header = read_header(file)
+        check_size(header, file.seek(0, 2))
+        tensors = header.tensors.items()
+        return header.metadata, {n: read_array(file, i, header.start) for n, i in tensors}
 
 
 def check_size(header: Header, size: int) -> None:

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -66,6 +67,22 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         raise ValueError("a key is there twice")
     return value
+
+
+@contextmanager
+def reading(path: Path, fault: str = "is damaged", advice: str = "") -> Iterator[None]:
+    """Raise what goes wrong with reading a file in the block as a VqtokError that names it.
+
+    fault, advice: what stands before and after the reason of a ValueError.
+    """
+    try:
+        yield
+    except VqtokError:
+        raise
+    except OSError as error:
+        raise VqtokError(f"{path}: {os_reason(error)}") from None
+    except ValueError as error:
+        raise VqtokError(f"{path} {fault}: {error}{advice}") from None
 
 
 def read_text(path: str | os.PathLike[str], limit: int = MAX_TEXT) -> str:

@@ -27,7 +27,7 @@ def clips(tmp_path):
 @pytest.fixture
 def batched(monkeypatch):
     """Run clips in batches although this is a CPU."""
-    monkeypatch.setattr("vqtok.commands.batch._rows", lambda device, jobs: jobs)
+    monkeypatch.setattr("vqtok.commands.batch.batch_rows", lambda device, clips: clips)
 
 
 def contents(folder):

@@ -30,6 +30,7 @@ from vqtok.errors import (
     is_device_failure,
     os_message,
 )
+from vqtok.model.batching import batch_rows
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -43,15 +44,13 @@ class Worker:
         self._options = self._corpus.settings.encoding
         self._tokenizer = _load(setup, self._corpus)
         self._replies, self._lock = replies, Lock()
-        device = self._tokenizer.device
-        self.rows = 1 if device.type == "cpu" else setup.jobs
-        self.reply(
-            ready=f"{setup.tokenizer} in {self._corpus.settings.dtype} on {describe_device(device)}"
-        )
+        place = describe_device(self._tokenizer.device)
+        self.reply(ready=f"{setup.tokenizer} in {self._corpus.settings.dtype} on {place}")
 
     def run(self, jobs: int) -> None:
         """Encode the clips on stdin until it ends."""
-        with self._tokenizer.batched(self.rows), ThreadPoolExecutor(jobs) as pool:
+        rows = batch_rows(self._tokenizer.device, jobs)
+        with self._tokenizer.batched(rows), ThreadPoolExecutor(jobs) as pool:
             for line in sys.stdin:
                 pool.submit(self._work, Clip(**json.loads(line)))
             os._exit(0)  # the parent is gone, or does not want what is still running

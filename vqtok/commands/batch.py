@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import torch
-
 from vqtok.commands.journal import MAX_KILLS, Journal, shard_name
 from vqtok.commands.progress import Cancelled, ProgressBars, ProgressTask
 from vqtok.commands.run_options import RunOptions
@@ -24,6 +22,7 @@ from vqtok.errors import (
     join_reasons,
 )
 from vqtok.files import FileList, exists, printable, real_path
+from vqtok.model.batching import batch_rows
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.targets import check_targets, check_writable, tokenizer_file
 
@@ -172,7 +171,7 @@ def run_batch(
     others, suspects = _split_suspects(jobs, journal)
     with (
         journal,
-        tokenizer.batched(_rows(tokenizer.device, run.jobs)),
+        tokenizer.batched(batch_rows(tokenizer.device, run.jobs)),
         ProgressBars(run.quiet) as bars,
         bars.task(label, len(jobs)) as batch,
     ):
@@ -194,11 +193,6 @@ def _split_suspects(jobs: Sequence[Job], journal: Journal) -> tuple[list[Job], l
     suspects.sort(key=lambda job: journal.kills(job.target))
     apart = set(suspects)
     return [job for job in jobs if job not in apart], suspects
-
-
-def _rows(device: torch.device, jobs: int) -> int:
-    """Return how many clips the model runs at once. On a CPU, a batch is no faster than threads."""
-    return 1 if device.type == "cpu" else jobs
 
 
 def _run_all(

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqtok.errors import VqtokError, os_reason
-from vqtok.untrusted import parse_json
+from vqtok.untrusted import parse_json, reading
 
 CLIPS = "clips.jsonl"
 MAX_PIECES = 10_000
@@ -49,14 +48,9 @@ def clip_lines(clips: Iterable[Clip]) -> Iterator[bytes]:
 def read_clips(folder: Path) -> Iterator[Clip]:
     """Yield the clips of a corpus. Raises VqtokError for a line that is no clip."""
     path = folder / CLIPS
-    try:
-        with path.open("rb") as file:
-            for key, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b"")):
-                yield _parse(key, line)
-    except OSError as error:
-        raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except ValueError as error:
-        raise VqtokError(f"{path} is damaged: {error}") from None
+    with reading(path), path.open("rb") as file:
+        for key, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b"")):
+            yield _parse(key, line)
 
 
 def _parse(key: int, line: bytes) -> Clip:

@@ -13,8 +13,8 @@ from vqtok.corpus.reader import published_shards, shard_record
 from vqtok.corpus.records import PackedClip, Record
 from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.tar import BLOCK
-from vqtok.errors import VqtokError, os_reason
 from vqtok.safetensors_io import DTYPES, check_size, read_header, write_file
+from vqtok.untrusted import reading
 
 INDEX = "index.safetensors"
 COLUMNS = (
@@ -48,18 +48,10 @@ def read_index(folder: str | Path) -> Columns:
     path = Path(folder) / INDEX
     if not path.exists():
         return _to_columns(map(shard_record, published_shards(open_corpus(folder))))
-    try:
+    advice = "; delete it: the records tell the same"
+    with reading(path, "is damaged or not the index of a corpus", advice):
         columns = _map(path)
         _check(columns, len(open_corpus(folder).shards))
-    except OSError as error:
-        raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except VqtokError:
-        raise
-    except ValueError as error:
-        raise VqtokError(
-            f"{path} is damaged or not the index of a corpus: {error}; delete it: the records tell "
-            "the same"
-        ) from None
     return columns
 
 

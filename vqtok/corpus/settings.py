@@ -14,8 +14,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from vqtok.atomic import atomic_write
 from vqtok.corpus.shards import Shard
 from vqtok.encoding import EncodeOptions, Rate
-from vqtok.errors import UsageError, VqtokError, os_reason
-from vqtok.untrusted import parse_json, quote
+from vqtok.errors import UsageError
+from vqtok.untrusted import parse_json, quote, reading
 
 CORPUS = "corpus.json"
 _FORMAT = {"format": "vqtok-corpus", "version": 1}
@@ -135,14 +135,8 @@ def open_corpus(folder: str | Path) -> Corpus:
     path = folder / CORPUS
     if not is_corpus(folder):
         raise UsageError(f"{folder} is not a corpus: it has no {CORPUS}")
-    try:
-        with path.open("rb") as file:
-            value = parse_json(file.read(_MAX_BYTES))
-        return _parse(folder, value)
-    except OSError as error:
-        raise VqtokError(f"{path}: {os_reason(error)}") from None
-    except ValueError as error:
-        raise VqtokError(f"{path} is damaged: {error}") from None
+    with reading(path), path.open("rb") as file:
+        return _parse(folder, parse_json(file.read(_MAX_BYTES)))
 
 
 def _parse(folder: Path, value: Any) -> Corpus:
