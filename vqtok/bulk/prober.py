@@ -5,12 +5,12 @@ video, and reads a line on each from its stdout. It ends when its stdin does.
 """
 
 import json
-import os
 import sys
 from fractions import Fraction
 
 from vqtok import video
 from vqtok.bulk.probe import Probed, Setup
+from vqtok.bulk.process import Replies
 from vqtok.errors import VqtokError
 
 
@@ -26,13 +26,11 @@ def read_video(path: str, setup: Setup) -> Probed | None:
 
 def main() -> None:
     """Open the videos on stdin until it ends."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print must not disturb the replies
+    replies = Replies()
     setup = Setup(**json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         probed = read_video(json.loads(line)["path"], setup)
-        replies.write(json.dumps(probed._asdict() if probed else {}) + "\n")
-        replies.flush()
+        replies.send(**probed._asdict() if probed else {})
 
 
 if __name__ == "__main__":

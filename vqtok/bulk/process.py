@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import vqtok
@@ -109,6 +109,20 @@ class WorkerProcess:
         """Return the signal or the exit code of a process that has ended."""
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+class Replies:
+    """The replies of such a process to its parent. What else is printed goes to stderr."""
+
+    def __init__(self) -> None:
+        self._file, self._lock = os.fdopen(os.dup(1), "w"), Lock()
+        os.dup2(2, 1)  # libraries that print must not disturb the replies
+
+    def send(self, **line: Any) -> None:
+        """Send a line of JSON. Thread-safe. Raises BrokenPipeError if the parent is gone."""
+        with self._lock:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
 
 @contextmanager

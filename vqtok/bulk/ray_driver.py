@@ -18,6 +18,7 @@ from math import ceil
 from threading import Thread, Timer
 from typing import Any
 
+from vqtok.bulk.process import Replies
 from vqtok.bulk.ray_data import RayJob, describe_ray_failure
 from vqtok.bulk.supervisor import Encode
 from vqtok.corpus.clips import Clip
@@ -149,14 +150,10 @@ def main() -> None:
     """Run a job. What ends it early is its last reply."""
     for number in (signal.SIGINT, signal.SIGHUP):  # the parent decides what happens then
         signal.signal(number, signal.SIG_IGN)
-    replies = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    reply = Replies().send
+    nowhere = os.open(os.devnull, os.O_WRONLY)  # Ray prints on both streams
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-
-    def reply(**line: Any) -> None:
-        replies.write(json.dumps(line) + "\n")
-        replies.flush()
 
     def give_up() -> None:
         address = os.environ.get("RAY_ADDRESS", "this machine")

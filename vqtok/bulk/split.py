@@ -39,16 +39,11 @@ def encode_split(
         if plan:
             _encode_missing(clip, plan, pieces, tokenizer, options)
             return _join(clip, plan, pieces)
-        is_mine = clip.piece == 0
     except CannotSplit as error:
         pieces.write_plan([])
-        reason, is_mine = [str(error)], True
-    else:
-        reason = []
-    if not is_mine:
-        return None
-    whole = encode_whole(clip.path, tokenizer, options)
-    return whole._replace(notes=[*reason, *whole.notes])
+        whole = encode_whole(clip.path, tokenizer, options)
+        return whole._replace(notes=[str(error), *whole.notes])
+    return encode_whole(clip.path, tokenizer, options) if clip.piece == 0 else None
 
 
 def _plan(

@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
-from typing import Any, TextIO
+from typing import Any
 
-from vqtok.bulk.process import Setup
+from vqtok.bulk.process import Replies, Setup
 from vqtok.bulk.split import EncodedClip, encode_split, encode_whole
 from vqtok.corpus.clips import Clip
 from vqtok.corpus.pieces import Pieces
@@ -39,13 +38,13 @@ from vqtok.pipeline.stopwatch import Stopwatch
 class Worker:
     """Encodes clips and replies with a line on each."""
 
-    def __init__(self, setup: Setup, replies: TextIO) -> None:
+    def __init__(self, setup: Setup, replies: Replies) -> None:
         self._corpus = open_corpus(setup.folder)
         self._options = self._corpus.settings.encoding
         self._tokenizer = _load(setup, self._corpus)
-        self._replies, self._lock = replies, Lock()
+        self._reply = replies.send
         place = describe_device(self._tokenizer.device)
-        self.reply(ready=f"{setup.tokenizer} in {self._corpus.settings.dtype} on {place}")
+        self._reply(ready=f"{setup.tokenizer} in {self._corpus.settings.dtype} on {place}")
 
     def run(self, jobs: int) -> None:
         """Encode the clips on stdin until it ends."""
@@ -55,12 +54,6 @@ class Worker:
                 pool.submit(self._work, Clip(**json.loads(line)))
             os._exit(0)  # the parent is gone, or does not want what is still running
 
-    def reply(self, **line: Any) -> None:
-        """Send a line to the parent."""
-        with self._lock:
-            self._replies.write(json.dumps(line) + "\n")
-            self._replies.flush()
-
     def _work(self, clip: Clip) -> None:
         """Encode a clip. What stops the whole worker is said, and ends it."""
         try:
@@ -69,14 +62,14 @@ class Worker:
             self._stop(str(error))
         except BaseException as error:
             if is_device_failure(error):
-                self.reply(died=describe_device_failure(error))
+                self._reply(died=describe_device_failure(error))
                 os._exit(1)
             self._stop(describe_failure(error, self._corpus.folder))
         else:
-            self.reply(clip=clip.key, piece=clip.piece, **result)
+            self._reply(clip=clip.key, piece=clip.piece, **result)
 
     def _stop(self, reason: str) -> None:
-        self.reply(stop=reason)
+        self._reply(stop=reason)
         os._exit(1)
 
     def _finish(self, clip: Clip) -> dict[str, Any]:
@@ -132,8 +125,7 @@ def main() -> None:
     """Run a worker, as long as its parent lives."""
     # It reaches the whole group of processes, but the parent decides what happens then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print must not disturb the replies
+    replies = Replies()
     first = sys.stdin.readline()
     try:
         if first:
@@ -142,7 +134,7 @@ def main() -> None:
         os._exit(1)
 
 
-def _run(setup: Setup, replies: TextIO) -> None:
+def _run(setup: Setup, replies: Replies) -> None:
     """Run a worker. What keeps it from starting is its only reply."""
     try:
         worker = Worker(setup, replies)
@@ -151,8 +143,7 @@ def _run(setup: Setup, replies: TextIO) -> None:
     except Exception as error:
         is_usage = isinstance(error, UsageError)
         reason = os_message(error) if isinstance(error, OSError) else str(error)
-        replies.write(json.dumps({"stop": reason, "usage": is_usage}) + "\n")
-        replies.flush()
+        replies.send(stop=reason, usage=is_usage)
         sys.exit(1)
     worker.run(setup.jobs)
 

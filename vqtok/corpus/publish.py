@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -157,24 +158,13 @@ def _printable(failure: Failure) -> dict[str, object]:
 def read_failures(corpus: Corpus, shards: Iterable[Shard] | None = None) -> Iterator[Failure]:
     """Yield the failures of shards (all by default), published or not."""
     for shard in corpus.shards if shards is None else shards:
-        yield from _failures(shard)
+        yield from shard.read(partial(_failures, shard))
 
 
-def _failures(shard: Shard) -> Sequence[Failure]:
-    """Return the failures of a shard, which others may publish or open again meanwhile."""
-    while True:
-        published = shard.is_published()
-        try:
-            if published:
-                failures = _check_size(shard, read_record(shard.record)).failures
-            else:
-                failures = [shard.failure(key) for key in sorted(shard.finished()[1])]
-        except (FileNotFoundError, VqtokError) as error:
-            if isinstance(error, VqtokError) and shard.is_published() == published:
-                raise
-            continue
-        if shard.is_published() == published:
-            return failures
+def _failures(shard: Shard, published: bool) -> Sequence[Failure]:
+    if published:
+        return _check_size(shard, read_record(shard.record)).failures
+    return [shard.failure(key) for key in sorted(shard.finished()[1])]
 
 
 def _check_size(shard: Shard, record: Record) -> Record:

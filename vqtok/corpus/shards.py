@@ -65,6 +65,19 @@ class Shard:
         """Return whether the shard is complete: it has its tar, and the record, written last."""
         return self.record.exists() and self.tar.exists()
 
+    def read(self, read: Callable[[bool], T]) -> T:
+        """Return read(published); again if others publish the shard, or open it, meanwhile."""
+        while True:
+            published = self.is_published()
+            try:
+                value = read(published)
+            except (FileNotFoundError, VqtokError) as error:
+                if isinstance(error, VqtokError) and self.is_published() == published:
+                    raise
+            else:
+                if self.is_published() == published:
+                    return value
+
     def path(self, key: int, suffix: str, piece: int | None = None) -> Path:
         """Return a file of a clip, or of a piece of it, such as PART, FAILED or ATTEMPTS."""
         part = "" if piece is None else f"-{piece:04}"

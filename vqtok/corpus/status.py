@@ -12,10 +12,8 @@ from typing import NamedTuple
 from vqtok.corpus.records import Failure, PackedClip, Record, Seconds, read_record
 from vqtok.corpus.settings import open_corpus
 from vqtok.corpus.shards import PART, Shard, read_details
-from vqtok.errors import VqtokError
 
 RECENT = 600  # seconds
-_TRIES = 3  # to read an open shard, which may be published meanwhile
 
 
 @dataclass(frozen=True)
@@ -103,18 +101,7 @@ def read_status(folder: str | Path) -> Status:
 
 
 def _read_shard(shard: Shard) -> _Progress:
-    """Read a shard; once more if it is published or opened again meanwhile."""
-    progress = _sum_up(False, [], [], [])
-    for _ in range(_TRIES):
-        published = shard.is_published()
-        try:
-            progress = _read_published(shard) if published else _read_open(shard)
-        except (FileNotFoundError, VqtokError) as error:
-            if shard.is_published() == published and isinstance(error, VqtokError):
-                raise
-        if shard.is_published() == published:
-            break
-    return progress
+    return shard.read(lambda published: (_read_published if published else _read_open)(shard))
 
 
 def _read_published(shard: Shard) -> _Progress:
