@@ -62,6 +62,27 @@ def test_tokenizer_with_other_settings_is_refused(kind, overrides, tmp_path):
     assert not other.folder.exists()
 
 
+def test_run_starts_from_the_networks_of_a_tokenizer_with_another_codebook(tmp_path):
+    first = make_run(tmp_path / "first", "ema", "model.predictor_blocks=1")
+    train_run(first, 1)
+    init = [f"train.init_networks_from={first.folder / RUN_TOKENIZER}", "train.steps=1"]
+    other = ["model.predictor_blocks=0", "quantizer.codebook_size=32", "train.learning_rate=1e-9"]
+    second = make_run(tmp_path / "second", "ema", *init, *other)
+    train_run(second)
+    before, after = (load_file(run.folder / RUN_TOKENIZER) for run in (first, second))
+    for name in before:
+        if name.startswith(("encoder", "decoder")):
+            torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-2)
+    used = after["coder.quantizer.embedding.weight"].unique(dim=0)
+    assert len(used) > 1  # k-means of latents
+    third = make_run(tmp_path / "third", "ema", *init, "quantizer.dim=3")
+    with pytest.raises(UsageError, match=r"init_networks_from has other \[model\] settings"):
+        train_run(third)
+    both = make_run(tmp_path / "both", "ema", *init, f"train.init_from={first.folder}")
+    with pytest.raises(UsageError, match=r"one of train\.init_from and train\.init_networks"):
+        train_run(both)
+
+
 def test_damaged_state_is_refused(tmp_path):
     run = make_run(tmp_path / "run")
     train_run(run, 1)

@@ -125,12 +125,17 @@ def load_or_init(run: Run, clips: TrainingClips, device: torch.device) -> TrainS
         steps = math.ceil(settings.init_clips / settings.batch_size)
         with load_batches(clips, 0, torch.device("cpu"), default_workers(device)) as batches:
             video = torch.cat(list(islice(batches, steps)))
-        state.init_from_data(video)
+        if settings.init_networks_from:
+            state.init_networks_from(checkpoint.load(settings.init_networks_from), video)
+        else:
+            state.init_from_data(video)
     return state
 
 
 def check_settings(settings: TrainSettings, last_step: int) -> None:
     """Raise UsageError for settings that do not go together."""
+    if settings.init_from and settings.init_networks_from:
+        raise UsageError("choose one of train.init_from and train.init_networks_from")
     if last_step > settings.steps:
         raise UsageError(
             f"--steps {last_step} is beyond train.steps={settings.steps}, where the learning rate "

@@ -77,6 +77,22 @@ class TrainState:
         self.update_ema(decay=0)
 
     @torch.no_grad()
+    def init_networks_from(self, source: Tokenizer, video: Tensor) -> None:
+        """Copy encoder and decoder of another tokenizer; compute the rest from clips (b 3 t h w).
+
+        Raises UsageError if its networks differ.
+        """
+        ours = self.tokenizer
+        for module, theirs in ((ours.encoder, source.encoder), (ours.decoder, source.decoder)):
+            if _shapes(module) != _shapes(theirs):
+                raise UsageError(
+                    "train.init_networks_from has other [model] settings or another quantizer.dim"
+                )
+            module.load_state_dict(theirs.state_dict())
+        ours.coder.init_from_data(ours.encoder(ours.pad(video, first=True)).float())
+        self.update_ema(decay=0)
+
+    @torch.no_grad()
     def update_ema(self, decay: float) -> None:
         """Move the averaged weights toward the current ones; a decay of 0 copies them.
 
@@ -158,9 +174,12 @@ def _read(path: Path) -> tuple[int, dict[str, Tensor]]:
 
 def _architecture(tokenizer: Tokenizer) -> tuple[str, int, int, dict[str, torch.Size]]:
     """Return what two tokenizers must share for the weights of one to work in the other."""
-    shapes = {name: weight.shape for name, weight in tokenizer.state_dict().items()}
     intra_codes = tokenizer.coder.intra_codes
-    return tokenizer.kind, tokenizer.codebook_size, intra_codes, shapes
+    return tokenizer.kind, tokenizer.codebook_size, intra_codes, _shapes(tokenizer)
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in module.state_dict().items()}
 
 
 def _with_prefix(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
