@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.corpus import sample_clips, write_corpus
-from vqtok.corpus.index import COLUMNS, INDEX, read_index, write_index
-from vqtok.corpus.reader import iter_tokens
-from vqtok.corpus.records import read_record
+from vqtok.corpus.index import COLUMNS, INDEX, NAMES, read_index, write_index
+from vqtok.corpus.reader import iter_tokens, published_shards
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import VqtokError
 from vqtok.safetensors_io import read_file, write_file
@@ -23,13 +22,12 @@ def folder(tmp_path):
 
 
 def _write(folder):
-    shards = open_corpus(folder).shards
-    write_index(folder, (read_record(shard.record) for shard in shards if shard.record.exists()))
+    write_index(folder, published_shards(open_corpus(folder)))
 
 
 def test_each_row_leads_to_the_indices_of_its_clip(folder):
     index = read_index(folder)
-    assert tuple(index) == COLUMNS
+    assert tuple(index) == (*COLUMNS, NAMES)
     clips = list(iter_tokens(open_corpus(folder)))
     assert index["key"].tolist() == [0, 1, 2, 3, 4]
     assert index["shard"].tolist() == [0, 0, 1, 1, 2]

@@ -18,8 +18,8 @@ from vqtok.tokens import (
     IndexBuffer,
     Tokens,
     count_tokens,
+    read_header_at,
     read_settings,
-    read_settings_at,
     read_tokens,
     read_tokens_at,
     tokens_to_bytes,
@@ -225,13 +225,13 @@ def test_a_token_file_is_read_inside_of_another_file(tmp_path, monkeypatch):
         monkeypatch.setattr("vqtok.tokens.io.MAX_IN_MEMORY", limit)
         with path.open("rb") as file:
             tokens = read_tokens_at(file, 600, len(data), "a.mp4")
-            settings = read_settings_at(file, 600, len(data), "a.mp4")
+            settings = read_header_at(file, 600, len(data), "a.mp4")[1]
         assert tokens_to_bytes(tokens) == data
         assert isinstance(tokens.indices, np.memmap) == (limit == 16)
         assert settings.indices.shape == tokens.indices.shape
 
 
-@pytest.mark.parametrize("read", [read_tokens_at, read_settings_at])
+@pytest.mark.parametrize("read", [read_tokens_at, read_header_at])
 def test_a_wrong_place_in_another_file_is_refused(tmp_path, read):
     data, path = sample_file(), tmp_path / "archive"
     path.write_bytes(b"before" * 100 + data)
