@@ -1,7 +1,7 @@
 """Columns of numbers with a row for each clip: no object per clip, however many there are."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -70,6 +70,14 @@ class Texts:
             data += text.encode(errors="surrogateescape")
             ends.append(len(data))
         return cls(np.frombuffer(data, np.uint8), np.frombuffer(ends, INT64))
+
+    @classmethod
+    def join(cls, columns: Sequence["Texts"]) -> "Texts":
+        """Return several columns as one."""
+        sizes = [len(column.data) for column in columns]
+        begins = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+        ends = [column.ends + begin for column, begin in zip(columns, begins, strict=True)]
+        return cls(np.concatenate([column.data for column in columns]), np.concatenate(ends))
 
     def __len__(self) -> int:
         return len(self.ends)
