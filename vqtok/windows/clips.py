@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from vqtok.corpus.columns import TIMING, Texts, timing_row
 from vqtok.corpus.index import clip_names, read_index
 from vqtok.corpus.reader import PackedTokens, unpublished_notes
-from vqtok.corpus.settings import Corpus
+from vqtok.corpus.settings import Corpus, open_corpus
 from vqtok.corpus.sources import resolve_source
 from vqtok.errors import UsageError, VqtokError, os_message
 from vqtok.files import FileList
@@ -118,7 +118,10 @@ def _read_source(source: Source) -> Iterator[_Part]:
         _warn(unpublished_notes(found))
         yield _corpus_part(found)
     elif isinstance(found, PackedTokens):
-        yield _file_part(str(found), found.name, found.tar, *found.read_header(), found.offset)
+        header, tokens = found.read_header()
+        interval = open_corpus(found.folder).settings.keyframe_interval  # older files lack it
+        tokens = replace(tokens, keyframe_interval=interval)
+        yield _file_part(str(found), found.name, found.tar, header, tokens, found.offset)
     else:
         _warn(found.notes)
         yield from _file_parts(found)
