@@ -3,8 +3,9 @@
     python scripts/bench_windows.py [--clips 200] [--reads 500] [--pairs 20] [--accesses 100000]
 
 The plain reader slices one file of raw indices, mapped anew for each window as nanoGPT does, at a
-random place, and knows no clips. Both take turns, in random order, on tokens of random codes that
-lie in the page cache. Prints a Markdown table. Linux only: memory is RssAnon of the process.
+random place, and knows no clips; it returns as many latent frames as an item has. Both take turns,
+in random order, on tokens of random codes that lie in the page cache. Prints a Markdown table.
+Linux only: memory is RssAnon of the process.
 """
 
 import random
@@ -105,15 +106,15 @@ def sources(case: Case, clips: int) -> Iterator[tuple[Path, Path]]:
         yield folder, raw
 
 
-def plain_reader(case: Case, raw: Path) -> tuple[Read, int]:
-    """Return a reader of windows of a file of raw indices, and how many places there are."""
+def plain_reader(case: Case, length: int, raw: Path) -> tuple[Read, int]:
+    """Return a reader of latent frames of a file of raw indices, and how many places there are."""
     frame = int(np.prod(case.shape))
-    places = raw.stat().st_size // (2 * frame) - case.length + 1
+    places = raw.stat().st_size // (2 * frame) - length + 1
 
     def read(place: int) -> torch.Tensor:
         data = np.memmap(raw, "<u2", "r")
-        window = data[place * frame : (place + case.length) * frame].astype(np.int64)
-        return torch.from_numpy(window).view(case.length, *case.shape)
+        window = data[place * frame : (place + length) * frame].astype(np.int64)
+        return torch.from_numpy(window).view(length, *case.shape)
 
     return read, places
 
@@ -137,7 +138,8 @@ def measure(case: Case, clips: int, reads: int, pairs: int, accesses: int) -> li
     """Return the cells of the row of a case."""
     with sources(case, clips) as (corpus, raw):
         windows = TokenWindows(corpus, case.length, **case.options)
-        plain, ours = plain_reader(case, raw), (windows.__getitem__, len(windows))
+        length = len(windows[0]["indices"])
+        plain, ours = plain_reader(case, length, raw), (windows.__getitem__, len(windows))
         rates: dict[int, list[float]] = {0: [], 1: []}
         for _ in range(pairs):
             for which in random.sample([0, 1], 2):
@@ -147,8 +149,8 @@ def measure(case: Case, clips: int, reads: int, pairs: int, accesses: int) -> li
         grown = memory() - before
     ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
     speeds = [f"{statistics.median(values):,.0f}" for values in rates.values()]
-    lowest = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return [case.name, *speeds, lowest, f"{before / 1024:,.0f} MiB", f"{grown:+,} KiB"]
+    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return [case.name, *speeds, ratio, f"{before / 1024:,.0f} MiB", f"{grown:+,} KiB"]
 
 
 def main(

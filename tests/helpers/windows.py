@@ -19,8 +19,7 @@ def numbered(t, h=4, w=6, stages=1, codes=CODES, interval=3, seed=0, **changes):
     """Return Tokens with random indices, all of one tokenizer and key-frame interval."""
     shape = (t, h, w, stages)[: 3 + (stages > 1)]
     indices = np.random.default_rng(seed).integers(0, codes, shape)
-    tokens = make_tokens(indices, codes)
-    return replace(tokens, keyframe_interval=interval, **changes)
+    return replace(make_tokens(indices, codes), keyframe_interval=interval, **changes)
 
 
 def irregular(tokens, origin=7):

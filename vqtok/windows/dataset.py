@@ -148,13 +148,13 @@ class TokenWindows(Dataset[dict[str, Any]]):
 
     def _arrange(self, indices: np.ndarray) -> np.ndarray:
         """Return indices (t h w stages) as they are in an item."""
-        indices = self._factors.split(indices)
-        if self.start == ANY and self.keyframe_interval > 1:
-            t = self.length + self.keyframe_interval - 1
-            padded = np.full((t, *indices.shape[1:]), self.pad_token, np.int64)
-            padded[: len(indices)] = indices
-            indices = padded
-        return indices[..., 0] if indices.shape[3] == 1 else indices
+        lead_in = self.keyframe_interval - 1 if self.start == ANY else 0
+        t, (h, w, stages) = len(indices), indices.shape[1:]
+        out = np.empty((self.length + lead_in, h, w, stages, self.factors), np.int64)
+        self._factors.split(indices, out[:t])
+        out[t:] = self.pad_token
+        values = out.reshape(-1, h, w, stages * self.factors)
+        return values[..., 0] if values.shape[3] == 1 else values
 
     def join(self, indices: Array) -> Array:
         """Return indices of items or of a model as those of the codebook: undo `factors`.

@@ -31,17 +31,16 @@ class Factors:
             base -= 1
         self.base = base
 
-    def split(self, indices: np.ndarray) -> np.ndarray:
-        """Return the digits (... stages * count) of indices (... stages), int64."""
-        if self.count == 1:
-            return indices
-        digits = np.empty((*indices.shape, self.count), np.int64)
+    def split(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Write the digits of indices (...), of any dtype that holds the codebook, to `out`.
+
+        out: (... count).
+        """
         for digit in range(self.count - 1, 0, -1):
             quotient = indices // self.base
-            np.subtract(indices, quotient * self.base, out=digits[..., digit])
+            np.subtract(indices, quotient * self.base, out=out[..., digit], casting="unsafe")
             indices = quotient
-        digits[..., 0] = indices
-        return digits.reshape(*indices.shape[:-1], -1)
+        out[..., 0] = indices
 
     def join(self, digits: Array) -> Array:
         """Return the indices (... stages) of digits (... stages * count).

@@ -15,12 +15,13 @@ _DTYPES = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
 
 
 def read_indices(path: str, size: int, clip: Clip, part: Slices, codebook_size: int) -> np.ndarray:
-    """Return a part (t h w) of the indices of a clip, int64 (t h w stages).
+    """Return a part (t h w) of the indices of a clip, unsigned (t h w stages), memory-mapped.
 
     path, size: of the file in which they lie, as it was when it was opened first.
     part: of the latent frames, rows and columns; the latent frames have a start and an end.
 
-    The file is mapped anew each time: the pages of a map that stays count as memory of the process.
+    The file is mapped anew each time, until nothing refers to the array: the pages of a map that
+    stays count as memory of the process.
     Raises VqtokError if the file has changed, or if an index is not in the codebook.
     """
     frames, rows, columns = part
@@ -31,11 +32,10 @@ def read_indices(path: str, size: int, clip: Clip, part: Slices, codebook_size: 
     with _open(path, size) as file:
         length = skipped + shape[0] * row
         mapped = mmap.mmap(file, length, access=mmap.ACCESS_READ, offset=begin - skipped)
-    # The map is closed when nothing refers to it any more, at the end of this function.
     indices = np.ndarray(shape, _DTYPES[clip.itemsize], mapped, skipped)[:, rows, columns]
     if codebook_size < 256**clip.itemsize and indices.max() >= codebook_size:
         raise VqtokError(f"{path}: an index is not in the codebook; encode the video again")
-    return indices.astype(np.int64)
+    return indices
 
 
 def read_time(path: str, size: int, clip: Clip, frame: int) -> float:
