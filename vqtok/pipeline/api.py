@@ -141,7 +141,7 @@ def tokens_from_indices(
     model, frame_rate = _load(tokenizer, "cpu", None), parse_frame_rate(fps)
     _check_shape(tuple(indices.shape), model.stages)
     if isinstance(indices, Tensor):
-        indices = check_indices(indices[None], model.stages)[0].cpu().numpy()
+        indices = check_indices(indices[None], model.stages, model.codebook_size)[0].cpu().numpy()
     grid = indices.shape[:3]
     time, rows, columns = (n * side for n, side in zip(grid, model.stride, strict=True))
     frames = 1 + time - model.stride[0] if frames is None else frames
