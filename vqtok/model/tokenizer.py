@@ -150,8 +150,8 @@ class Tokenizer(nn.Module):
     ) -> Tensor:
         """Return the video (b 3 t h w), float 0..1, of indices, cropped to the size if given.
 
-        They may be a window of a clip that begins at a key frame. Its first latent frame gives one
-        video frame only, as at the start of a clip, which the frames near it take it to be.
+        The indices may be a window of a clip that begins at a key frame. As at the start of a clip,
+        its first latent frame gives one video frame, and none looks at what was before.
 
         indices: (b t' h' w'), or (b t' h' w' stages) with stages, any integer dtype.
         keyframe_interval: the one with which they were encoded.
@@ -163,7 +163,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def latents(self, indices: Tensor, keyframe_interval: int | None = None) -> Tensor:
-        """Return the latents (b c t' h' w'), float32, of indices: what the decoder gets.
+        """Return the latents (b c t' h' w'), float32, of indices: what `decode` decodes.
 
         Arguments and errors are those of `decode`. The indices begin at a key frame.
         """
@@ -218,11 +218,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def decode_next(self, indices: Tensor, state: StreamState, interval: int) -> Iterator[Tensor]:
-        """Yield the video of the next indices of a clip, as `decode_stream`, without checks.
-
-        state: empty at the start of the clip, and updated.
-        interval: from one key frame of the clip to the next.
-        """
+        """Yield the video of the next indices, valid ones, of a clip, and update its state."""
         for part in split_chunks(indices, self.device):
             skip = 0 if state else self.stride[0] - 1
             # Not kept in a variable: its memory is freed before the next part is decoded.
@@ -263,8 +259,8 @@ class Tokenizer(nn.Module):
         clip = of_one_clip(map(check_video, chunks), time=2)
         for i, video in enumerate(rechunk(clip, self.stride[0], self.chunk_frames)):
             front = self.stride[0] - 1 if i == 0 else 0
-            in_batch = i > 0 and self.batcher.rows > 1  # all chunks but the first have one shape
-            step = self.chunk_frames(*video.shape[3:]) if in_batch else self.stride[0]
+            whole = i > 0 and self.batcher.rows > 1  # to have the shape of the chunks before
+            step = self.chunk_frames(*video.shape[3:]) if whole else self.stride[0]
             z = self.run(self._encode_chunk, repeat_edges(video, front, step), state)
             total += z.sum()
             if i == 0:  # a GPU is only waited for here and at the end
