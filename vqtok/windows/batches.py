@@ -1,11 +1,14 @@
 """Batches whose windows depend on the seed and the number of the step alone."""
 
 from collections.abc import Iterator
+from hashlib import blake2b
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from vqtok.errors import UsageError
+
+_LEAST_BITS = 4  # of half a number: with fewer, some permutations of a few windows never come up
 
 
 class Batches(Sampler[list[int]]):
@@ -34,19 +37,38 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         size = self.batch_size // self.world_size
         begin = self.step * self.batch_size + self.rank * size
-        epoch, order = -1, np.empty(0, np.int64)
         while True:
-            batch = []
-            for position in range(begin, begin + size):
-                number, place = divmod(position, self.windows)
-                if number != epoch:
-                    epoch, order = number, permutation(self.windows, self.seed, number)
-                batch.append(int(order[place]))
+            epochs, places = np.divmod(np.arange(begin, begin + size), self.windows)
+            batch: list[int] = []
+            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
+                batch += shuffle(places[epochs == epoch], self.windows, self.seed, epoch).tolist()
             yield batch
             begin += self.batch_size
 
 
-def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the numbers 0 to `count` - 1, int64, in the order of an epoch."""
-    # Of NumPy's generators, only RandomState promises the same numbers in every later version.
-    return np.random.RandomState((seed, epoch)).permutation(count)
+def shuffle(places: np.ndarray, count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return what a random permutation of 0 to `count` - 1 has at some places, int64.
+
+    It is a Feistel cipher of 8 rounds, keyed with the seed and the number of the epoch. It needs no
+    memory for the permutation, and is the same in every version of NumPy. The cipher permutes the
+    numbers of an even number of bits; those that are too large are ciphered again until they fit.
+    """
+    half = max(_LEAST_BITS, -(-(count - 1).bit_length() // 2))
+    mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
+    keys = np.frombuffer(blake2b(f"{seed} {epoch}".encode()).digest(), "<u8")
+    values = places.astype(np.uint64)
+    walking = np.arange(len(values))
+    while len(walking):
+        left, right = values[walking] >> shift, values[walking] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right + key) & mask)
+        values[walking] = (left << shift) | right
+        walking = walking[values[walking] >= count]
+    return values.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Return uint64 numbers hashed: the finalizer of SplitMix64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

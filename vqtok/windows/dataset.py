@@ -68,18 +68,15 @@ class TokenWindows(Dataset[dict[str, Any]]):
             interval. By default, the smallest step for which windows do not overlap.
         grid: (h, w): take the central part of each latent frame.
         factors: number of digits for each index, the most significant first.
-        seed: of the order in `batches`, 0 to 2^32 - 1.
+        seed: of the order in `batches`.
         tokenizer: of the clips, if their files do not tell its key-frame interval and it is no
             bundled one: a name, a file or a loaded one.
 
         Raises UsageError for arguments out of range or if there is no window, and VqtokError,
         naming the file, for damaged files and for clips of another tokenizer than the first.
         """
-        if length < 1 or start not in (KEY, ANY) or not 0 <= seed < 2**32:
-            raise UsageError(
-                f"length {length}, start {start!r} and seed {seed} are not a length from 1, key or "
-                "any, and a seed from 0 to 2^32 - 1"
-            )
+        if length < 1 or start not in (KEY, ANY):
+            raise UsageError(f"length {length} is below 1, or start {start!r} is not key or any")
         self._clips = read_clips(source, KeyframeIntervals(tokenizer))
         codes = self._clips.codes
         self.tokenizer, self.codebook_size, self.stages, self.stride, _ = codes
