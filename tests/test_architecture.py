@@ -37,6 +37,7 @@ MAY_IMPORT = {
     },
     "quality": {"codebook_stats", "device", "encoding", "model", "precision", "video"},
     "pipeline": {"encoding", "model", "precision", "targets", "tokens", "video"},
+    "windows": {"corpus", "model", "safetensors_io", "targets", "tokens"},
     "report": {"atomic", "codebook_stats", "config", "settings", "tokens", "untrusted"},
     "training": {
         *("atomic", "codebook_stats", "config", "distributed", "encoding", "interrupt", "model"),

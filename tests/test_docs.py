@@ -105,7 +105,7 @@ def desk(tmp_path_factory):
     """A folder with what commands expect: clip.mp4 with audio, tokens, my_videos, a corpus."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "my_videos").mkdir()
-    write_clip(folder / "my_videos" / "one.mp4", pattern(frames=9))
+    write_clip(folder / "my_videos" / "one.mp4", pattern(frames=33))
     write_clip_with_audio(folder / "clip.mp4", pattern(height=128, width=160))
     works("encode", folder / "clip.mp4", "-o", folder / "tokens.safetensors")
     works("encode", folder / "my_videos", "-o", folder / "tokens", "--pack", "256M")

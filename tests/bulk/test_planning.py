@@ -3,10 +3,11 @@
 import pytest
 
 from helpers.clips import pattern, write_clip
+from helpers.tokenizers import save_staged_tokenizer
 from vqtok import Rate
 from vqtok.bulk import plan
 from vqtok.bulk.listing import divide
-from vqtok.corpus.settings import MAX_CLIPS
+from vqtok.corpus.settings import MAX_CLIPS, open_corpus
 from vqtok.errors import UsageError
 
 OTHER = {
@@ -19,6 +20,7 @@ OTHER = {
     "--lambda": {"rate": Rate(price=0.1)},
     "--dtype": {"dtype": "float16"},
     "--split": {"split": 60},
+    "--keyframe-interval": {"keyframe_interval": 2},
 }
 
 
@@ -31,6 +33,19 @@ def test_a_corpus_keeps_the_options_it_was_begun_with(videos, tmp_path, tiny):
     with pytest.raises(UsageError, match="the videos"):
         plan(videos / "b.x", tmp_path / "tokens", **options)
     assert plan(videos, tmp_path / "tokens", **options) == rows
+
+
+def test_an_interval_between_key_frames_is_kept_if_it_is_not_given_again(videos, tmp_path):
+    path = save_staged_tokenizer(tmp_path / "t.safetensors", "model.predictor_blocks=1")
+    folder, options = tmp_path / "tokens", {"pack": "4K", "tokenizer": str(path)}
+    with pytest.raises(UsageError, match=r"interval of this tokenizer can be .*, not 99"):
+        plan(videos, folder, **options, keyframe_interval=99)
+    rows = plan(videos, folder, **options, keyframe_interval=2)
+    settings = open_corpus(folder).settings
+    assert settings.keyframe_interval == settings.encoding.keyframe_interval == 2
+    assert plan(videos, folder, **options) == rows
+    with pytest.raises(UsageError, match=r"begun with --keyframe-interval 2, not with .* 3:"):
+        plan(videos, folder, **options, keyframe_interval=3)
 
 
 def test_sources_are_the_same_from_everywhere(videos, tmp_path, tiny, monkeypatch):

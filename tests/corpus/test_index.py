@@ -1,17 +1,20 @@
 """The index of a corpus: its columns, where they come from, and indices that are hostile."""
 
 import os
+from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from helpers.corpus import sample_clips, write_corpus
-from vqtok.corpus.index import COLUMNS, INDEX, read_index, write_index
-from vqtok.corpus.reader import iter_tokens
-from vqtok.corpus.records import read_record
+from helpers.tokens import SAMPLE, VARYING
+from vqtok.corpus.index import COLUMNS, INDEX, NAMES, clip_names, read_index, write_index
+from vqtok.corpus.reader import iter_tokens, published_shards
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import VqtokError
 from vqtok.safetensors_io import read_file, write_file
+from vqtok.tokens import tokens_to_bytes
 
 
 @pytest.fixture
@@ -23,13 +26,12 @@ def folder(tmp_path):
 
 
 def _write(folder):
-    shards = open_corpus(folder).shards
-    write_index(folder, (read_record(shard.record) for shard in shards if shard.record.exists()))
+    write_index(folder, published_shards(open_corpus(folder)))
 
 
 def test_each_row_leads_to_the_indices_of_its_clip(folder):
     index = read_index(folder)
-    assert tuple(index) == COLUMNS
+    assert tuple(index) == (*COLUMNS, NAMES)
     clips = list(iter_tokens(open_corpus(folder)))
     assert index["key"].tolist() == [0, 1, 2, 3, 4]
     assert index["shard"].tolist() == [0, 0, 1, 1, 2]
@@ -55,6 +57,50 @@ def test_columns_are_mapped_and_equal_those_made_from_the_records(folder):
         np.testing.assert_array_equal(mapped[name], made[name])
     _write(folder)
     assert (folder / INDEX).read_bytes() == data
+
+
+def test_timing_is_that_of_the_token_files_and_names_are_those_of_the_clips(tmp_path):
+    varying = replace(SAMPLE, timestamps=VARYING, origin=33)
+    clips = {"a b.mp4": SAMPLE, "día/雪.mp4": varying, "x\udce9.mp4": SAMPLE}
+    folder = write_corpus(tmp_path / "tokens", {n: tokens_to_bytes(t) for n, t in clips.items()})
+    _write(folder)
+    index = read_index(folder)
+    assert list(clip_names(index)) == list(clips)
+    files = zip(clips.values(), iter_tokens(open_corpus(folder)), strict=True)
+    for row, (tokens, packed) in enumerate(files):
+        at = {name: int(index[name][row]) for name in COLUMNS}
+        assert Fraction(at["fps_num"], at["fps_den"]) == tokens.fps
+        assert Fraction(at["time_base_num"], at["time_base_den"]) == tokens.time_base
+        assert at["origin"] == tokens.origin
+        times = [at["start"] + i * at["step"] for i in range(tokens.frames)]
+        if at["timestamps"]:
+            assert (at["start"], at["step"]) == (0, 0)
+            times = np.memmap(packed.tar, "<i8", "r", at["timestamps"], tokens.frames).tolist()
+        assert times == list(tokens.timestamps)
+
+
+def test_an_index_of_an_older_version_is_as_good_as_none(folder):
+    expected, data = read_index(folder), (folder / INDEX).read_bytes()
+    columns = {name: expected[name] for name in COLUMNS[:12]}
+    write_file(folder / INDEX, {"format": "vqtok-index", "version": "1"}, columns)
+    found = read_index(folder)
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name], column)
+    _write(folder)
+    assert (folder / INDEX).read_bytes() == data
+
+
+def test_timestamps_outside_of_their_token_file_are_refused(tmp_path):
+    data = tokens_to_bytes(replace(SAMPLE, timestamps=VARYING))
+    folder = write_corpus(tmp_path / "tokens", {"a.mp4": data, "b.mp4": data})
+    _write(folder)
+    metadata, columns = read_file(folder / INDEX, "an index")
+    for value in (columns["offset"][0], columns["offset"][0] + columns["bytes"][0] - 64):
+        columns["timestamps"] = columns["timestamps"].copy()
+        columns["timestamps"][0] = value
+        write_file(folder / INDEX, metadata, columns)
+        with pytest.raises(VqtokError, match="timestamps of a clip do not lie"):
+            read_index(folder)
 
 
 def test_without_an_index_what_is_published_is_there(tmp_path):
@@ -96,6 +142,11 @@ HOSTILE = [
     ("stages", 0, "empty"),
     ("tokens", 10**6, "more tokens"),
     ("frames", 0, "empty"),
+    ("fps_den", 0, "not a positive fraction"),
+    ("time_base_num", 0, "not a positive fraction"),
+    ("step", 0, "no timestamps"),
+    ("timestamps", 10**6, "no timestamps"),
+    ("name_end", 10**6, "names do not end"),
 ]
 
 

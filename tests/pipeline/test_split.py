@@ -147,6 +147,14 @@ def test_any_tokenizer(kind, tmp_path, make_clip):
         assert assert_equal(path, tokenizer, tmp_path, 1, rate=rate) >= 2
 
 
+@pytest.mark.parametrize("interval", [1, 2, 5])
+def test_any_interval_between_key_frames(interval, tmp_path, make_clip):
+    overrides = "model.keyframe_interval=6", "model.predictor_blocks=1"
+    tokenizer = random_tokenizer(tmp_path / "t.safetensors", "fsq", *overrides)
+    path = make_clip(frames=166, height=24, width=40, **GOP)
+    assert assert_equal(path, tokenizer, tmp_path, 1, keyframe_interval=interval) >= 2
+
+
 def random_tokenizer(path, kind, *overrides):
     """Return a tokenizer with random weights, loaded from a file: its tokens depend on everything.
 

@@ -121,11 +121,14 @@ def test_the_documented_numpy_reader_agrees_with_vqtok(token_file, monkeypatch):
     assert variables["fps"] == float(tokens.fps)
 
 
+OPTIONAL = {"origin": 3, "zero_code": True, "rate": "psnr=32", "keyframe_interval": 8}
+
+
 def test_every_metadata_key_and_tensor_is_documented():
     rows = re.findall(r"^\| (`.*?) \|", DOCUMENT, re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     for timestamps in (SAMPLE.timestamps, VARYING):
-        content = replace(SAMPLE, timestamps=timestamps, origin=3, zero_code=True, rate="psnr=32")
+        content = replace(SAMPLE, timestamps=timestamps, **OPTIONAL)
         header, _ = split_file(tokens_to_bytes(content))
         assert header.pop("__metadata__").keys() | header.keys() <= documented
 
@@ -155,11 +158,21 @@ OWN_TOKENIZER = {
     "codebook_size": SAMPLE.codebook_size,
     "fingerprint": SAMPLE.model,
     "stages": 1,
+    "keyframe_interval": 8,
 }
 
 
 def test_tokens_belong_to_the_tokenizer_that_made_them():
     check_tokenizer(SAMPLE, SimpleNamespace(**OWN_TOKENIZER), "a.safetensors")
+
+
+def test_an_interval_between_key_frames_is_at_most_that_of_the_tokenizer():
+    tokenizer = SimpleNamespace(**OWN_TOKENIZER)
+    for interval in (None, 1, 8):
+        check_tokenizer(replace(SAMPLE, keyframe_interval=interval), tokenizer, "a.safetensors")
+    tokens = replace(SAMPLE, keyframe_interval=9)
+    with pytest.raises(VqtokError, match=r"a\.safetensors: .* every 9 .* tokenizer every 8; enc"):
+        check_tokenizer(tokens, tokenizer, "a.safetensors")
 
 
 def test_another_number_of_codebooks_is_refused():

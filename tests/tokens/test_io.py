@@ -18,8 +18,8 @@ from vqtok.tokens import (
     IndexBuffer,
     Tokens,
     count_tokens,
+    read_header_at,
     read_settings,
-    read_settings_at,
     read_tokens,
     read_tokens_at,
     tokens_to_bytes,
@@ -48,6 +48,8 @@ def sample_file(**changes):
         {"origin": -3, "timestamps": [-3 + 2 * i for i in range(9)]},
         {"indices": SAMPLE.indices[:2], "frames": 2, "timestamps": [0, 5]},
         {"zero_code": True, "rate": "tokens=0.6"},
+        {"keyframe_interval": 1},
+        {"keyframe_interval": 2**31 - 1},
     ],
 )
 def test_tokens_survive_a_round_trip(tmp_path, changes):
@@ -125,12 +127,13 @@ def test_origin_is_written_only_if_it_is_not_zero():
     assert read_tokens(io.BytesIO(sample_file())).origin == 0
 
 
-def test_zero_code_and_rate_are_written_only_if_they_are_set():
+def test_what_is_optional_is_written_only_if_it_is_set():
     metadata = split_file(tokens_to_bytes(SAMPLE))[0]["__metadata__"]
-    assert not {"zero_code", "rate"} & metadata.keys()
-    sparse = tokens_to_bytes(replace(SAMPLE, zero_code=True, rate="psnr=32"))
-    metadata = split_file(sparse)[0]["__metadata__"]
-    assert (metadata["zero_code"], metadata["rate"]) == ("true", "psnr=32")
+    expected = {"zero_code": "true", "rate": "psnr=32", "keyframe_interval": "8"}
+    assert not expected.keys() & metadata.keys()
+    given = replace(SAMPLE, zero_code=True, rate="psnr=32", keyframe_interval=8)
+    metadata = split_file(tokens_to_bytes(given))[0]["__metadata__"]
+    assert expected.items() <= metadata.items()
     assert not read_tokens(io.BytesIO(sample_file(zero_code="false"))).zero_code
 
 
@@ -225,13 +228,13 @@ def test_a_token_file_is_read_inside_of_another_file(tmp_path, monkeypatch):
         monkeypatch.setattr("vqtok.tokens.io.MAX_IN_MEMORY", limit)
         with path.open("rb") as file:
             tokens = read_tokens_at(file, 600, len(data), "a.mp4")
-            settings = read_settings_at(file, 600, len(data), "a.mp4")
+            settings = read_header_at(file, 600, len(data), "a.mp4")[1]
         assert tokens_to_bytes(tokens) == data
         assert isinstance(tokens.indices, np.memmap) == (limit == 16)
         assert settings.indices.shape == tokens.indices.shape
 
 
-@pytest.mark.parametrize("read", [read_tokens_at, read_settings_at])
+@pytest.mark.parametrize("read", [read_tokens_at, read_header_at])
 def test_a_wrong_place_in_another_file_is_refused(tmp_path, read):
     data, path = sample_file(), tmp_path / "archive"
     path.write_bytes(b"before" * 100 + data)
@@ -311,6 +314,12 @@ def test_truncated_files_are_refused(tmp_path):
         ({"rate": "fast"}, "the rate is 'fast', not a name and a value such as tokens=0.6"),
         ({"rate": "tokens=0.6\n"}, "the rate is"),
         ({"rate": "x" * 10**6}, "the rate is"),
+        ({"keyframe_interval": "0"}, "the key-frame interval is 0, not a number of latent frames"),
+        ({"keyframe_interval": "-8"}, "the key-frame interval is -8"),
+        ({"keyframe_interval": str(2**31)}, "the key-frame interval is 2147483648"),
+        ({"keyframe_interval": "9" * 10**6}, "is no number of this size"),
+        ({"keyframe_interval": "1.5"}, "invalid metadata"),
+        ({"keyframe_interval": ""}, "invalid metadata"),
         ({"model": "abc"}, "the model is not named"),
         ({"quantizer": ""}, "the quantizer or the model"),
     ],
@@ -337,6 +346,9 @@ def test_invalid_metadata_is_refused_in_one_sentence(tmp_path, changes, message)
         ({"zero_code": True, "codebook_size": 1}, "has 2 codes or more"),
         ({"rate": 0.6}, "the rate is 0.6, not a name and a value"),
         ({"rate": "tokens 0.6"}, "not a name and a value"),
+        ({"keyframe_interval": 0}, "the key-frame interval is 0"),
+        ({"keyframe_interval": True}, "the key-frame interval is True"),
+        ({"keyframe_interval": 2.0}, r"the key-frame interval is 2\.0"),
         ({"indices": SAMPLE.indices[0]}, "do not fit"),
         ({"indices": SAMPLE.indices[:2]}, "do not fit"),
         ({"timestamps": VARYING[:8]}, "number of timestamps"),

@@ -10,9 +10,9 @@ from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
 from vqtok.corpus.reader import PackedTokens, published_shards, read_shard, unpublished_notes
-from vqtok.corpus.settings import is_corpus, open_corpus
+from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import Shard
-from vqtok.corpus.sources import find_packed, list_unpacked
+from vqtok.corpus.sources import resolve_source
 from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, is_pattern, list_files, printable, real_path
 from vqtok.tokens import Tokens, check_tokenizer, read_tokens
@@ -92,16 +92,15 @@ def _list_source(source: str) -> tuple[list[Input], list[str]]:
     """Return the token files or clips of a source, and notes on what was passed over."""
     if source == "-":
         return [Input(source, source)], []
-    if is_corpus(source):
-        corpus = open_corpus(source)
-        shards = [Input(source, str(s.record), s) for s in published_shards(corpus)]
-        notes = unpublished_notes(corpus)
+    found = resolve_source(source)
+    if isinstance(found, Corpus):
+        shards = [Input(source, str(s.record), s) for s in published_shards(found)]
+        notes = unpublished_notes(found)
         if not shards:
             raise UsageError(notes[0])
         return shards, notes
-    if (packed := find_packed(source)) is not None:
-        return [Input(source, source, packed)], []
-    found = list_unpacked([source])
+    if isinstance(found, PackedTokens):
+        return [Input(source, source, found)], []
     if not found.files:
         clips = list_files([source], MEDIA_SUFFIXES)
         if not clips.files:

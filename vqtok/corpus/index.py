@@ -1,35 +1,46 @@
-"""`index.safetensors`: where every clip of a corpus lies, as columns of numbers.
+"""`index.safetensors`: where every clip of a corpus lies and when it plays, as columns of numbers.
 
-It is made from the records of the shards. Opening it takes no object per clip.
+It is made from the records of the shards, and the headers of the token files in them. Opening it
+takes no object per clip.
 """
 
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from vqtok.corpus.reader import published_shards, shard_record
-from vqtok.corpus.records import PackedClip, Record
+from vqtok.corpus.columns import (
+    INT64,
+    PLACE,
+    TIMING,
+    Columns,
+    Texts,
+    place_row,
+    timing_row,
+    to_columns,
+)
+from vqtok.corpus.reader import PackedTokens, published_shards, shard_record
+from vqtok.corpus.records import PackedClip
 from vqtok.corpus.settings import open_corpus
+from vqtok.corpus.shards import Shard
 from vqtok.corpus.tar import BLOCK
-from vqtok.safetensors_io import DTYPES, check_size, read_header, write_file
+from vqtok.safetensors_io import Header, check_size, read_header, write_file
 from vqtok.untrusted import reading
 
 INDEX = "index.safetensors"
-COLUMNS = (
-    *("key", "shard", "offset", "bytes", "indices", "itemsize"),
-    *("t", "h", "w", "stages", "frames", "tokens"),
-)
-_METADATA = {"format": "vqtok-index", "version": "1"}
-_INT64 = np.dtype("<i8")
-
-Columns = dict[str, np.ndarray]
+COLUMNS = (*PLACE, *TIMING, "name_end")
+NAMES = "names"
+_FORMAT = "vqtok-index"
+_METADATA = {"format": _FORMAT, "version": "2"}
+_OLDER = {"format": _FORMAT, "version": "1"}  # lacks TIMING and names
 
 
-def write_index(folder: Path, records: Iterable[Record]) -> None:
-    """Write the index of a corpus, given the records of its shards in order."""
-    write_file(folder / INDEX, _METADATA, _to_columns(records))
+def write_index(folder: Path, shards: Iterable[Shard]) -> None:
+    """Write the index of a corpus, given its published shards in order.
+
+    Raises VqtokError if a record or the header of a token file is damaged.
+    """
+    write_file(folder / INDEX, _METADATA, _make(shards))
 
 
 def read_index(folder: str | Path) -> Columns:
@@ -41,60 +52,92 @@ def read_index(folder: str | Path) -> Columns:
     indices, itemsize: where its indices lie in the tar, and bytes of an index: u1, u2 or i4.
     t, h, w, stages: shape of the indices; stages is 1 for those of shape (t h w).
     frames: of the video. tokens: spent on it.
+    fps_num, fps_den, time_base_num, time_base_den, origin: as fractions and numbers in
+        `vqtok.Tokens`.
+    start, step: timestamps are start + i * step; both are 0 if they are not evenly spaced.
+    timestamps: where they lie in the tar, int64, if they are not evenly spaced; else 0.
+    name_end: end of the clip's name in `names`, UTF-8 as uint8, where the next one begins.
 
-    The columns are memory-mapped, or made from the records if there is no index, as before the
-    last shard is published. Raises VqtokError if the index or a record is damaged.
+    The columns are memory-mapped. If there is no index, as before the last shard is published, or
+    one of an older vqtok, they are made from the shards, which reads the header of every token
+    file. Raises VqtokError if the index, a record or a header is damaged.
     """
     path = Path(folder) / INDEX
-    if not path.exists():
-        return _to_columns(map(shard_record, published_shards(open_corpus(folder))))
-    advice = "; delete it: the records tell the same"
-    with reading(path, "is damaged or not the index of a corpus", advice):
-        columns = _map(path)
-        _check(columns, len(open_corpus(folder).shards))
-    return columns
+    corpus = open_corpus(folder)
+    columns = None
+    if path.exists():
+        advice = "; delete it: the shards tell the same"
+        with reading(path, "is damaged or not the index of a corpus", advice):
+            columns = _map(path)
+            if columns is not None:
+                _check(columns, len(corpus.shards))
+    return _make(published_shards(corpus)) if columns is None else columns
 
 
-def _to_columns(records: Iterable[Record]) -> Columns:
-    columns = [array("q") for _ in COLUMNS]
-    for record in records:
-        for clip in record.clips:
-            for column, value in zip(columns, _to_row(record.shard, clip), strict=True):
-                column.append(value)
-    arrays = (np.frombuffer(column, _INT64) for column in columns)
-    return dict(zip(COLUMNS, arrays, strict=True))
+def clip_names(columns: Columns) -> Texts:
+    """Return the names of the clips of an index."""
+    return Texts(columns[NAMES], columns["name_end"])
 
 
-def _to_row(shard: int, clip: PackedClip) -> tuple[int, ...]:
-    t, h, w, stages = (*clip.shape, 1)[:4]
-    place = clip.offset, clip.bytes, clip.indices, DTYPES[clip.dtype].itemsize
-    return clip.key, shard, *place, t, h, w, stages, clip.frames, clip.tokens
+def _make(shards: Iterable[Shard]) -> Columns:
+    names: list[str] = []
+    columns = to_columns((*PLACE, *TIMING), _rows(shards, names))
+    texts = Texts.of(names)
+    return columns | {"name_end": texts.ends, NAMES: texts.data}
 
 
-def _map(path: Path) -> Columns:
-    """Return the columns of an index file; raises ValueError, with a short reason."""
+def _rows(shards: Iterable[Shard], names: list[str]) -> Iterator[tuple[int, ...]]:
+    """Yield the rows of `PLACE` and `TIMING` of all clips, and append their names."""
+    for shard in shards:
+        for clip in shard_record(shard).clips:
+            names.append(clip.name)
+            yield *place_row(shard.number, clip), *_timing_row(shard, clip)
+
+
+def _timing_row(shard: Shard, clip: PackedClip) -> tuple[int, ...]:
+    packed = PackedTokens(shard.tar, clip.key, clip.name, clip.offset, clip.bytes)
+    return timing_row(*packed.read_header(), clip.offset)
+
+
+def _map(path: Path) -> Columns | None:
+    """Return the columns of an index file, or None if an older vqtok wrote it.
+
+    Raises ValueError, with a short reason, if it is anything else.
+    """
     with path.open("rb") as file:
         header = read_header(file)
         check_size(header, file.seek(0, 2))
         data = np.memmap(file, np.uint8, "r")[header.start :]
+    if header.metadata == _OLDER:
+        return None
+    _check_header(header)
+    places = ((name, header.tensors[name]) for name in (*COLUMNS, NAMES))
+    arrays = {name: data[i.begin : i.begin + i.nbytes] for name, i in places}
+    return {n: array if n == NAMES else array.view(INT64) for n, array in arrays.items()}
+
+
+def _check_header(header: Header) -> None:
     if header.metadata != _METADATA:
         raise ValueError("its format or version is another one")
-    if header.tensors.keys() != set(COLUMNS):
+    if header.tensors.keys() != {*COLUMNS, NAMES}:
         raise ValueError("its columns are other ones")
     rows = header.tensors["key"].shape
-    for info in header.tensors.values():
-        if info.dtype != "I64" or info.shape != rows or len(rows) != 1:
-            raise ValueError("its columns are not 64-bit integers, one a clip")
-    places = ((name, header.tensors[name]) for name in COLUMNS)
-    return {name: data[i.begin : i.begin + i.nbytes].view(_INT64) for name, i in places}
+    infos = [header.tensors[name] for name in COLUMNS]
+    if len(rows) != 1 or any((info.dtype, info.shape) != ("I64", rows) for info in infos):
+        raise ValueError("its columns are not 64-bit integers, one a clip")
+    names = header.tensors[NAMES]
+    if names.dtype != "U8" or len(names.shape) != 1:
+        raise ValueError("its names are not text")
 
 
 def _check(columns: Columns, shards: int) -> None:
     """Raise ValueError unless readers may rely on what the columns say about the tars."""
     key, shard, offset, size, indices, itemsize, *shape, frames, tokens = map(
-        np.asarray, (columns[name] for name in COLUMNS)
+        np.asarray, (columns[name] for name in PLACE)
     )
-    if any((column < 0).any() for column in columns.values()) or (shard >= shards).any():
+    signed = "origin", "start"
+    counts = [columns[name] for name in COLUMNS if name not in signed]
+    if any((column < 0).any() for column in counts) or (shard >= shards).any():
         raise ValueError("a number is out of range")
     if (np.diff(key) <= 0).any() or (np.diff(shard) < 0).any():
         raise ValueError("its rows are not in the order of keys")
@@ -105,3 +148,20 @@ def _check(columns: Columns, shards: int) -> None:
         raise ValueError("a clip is empty, or has more tokens than indices")
     if (indices <= offset).any() or (indices + positions * itemsize > offset + size).any():
         raise ValueError("the indices of a clip do not lie in its token file")
+    _check_timing(columns, frames.astype(float), offset, offset + size)
+    ends = np.asarray(columns["name_end"])
+    if (np.diff(ends) < 0).any() or ends[-1:].sum() != len(columns[NAMES]):
+        raise ValueError("its names do not end where they should")
+
+
+def _check_timing(columns: Columns, frames: np.ndarray, begin: np.ndarray, end: np.ndarray) -> None:
+    """Raise ValueError unless rates are fractions, and timestamps lie in the token file."""
+    rates = (columns[name] for name in TIMING[:4])
+    if any((part < 1).any() for part in rates):
+        raise ValueError("a frame rate or a time base is not a positive fraction")
+    step, times = columns["step"], columns["timestamps"]
+    regular = times == 0
+    if ((step > 0) != regular).any():
+        raise ValueError("a clip has no timestamps")
+    if (~regular & ((times <= begin) | (times + 8 * frames > end))).any():
+        raise ValueError("the timestamps of a clip do not lie in its token file")

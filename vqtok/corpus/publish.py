@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.index import INDEX, write_index
-from vqtok.corpus.reader import shard_record
 from vqtok.corpus.records import Failure, PackedClip, Record, read_record, write_record
 from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import (
@@ -137,7 +136,7 @@ def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
                 shutil.rmtree(shard.parts, ignore_errors=True)
         _write_failures(corpus)
         if all(shard.is_published() for shard in corpus.shards):
-            write_index(corpus.folder, map(shard_record, corpus.shards))
+            write_index(corpus.folder, corpus.shards)
 
 
 def _write_failures(corpus: Corpus) -> None:

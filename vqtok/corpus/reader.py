@@ -10,7 +10,8 @@ from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import Shard, key_name
 from vqtok.corpus.tar import BLOCK
 from vqtok.errors import VqtokError, os_reason
-from vqtok.tokens import Tokens, read_settings_at, read_tokens_at
+from vqtok.safetensors_io import Header
+from vqtok.tokens import Tokens, read_header_at, read_tokens_at
 
 _NAME = 100  # bytes of the name of a member, at the beginning of its header
 
@@ -47,8 +48,12 @@ class PackedTokens(NamedTuple):
 
     def read_settings(self) -> Tokens:
         """Read all but indices and timestamps, as `vqtok.tokens.read_settings`."""
+        return self.read_header()[1]
+
+    def read_header(self) -> tuple[Header, Tokens]:
+        """Read where the tensors lie in the token file, and what `read_settings` returns."""
         with _open(self) as tar:
-            return read_settings_at(tar, self.offset, self.bytes, str(self))
+            return read_header_at(tar, self.offset, self.bytes, str(self))
 
     def __str__(self) -> str:
         return f"{self.path} in {self.tar.name}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from vqtok.corpus.clips import Clip, read_clips
 from vqtok.corpus.index import INDEX
 from vqtok.corpus.reader import PackedTokens, iter_tokens, unpublished_notes
-from vqtok.corpus.settings import is_corpus, open_corpus
+from vqtok.corpus.settings import Corpus, is_corpus, open_corpus
 from vqtok.errors import VqtokError
 from vqtok.files import MEDIA_SUFFIXES, TOKEN_SUFFIXES, FileList, exists, list_files
 from vqtok.tokens import Tokens, read_tokens
@@ -39,25 +39,34 @@ def list_token_files(sources: Sequence[str | Path]) -> TokenFiles:
     packed: dict[Path, PackedTokens] = {}
     files: list[tuple[Path, Path]] = []
     notes: list[str] = []
-    others: list[str | Path] = []
     for source in sources:
-        inside: Iterable[PackedTokens]
-        if is_corpus(source):
-            corpus = open_corpus(source)
-            root, inside = corpus.folder, iter_tokens(corpus)
-            notes += unpublished_notes(corpus)
-        elif (file := find_packed(source)) is not None:
-            root, inside = file.path.parent, [file]
-        else:
-            others.append(source)
+        resolved = resolve_source(source)
+        if isinstance(resolved, FileList):
+            files += resolved.files
+            notes += resolved.notes
             continue
+        inside: Iterable[PackedTokens]
+        if isinstance(resolved, Corpus):
+            root, inside = resolved.folder, iter_tokens(resolved)
+            notes += unpublished_notes(resolved)
+        else:
+            root, inside = resolved.path.parent, [resolved]
         for file in inside:
             path = file.path
             if packed.setdefault(path, file) != file:
                 raise VqtokError(f"{root} has two clips named {file.name}: encode it again")
             files.append((root, path))
-    found = list_unpacked(others)
-    return TokenFiles(FileList(sources, files + found.files, notes + found.notes), packed)
+    return TokenFiles(FileList(sources, files, notes), packed)
+
+
+def resolve_source(source: str | Path) -> Corpus | PackedTokens | FileList:
+    """Return what a source of token files is: a corpus, one token file of a corpus, or files.
+
+    Raises UsageError as `list_files`, and VqtokError if a corpus is damaged.
+    """
+    if is_corpus(source):
+        return open_corpus(source)
+    return find_packed(source) or list_unpacked([source])
 
 
 def list_unpacked(sources: Sequence[str | Path]) -> FileList:

@@ -3,8 +3,9 @@
 from vqtok.tokens.format import Tokens, check_tokenizer, count_tokens, validate
 from vqtok.tokens.io import (
     IndexBuffer,
+    read_header_at,
+    read_header_of,
     read_settings,
-    read_settings_at,
     read_tokens,
     read_tokens_at,
     tokens_to_bytes,
@@ -18,8 +19,9 @@ __all__ = [
     "check_tokenizer",
     "count_tokens",
     "pack_sequence",
+    "read_header_at",
+    "read_header_of",
     "read_settings",
-    "read_settings_at",
     "read_tokens",
     "read_tokens_at",
     "sequence_vocabulary",

@@ -105,7 +105,7 @@ def read_tokens_at(file: BinaryIO, offset: int, size: int, name: str) -> Tokens:
     Otherwise as `read_tokens`.
     """
     with _explain(name):
-        header, settings = _read_settings(file, offset, size, name)
+        header, settings = read_header_at(file, offset, size, name)
         return _read_values(file, header, offset + header.start, settings, name)
 
 
@@ -114,25 +114,25 @@ def read_settings(path: Path) -> Tokens:
 
     Raises VqtokError, naming the file, if it is not a complete token file with valid settings.
     """
+    return read_header_of(path)[1]
+
+
+def read_header_of(path: Path) -> tuple[Header, Tokens]:
+    """Return where the tensors of a token file lie in it, and what `read_settings` returns."""
     with _explain(str(path)), path.open("rb") as file:
-        return read_settings_at(file, 0, file.seek(0, 2), str(path))
+        return read_header_at(file, 0, file.seek(0, 2), str(path))
 
 
-def read_settings_at(file: BinaryIO, offset: int, size: int, name: str) -> Tokens:
-    """Read the header of a token file at an offset, as `read_settings` and `read_tokens_at`."""
+def read_header_at(file: BinaryIO, offset: int, size: int, name: str) -> tuple[Header, Tokens]:
+    """Read the header of a token file at an offset, as `read_header_of` and `read_tokens_at`."""
     with _explain(name):
-        return _read_settings(file, offset, size, name)[1]
-
-
-def _read_settings(file: BinaryIO, offset: int, size: int, name: str) -> tuple[Header, Tokens]:
-    """Return the header of a token file, and what it tells, after checking its size."""
-    file.seek(offset)
-    header = read_header(file)
-    settings = unpack(header, name)
-    check_size(header, size)
-    if file.seek(0, 2) < offset + size:
-        raise ValueError("the file around it is truncated")
-    return header, settings
+        file.seek(offset)
+        header = read_header(file)
+        settings = unpack(header, name)
+        check_size(header, size)
+        if file.seek(0, 2) < offset + size:
+            raise ValueError("the file around it is truncated")
+        return header, settings
 
 
 @contextmanager
