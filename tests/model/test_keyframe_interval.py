@@ -21,7 +21,7 @@ KINDS = {
     "lfq": ("lfq", PREDICTIVE),
     "fsq": ("fsq", [*PREDICTIVE, "model.stride=1x8x8"]),
 }
-RATES = [Rate(price=0.3), Rate(tokens=0.9), Rate(psnr=9.0)]
+RATES = [Rate(price=0.3), Rate(tokens=0.9), Rate(psnr=24)]
 LATENT_FRAMES = 10
 
 
