@@ -83,7 +83,7 @@ def continuations(
     for lead, windows in windows_to_continue(data).items():
         digits = torch.stack([window["indices"] for window in windows]).to(DEVICE)
         digits = digits.view(*digits.shape[:4], -1)[:, : lead + GIVEN]
-        drawn = data.windows.join(extend(model, data, digits, CONTINUED, temperature))
+        drawn = data.join(extend(model, data, digits, CONTINUED, temperature))
         for window, indices in zip(windows, drawn[:, -CONTINUED:], strict=True):
             clip, frame = clips[window["clip"]], window["frame"] + GIVEN
             real, true = clip.real(frame), clip.indices[:, frame : frame + CONTINUED]

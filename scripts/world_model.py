@@ -168,12 +168,16 @@ class Data:
         )
         self.tokenizer = vqtok.load(options.tokenizer).to(DEVICE) if options.latents else None
 
+    def join(self, digits: Tensor) -> Tensor:
+        """Return digits (b t h w digits) as indices of the tokenizer: (b t h w [stages])."""
+        return self.windows.join(digits if digits.shape[-1] > 1 else digits[..., 0])
+
     def latents(self, digits: Tensor) -> Tensor | None:
         """Return the latents (b c t h w), for a model that sees them, from a key frame on."""
         if self.tokenizer is None:
             return None
-        indices = self.windows.join(digits.where(digits < self.windows.bos_token, 0))
-        return self.tokenizer.latents(indices, self.windows.keyframe_interval)
+        codes = self.join(digits.where(digits < self.windows.bos_token, 0))
+        return self.tokenizer.latents(codes, self.windows.keyframe_interval)
 
     def valid(self, digits: Tensor) -> Tensor:
         """Return drawn digits (... digits); those of no code become those of the last one."""
@@ -246,7 +250,7 @@ def train(options: argparse.Namespace) -> None:
         step += 1
         if step % options.log_every and step < options.steps:
             continue
-        record = {"step": step, "bits": float(bits), "seconds": time.monotonic() - start}
+        record = {"step": step, "bits": bits.item(), "seconds": time.monotonic() - start}
         if held_out:
             record["validation_bits"] = validate(model, held_out)
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
@@ -302,7 +306,7 @@ def continue_clip(options: argparse.Namespace) -> None:
     digits = digits[:, : int(window["lead"]) + options.given]
     digits = extend(model, data, digits, options.frames, options.temperature)
     tokens = vqtok.tokens_from_indices(
-        data.windows.join(digits)[0],
+        data.join(digits)[0],
         tokenizer=trained.tokenizer,
         fps=float(window["fps"]),
         keyframe_interval=data.windows.keyframe_interval,
