@@ -65,12 +65,14 @@ def by_frame(video: Tensor, other: Tensor) -> Tensor:
     return psnr(video.movedim(1, 0), other.movedim(1, 0))
 
 
-def windows_to_continue(data: Data) -> dict[int, list[dict[str, Any]]]:
+def windows_to_continue(data: Data, clips: dict[str, Clip]) -> dict[int, list[dict[str, Any]]]:
     """Return the windows to continue, by the length of their lead-in."""
     groups = defaultdict(list)
     for i in range(len(data.windows)):
         window = data.windows[i]
-        if window["frame"] % EVERY == 0:
+        real = clips[window["clip"]].real(window["frame"] + GIVEN)
+        complete = real.shape[1] == CONTINUED * data.windows.stride[0]
+        if window["frame"] % EVERY == 0 and complete:
             groups[int(window["lead"])].append(window)
     return groups
 
@@ -80,7 +82,7 @@ def continuations(
 ) -> Frames:
     """Return the PSNR by frame of what the model continues, of the tokenizer, and of a still."""
     rows = defaultdict(list)
-    for lead, windows in windows_to_continue(data).items():
+    for lead, windows in windows_to_continue(data, clips).items():
         digits = torch.stack([window["indices"] for window in windows]).to(DEVICE)
         digits = digits.view(*digits.shape[:4], -1)[:, : lead + GIVEN]
         drawn = data.join(extend(model, data, digits, CONTINUED, temperature))
@@ -103,7 +105,7 @@ def spread(data: Data, clips: dict[str, Clip]) -> Frames:
     """
     rows = defaultdict(list)
     generator = torch.Generator().manual_seed(0)
-    for windows in windows_to_continue(data).values():
+    for windows in windows_to_continue(data, clips).values():
         for window in windows:
             clip, frame = clips[window["clip"]], window["frame"] + GIVEN
             true = clip.indices[:, frame : frame + CONTINUED]
@@ -120,6 +122,8 @@ def spread(data: Data, clips: dict[str, Clip]) -> Frames:
 def measure(run: Path, videos: Path, temperatures: list[float]) -> dict[str, Any]:
     """Return all figures of a run."""
     model, data, options = load(run)
+    if options.length < GIVEN + CONTINUED:
+        raise SystemExit(f"{run}: train it with --length {GIVEN + CONTINUED} or more")
     tokenizer = vqtok.load(options.tokenizer)
     tokens = Path(options.validation)
     names = {data.windows[i]["clip"] for i in range(len(data.windows))}
