@@ -14,8 +14,9 @@ from rich.console import Console
 from vqtok import report
 from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.codebook_stats.codes import codebook_table
-from vqtok.commands.counting import count_inputs, list_inputs
+from vqtok.commands.counting import count_inputs
 from vqtok.commands.progress import say
+from vqtok.commands.token_inputs import list_inputs
 from vqtok.errors import VqtokError, join_reasons
 from vqtok.targets import File, check_targets, tokenizer_file
 
@@ -45,7 +46,8 @@ def show_tokens(
     each: report on every source by itself.
     Raises VqtokError at the end if any file could not be counted.
     """
-    inputs, notes = list_inputs(sources, each, allow_clips=tokenizer is not None)
+    hint = "choose a --tokenizer to encode it" if tokenizer is None else None
+    inputs, notes = list_inputs(sources, each, hint)
     say(quiet, *notes)
     read: list[File] = [sys.stdin if entry.path == "-" else entry.path for entry in inputs]
     read += [] if tokenizer is None else [tokenizer_file(tokenizer)]
