@@ -59,6 +59,7 @@ class EncodeOptions:
 
     strict: fail if the video is damaged.
     rate: how many tokens to spend.
+    keyframe_interval: latent frames from one key frame to the next; None: as the tokenizer has it.
     """
 
     size: int | None = None
@@ -67,3 +68,4 @@ class EncodeOptions:
     duration: float | None = None
     strict: bool = False
     rate: Rate = ALL_TOKENS
+    keyframe_interval: int | None = None

@@ -131,20 +131,22 @@ def absolute_tokenizer(tokenizer: str) -> str:
 
 
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:
-    """Return the settings of a new corpus. Raises UsageError for a rate that cannot be kept."""
+    """Return the settings of a new corpus.
+
+    Raises UsageError for a rate or a key-frame interval that the tokenizer cannot keep.
+    """
     import torch
 
     from vqtok.device import find_device
     from vqtok.model.checkpoint import inference_dtype, load
-    from vqtok.model.rate import RateControl
+    from vqtok.pipeline.source import check_options
 
     where, dtype = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
     device = find_device(where)
     dtype = inference_dtype(device, options.dtype or dtype)
     tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
-    RateControl(tokenizer, options.encoding.rate)
+    check_options(options.encoding, tokenizer)
     threads = max(1, torch.get_num_threads() // options.workers)
-    predicts = tokenizer.coder.predictor is not None
     return CorpusSettings(
         tokenizer=absolute_tokenizer(options.tokenizer),
         model=tokenizer.fingerprint,
@@ -152,7 +154,6 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         stride=tokenizer.stride,
         codebook_size=tokenizer.codebook_size,
         stages=tokenizer.stages,
-        keyframe_interval=tokenizer.coder.keyframe_interval if predicts else 1,
         dtype=dtype,
         sources=sources,
         pack=options.pack,

@@ -53,4 +53,4 @@ class RunOptions:
 def check_rates(tokenizer: Tokenizer, rates: Iterable[Rate]) -> None:
     """Raise UsageError if a rate needs a zero code, and the tokenizer has none."""
     for rate in rates:
-        RateControl(tokenizer, rate)
+        RateControl(tokenizer, rate, tokenizer.keyframe_interval)

@@ -44,6 +44,35 @@ def check_indices(indices: Tensor, stages: int) -> Tensor:
     return indices.to(torch.int64)
 
 
+def check_range(indices: Tensor, codebook_size: int) -> None:
+    """Raise VqtokError if an index is not in the codebook."""
+    low, high = (int(bound) for bound in indices.aminmax())
+    if low < 0 or high >= codebook_size:
+        found = f"{low:,} to {high:,}"
+        raise VqtokError(f"the indices are {found}, not in this codebook of {codebook_size:,}")
+
+
+def check_interval(interval: int | None, longest: int) -> int:
+    """Return a key-frame interval, by default the longest; raise UsageError if it is not possible.
+
+    longest: that of the tokenizer, 1 if it predicts nothing.
+    """
+    if interval is None:
+        return longest
+    if type(interval) is not int or not 1 <= interval <= longest:
+        possible = f"1 to {longest:,} latent frames" if longest > 1 else "1, as it predicts nothing"
+        raise UsageError(
+            f"the key-frame interval of this tokenizer can be {possible}, not {interval!r}"
+        )
+    return interval
+
+
+def check_finite(total: Tensor) -> None:
+    """Raise VqtokError unless the sum of latents is finite; it is not if one of them is not."""
+    if not math.isfinite(float(total)):
+        raise VqtokError("the tokenizer's weights hold NaN or infinity")
+
+
 def of_one_clip(chunks: Iterable[Tensor], time: int) -> Iterator[Tensor]:
     """Yield the chunks; raise UsageError if one differs from the first in more than its length.
 

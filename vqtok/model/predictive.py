@@ -66,24 +66,27 @@ class PredictiveCoder(nn.Module):
         self.intra_codes = min(int(intra_share * quantizer.codebook_size), most)
         self.register_buffer("price", torch.tensor(1.0) if quantizer.zero_code else None)
 
-    def encode(self, z: Tensor, state: StreamState, price: Price = 0.0) -> Tensor:
+    def encode(
+        self, z: Tensor, state: StreamState, price: Price = 0.0, interval: int | None = None
+    ) -> Tensor:
         """Return the indices (b t h w), or (b t h w stages), of the next latents (b c t h w).
 
         state: empty at the start of the clip, and updated.
         price: squared error of the latents that a token has to save, for quantizers with a zero
             code; a tensor broadcasts to (b t h w).
+        interval: from one key frame of this clip to the next, instead of `keyframe_interval`.
         """
         if self.predictor is None:
             return self._frame_coder(z.dtype).search(z, price)
         memory = self._memory(state, len(z))
-        indices, latents = self._encode_frames(z, memory, price)
-        self._advance(latents[:, :, -1:], memory)
+        indices, latents = self._encode_frames(z, memory, price, interval)
+        self._advance(latents[:, :, -1:], memory, interval)
         return indices
 
-    def decode(self, indices: Tensor, state: StreamState) -> Tensor:
+    def decode(self, indices: Tensor, state: StreamState, interval: int | None = None) -> Tensor:
         """Return the latents (b c t h w), float32, of the next indices of a clip.
 
-        indices: as `encode` returns them.
+        indices: as `encode` returns them. interval: with which they were encoded.
         """
         if self.predictor is None:
             return at_least_float32(self.quantizer.decode(indices))
@@ -93,7 +96,7 @@ class PredictiveCoder(nn.Module):
             mask = None if intra is None else intra[:, :, t : t + 1]
             past = memory.get(self), memory.starts
             latents.append(coder.add(codes[:, :, t : t + 1], mask, *past))
-            self._advance(latents[-1], memory)
+            self._advance(latents[-1], memory, interval)
         return torch.cat(latents, dim=2)
 
     def quantize(self, z: Tensor) -> Quantized:
@@ -141,7 +144,7 @@ class PredictiveCoder(nn.Module):
         return self._encode_frames(z, self._start(len(z)))[1]
 
     def _encode_frames(
-        self, z: Tensor, memory: StreamState, price: Price = 0.0
+        self, z: Tensor, memory: StreamState, price: Price = 0.0, interval: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the indices of latents, and the latents that they decode to.
 
@@ -150,7 +153,7 @@ class PredictiveCoder(nn.Module):
         coder, indices, latents = self._frame_coder(z.dtype), list[Tensor](), list[Tensor]()
         for frame in z.split(1, dim=2):
             if latents:
-                self._advance(latents[-1], memory)
+                self._advance(latents[-1], memory, interval)
             past = memory.get(self), memory.starts
             indices.append(coder.encode(frame, price, *past))
             latents.append(coder.decode(indices[-1], *past).to(z.dtype))
@@ -258,9 +261,10 @@ class PredictiveCoder(nn.Module):
         memory.frames = (phase,) * rows
         return memory
 
-    def _advance(self, z_q: Tensor, memory: StreamState) -> None:
+    def _advance(self, z_q: Tensor, memory: StreamState, interval: int | None) -> None:
         """Update the memory with the next decoded frame (b c 1 h w)."""
-        frames = tuple((count + 1) % self.keyframe_interval for count in memory.frames)
+        interval = interval or self.keyframe_interval
+        frames = tuple((count + 1) % interval for count in memory.frames)
         if any(frames):  # else the next is a key frame
             memory[self] = cast(Predictor, self.predictor)(z_q, memory)
         memory.frames = frames

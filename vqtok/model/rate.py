@@ -40,9 +40,11 @@ class RateControl:
     """Codes the latents of a clip at a rate, a window at a time.
 
     Without a number of tokens or a quality to reach, a window is whatever comes.
+
+    interval: from one key frame of the clip to the next.
     """
 
-    def __init__(self, tokenizer: "Tokenizer", rate: Rate) -> None:
+    def __init__(self, tokenizer: "Tokenizer", rate: Rate, interval: int) -> None:
         if not isinstance(rate, Rate):
             raise UsageError(f"a rate must be a vqtok.Rate, not {type(rate).__name__}")
         if rate != ALL_TOKENS and not tokenizer.zero_code:
@@ -50,10 +52,12 @@ class RateControl:
                 "this tokenizer spends a token at every position: a rate needs one that was "
                 "trained with quantizer.stages"
             )
-        self._tokenizer, self._rate = tokenizer, rate
+        self._tokenizer, self._rate, self._interval = tokenizer, rate, interval
         unit = tokenizer.coder.price
         # On the device, so that nobody waits for it; in float64, to be rounded once.
         self._unit = torch.ones(1, 1, 1, 1) if unit is None else unit.double().view(1, 1, 1, 1)
+        # Without a predictor, there are no groups of frames that a window could be.
+        self._window = interval if tokenizer.coder.predictor else tokenizer.coder.keyframe_interval
         self._searches = rate.tokens is not None or rate.psnr is not None
         self._coder_state, self._decoder_state = StreamState(), StreamState()
         self._latents: list[Tensor] = []
@@ -76,7 +80,7 @@ class RateControl:
             self._video.append(video)
         frames = sum(part.shape[2] for part in self._latents)
         limit = WINDOW // (z.shape[3] * z.shape[4])
-        if frames >= max(1, min(self._tokenizer.coder.keyframe_interval, limit)):
+        if frames >= max(1, min(self._window, limit)):
             yield from self.flush()
 
     def flush(self) -> Iterator[Tensor]:
@@ -113,12 +117,12 @@ class RateControl:
             measured = max(float((indices != 0).sum()), LEAST) / z[:, 0].numel()
             return _Window(indices, coder_state, decoder_state, measured)
         video, first = torch.cat(self._video, dim=2), not self._positions
-        error = self._tokenizer.squared_error(indices, video, decoder_state, first)
+        error = self._tokenizer.squared_error(indices, video, decoder_state, self._interval, first)
         return _Window(indices, coder_state, decoder_state, error)
 
     def _encode(self, z: Tensor, state: StreamState, price: float) -> Tensor:
-        tokenizer = self._tokenizer
-        return tokenizer.run(tokenizer.coder.encode, z, state, self._unit * price if price else 0.0)
+        encode, unit_price = self._tokenizer.coder.encode, self._unit * price if price else 0.0
+        return self._tokenizer.run(encode, z, state, unit_price, self._interval)
 
 
 def find_price(

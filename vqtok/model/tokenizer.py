@@ -1,9 +1,7 @@
 """The tokenizer: a causal encoder, a predictive coder and a causal decoder, run in chunks."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Self
 
 import torch
@@ -12,10 +10,17 @@ from torch.nn import functional as F
 
 from vqtok.device import to_device
 from vqtok.encoding import ALL_TOKENS, Rate
-from vqtok.errors import UsageError, VqtokError
+from vqtok.errors import UsageError
 from vqtok.model.batching import Batcher
 from vqtok.model.chunks import chunk_length, rechunk, repeat_edges
-from vqtok.model.inputs import check_indices, check_video, of_one_clip
+from vqtok.model.inputs import (
+    check_finite,
+    check_indices,
+    check_interval,
+    check_range,
+    check_video,
+    of_one_clip,
+)
 from vqtok.model.layers import channels_last, look_back
 from vqtok.model.networks import build_coder, build_decoder, build_encoder
 from vqtok.model.rate import RateControl
@@ -74,6 +79,11 @@ class Tokenizer(nn.Module):
         return self.coder.quantizer.levels
 
     @property
+    def keyframe_interval(self) -> int:
+        """Latent frames from one key frame to the next, by default; 1 if it predicts nothing."""
+        return 1 if self.coder.predictor is None else self.coder.keyframe_interval
+
+    @property
     def look_back(self) -> int:
         """Number of latent frames before one that the encoder looks at for it."""
         return look_back(self.encoder)
@@ -114,15 +124,19 @@ class Tokenizer(nn.Module):
         video = self.decoder(quantized.z_q.to(self.dtype))[:, :, self.stride[0] - 1 :]
         return (video[:, :, :frames, :height, :width].float() + 1) / 2, quantized
 
-    def encode(self, video: Tensor, rate: Rate = ALL_TOKENS) -> Tensor:
+    def encode(
+        self, video: Tensor, rate: Rate = ALL_TOKENS, keyframe_interval: int | None = None
+    ) -> Tensor:
         """Return the indices (b t' h' w'), int64, of a video; (b t' h' w' stages) with stages.
 
         video: (b 3 t h w), uint8, or float in 0..1 to within 0.01.
         rate: how many tokens to spend, for a tokenizer with `quantizer.stages`.
-        Raises UsageError for a video of another shape, dtype or range, VqtokError if the video or
-        the weights contain NaN or infinity.
+        keyframe_interval: latent frames from one key frame to the next, at most those of the
+            tokenizer (default); with 1, each stands for itself.
+        Raises UsageError for a video of another shape, dtype or range and for an interval out of
+        range, VqtokError if the video or the weights contain NaN or infinity.
         """
-        parts = list(self.encode_stream([video], rate))
+        parts = list(self.encode_stream([video], rate, keyframe_interval))
         if not parts:
             raise UsageError(f"the video has no frames: its shape is {tuple(video.shape)}")
         return torch.cat(parts, dim=1)
@@ -133,25 +147,46 @@ class Tokenizer(nn.Module):
         frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        keyframe_interval: int | None = None,
     ) -> Tensor:
         """Return the video (b 3 t h w), float 0..1, of indices, cropped to the size if given.
 
+        They may be a window of a clip that begins at a key frame. Its first latent frame gives one
+        video frame only, as at the start of a clip, which the frames near it take it to be.
+
         indices: (b t' h' w'), or (b t' h' w' stages) with stages, any integer dtype.
-        Raises UsageError for indices of another shape or dtype, VqtokError if an index is not in
-        the codebook.
+        keyframe_interval: the one with which they were encoded.
+        Raises UsageError for indices of another shape or dtype and for an interval out of range,
+        VqtokError if an index is not in the codebook.
         """
-        video = torch.cat(list(self.decode_stream([indices])), dim=2)
+        video = torch.cat(list(self.decode_stream([indices], keyframe_interval)), dim=2)
         return video[:, :, :frames, :height, :width]
 
     @torch.no_grad()
-    def encode_stream(self, chunks: Iterable[Tensor], rate: Rate = ALL_TOKENS) -> Iterator[Tensor]:
+    def latents(self, indices: Tensor, keyframe_interval: int | None = None) -> Tensor:
+        """Return the latents (b c t' h' w'), float32, of indices: what the decoder gets.
+
+        Arguments and errors are those of `decode`. The indices begin at a key frame.
+        """
+        state, interval = StreamState(), check_interval(keyframe_interval, self.keyframe_interval)
+        parts = self._index_parts([indices])
+        return torch.cat([self.run(self._dequantize, p, state, interval) for p in parts], dim=2)
+
+    @torch.no_grad()
+    def encode_stream(
+        self,
+        chunks: Iterable[Tensor],
+        rate: Rate = ALL_TOKENS,
+        keyframe_interval: int | None = None,
+    ) -> Iterator[Tensor]:
         """Yield the indices of a clip that comes in chunks, a few latent frames at a time.
 
         chunks: (b 3 t h w) with any t. How the clip is cut does not change the indices. Memory
         does not grow with the clip's length. Otherwise as `encode`. The range of a float video is
         checked, which waits for a GPU.
         """
-        control = RateControl(self, rate)
+        interval = check_interval(keyframe_interval, self.keyframe_interval)
+        control = RateControl(self, rate, interval)
         for z, video, frames in self._encode_parts(chunks):
             yield from control.push(z, video, frames)
         yield from control.flush()
@@ -168,40 +203,34 @@ class Tokenizer(nn.Module):
             yield video[:, :, self.stride[0] - 1 if i == 0 else 0 :]
 
     @torch.no_grad()
-    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    def decode_stream(
+        self, chunks: Iterable[Tensor], keyframe_interval: int | None = None
+    ) -> Iterator[Tensor]:
         """Yield the video (b 3 t h w), float 0..1, of indices that come in chunks.
 
         chunks: of any number of latent frames, otherwise as in `decode`. The video is not cropped:
         padding is still there. Memory does not grow with the clip's length.
         """
-        state = StreamState()
-        parts = chain.from_iterable(
-            chunk.split(chunk_length(self.device, *chunk.shape[2:4]), dim=1)
-            for chunk in of_one_clip((check_indices(c, self.stages) for c in chunks), time=1)
-        )
-        for i, indices in enumerate(parts):
-            low, high = (int(bound) for bound in indices.aminmax())
-            if low < 0 or high >= self.codebook_size:
-                found = f"{low:,} to {high:,}"
-                size = f"{self.codebook_size:,}"
-                raise VqtokError(f"the indices are {found}, not in this codebook of {size}")
+        state, interval = StreamState(), check_interval(keyframe_interval, self.keyframe_interval)
+        for i, indices in enumerate(self._index_parts(chunks)):
             # Not kept in a variable: its memory is freed before the next part is decoded.
             skip = self.stride[0] - 1 if i == 0 else 0
-            yield self.run(self._decode_part, indices, state)[:, :, skip:]
+            yield self.run(self._decode_part, indices, state, interval)[:, :, skip:]
 
     @torch.no_grad()
     def squared_error(
-        self, indices: Tensor, video: Tensor, state: StreamState, first: bool
+        self, indices: Tensor, video: Tensor, state: StreamState, interval: int, first: bool
     ) -> float:
         """Return the mean squared error, in 0..1, of the next indices of a clip.
 
         video: (b 3 t h w), the frames that they stand for, uint8 or float 0..1.
         state: empty at the start of the clip, and updated.
+        interval: from one key frame of it to the next.
         """
         error, start = torch.zeros((), dtype=torch.float64, device=self.device), 0
         for part in indices.split(chunk_length(self.device, *indices.shape[2:4]), dim=1):
             skip = self.stride[0] - 1 if first and start == 0 else 0
-            decoded = self.run(self._decode_part, part, state)[:, :, skip:]
+            decoded = self.run(self._decode_part, part, state, interval)[:, :, skip:]
             original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
             start += original.shape[2]
             frames, height, width = original.shape[2:]
@@ -249,16 +278,25 @@ class Tokenizer(nn.Module):
             z = self.run(self._encode_chunk, padded, state)
             total += z.sum()
             if i == 0:  # a GPU is only waited for here and at the end
-                _check_finite(total)
+                check_finite(total)
             yield z, video, -(-(front + video.shape[2]) // self.stride[0])
-        _check_finite(total)
+        check_finite(total)
 
     def _encode_chunk(self, video: Tensor, state: StreamState) -> Tensor:
         return self.encoder(self._normalize(video), state).float()
 
-    def _decode_part(self, indices: Tensor, state: StreamState) -> Tensor:
-        z_q = self.coder.decode(to_device(indices, self.device), state)
-        return self._decode_latents(z_q, state)
+    def _index_parts(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Check the indices of a clip, and yield them a chunk of the decoder at a time."""
+        for chunk in of_one_clip((check_indices(c, self.stages) for c in chunks), time=1):
+            for part in chunk.split(chunk_length(self.device, *chunk.shape[2:4]), dim=1):
+                check_range(part, self.codebook_size)
+                yield part
+
+    def _decode_part(self, indices: Tensor, state: StreamState, interval: int) -> Tensor:
+        return self._decode_latents(self._dequantize(indices, state, interval), state)
+
+    def _dequantize(self, indices: Tensor, state: StreamState, interval: int) -> Tensor:
+        return self.coder.decode(to_device(indices, self.device), state, interval)
 
     def _decode_latents(self, z: Tensor, state: StreamState) -> Tensor:
         z = z.to(self.dtype).contiguous(memory_format=torch.channels_last_3d)
@@ -287,9 +325,3 @@ class Tokenizer(nn.Module):
         pad = (0, -width % self.stride[2], 0, -height % self.stride[1], 0, 0)
         x = F.pad(x, pad, mode="replicate") if any(pad) else x
         return x.contiguous(memory_format=torch.channels_last_3d)
-
-
-def _check_finite(total: Tensor) -> None:
-    """Raise VqtokError unless the sum of latents is finite; it is not if one of them is not."""
-    if not math.isfinite(float(total)):
-        raise VqtokError("the tokenizer's weights hold NaN or infinity")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vqtok.encoding import ALL_TOKENS, Rate
+from vqtok.model.inputs import check_interval
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.frame_rate import average_frame_rate
 from vqtok.pipeline.overlap import DeviceTransfer, background_writer, prefetch
@@ -32,16 +33,19 @@ def encode_clip(
     should_stop: Callable[[], object] = lambda: False,
     stopwatch: Stopwatch | None = None,
     rate: Rate = ALL_TOKENS,
+    keyframe_interval: int | None = None,
 ) -> Tokens:
     """Encode an open video.
 
     A thread decodes the next frames while the model runs. Indices go to a temporary file.
 
-    rate: how many tokens to spend. Raises UsageError if the tokenizer has no zero code.
+    rate, keyframe_interval: as in `Tokenizer.encode`.
     should_stop: polled while the clip is encoded; when it returns a true value, the tokens so far
         are returned.
     stopwatch: records how long the model waits for `reading`.
+    Raises UsageError for a rate or an interval that the tokenizer cannot keep.
     """
+    interval = check_interval(keyframe_interval, tokenizer.keyframe_interval)
     stopwatch = stopwatch or Stopwatch()
     transfer = DeviceTransfer(tokenizer.device)
     stride = tokenizer.stride[0]
@@ -57,7 +61,7 @@ def encode_clip(
             on_progress(len(times))
 
     with prefetch(chunks) as prefetched:
-        parts = (indices[0] for indices in tokenizer.encode_stream(videos(), rate))
+        parts = (indices[0] for indices in tokenizer.encode_stream(videos(), rate, interval))
         for indices in transfer.to_host(parts):
             buffer.append(indices)
             if should_stop():
@@ -79,6 +83,7 @@ def encode_clip(
         origin=clip.origin,
         zero_code=tokenizer.zero_code,
         rate=str(rate),
+        keyframe_interval=interval,
     )
 
 
@@ -133,7 +138,8 @@ def decode_clip(
 def _decode_frames(tokens: Tokens, tokenizer: Tokenizer) -> Iterator[Tensor]:
     """Yield uint8 frames (t h w c) on the tokenizer's device, with the padding cut off."""
     length = tokenizer.chunk_frames(tokens.height, tokens.width) // tokenizer.stride[0]
-    videos = tokenizer.decode_stream(_index_chunks(tokens, length, tokenizer.batcher.rows > 1))
+    chunks = _index_chunks(tokens, length, tokenizer.batcher.rows > 1)
+    videos = tokenizer.decode_stream(chunks, tokens.keyframe_interval)
     remaining = tokens.frames
     for frames in map(_to_frames, videos):  # map: no video is alive while the next is decoded
         yield frames[:remaining, : tokens.height, : tokens.width]

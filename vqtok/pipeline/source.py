@@ -6,11 +6,19 @@ from contextlib import AbstractContextManager
 
 from vqtok.encoding import EncodeOptions
 from vqtok.errors import VqtokError
+from vqtok.model.inputs import check_interval
+from vqtok.model.rate import RateControl
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens
 from vqtok.video import Clip, Section, open_video
+
+
+def check_options(options: EncodeOptions, tokenizer: Tokenizer) -> None:
+    """Raise UsageError for a rate or a key-frame interval that the tokenizer cannot keep."""
+    interval = check_interval(options.keyframe_interval, tokenizer.keyframe_interval)
+    RateControl(tokenizer, options.rate, interval)
 
 
 def open_clip(
@@ -45,7 +53,8 @@ def encode_source(
     """
     with open_clip(source, tokenizer, options) as clip:
         on_length(expected_frames(clip, options))
-        tokens = encode_clip(clip, tokenizer, on_progress, should_stop, stopwatch, options.rate)
+        how = options.rate, options.keyframe_interval
+        tokens = encode_clip(clip, tokenizer, on_progress, should_stop, stopwatch, *how)
     if options.strict and clip.damage:
         raise VqtokError(f"{source}: {', '.join(clip.damage)}; encode it without --strict")
     return tokens, clip

@@ -19,6 +19,7 @@ import numpy as np
 
 from vqtok.encoding import EncodeOptions
 from vqtok.errors import UsageError, VqtokError
+from vqtok.model.inputs import check_interval
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip
 from vqtok.pipeline.frame_rate import average_frame_rate
@@ -83,7 +84,7 @@ def plan_pieces(
         if clip.is_image or any(length and length < 1.5 * seconds for length in lengths):
             return []
         timeline = read_timeline(path, clip.bounds, options.fps)
-        pieces = list(_cut(clip, timeline, tokenizer, seconds))
+        pieces = list(_cut(clip, timeline, tokenizer, seconds, options.keyframe_interval))
     if any(timeline.lead_in(piece.section) > seconds for piece in pieces):
         raise CannotSplit(f"{path} has too few keyframes to be split: it is encoded as a whole")
     return pieces if len(pieces) > 1 else []
@@ -112,9 +113,8 @@ def encode_piece(
                 raise CannotSplit(
                     f"{path} was planned for frames of another size or on another device"
                 )
-            tokens = encode_clip(
-                clip, tokenizer, on_progress, stopwatch=stopwatch, rate=options.rate
-            )
+            how = options.rate, options.keyframe_interval
+            tokens = encode_clip(clip, tokenizer, on_progress, lambda: False, stopwatch, *how)
     except (CannotSplit, UsageError):
         raise
     except VqtokError as error:
@@ -164,10 +164,9 @@ class _Steps(NamedTuple):
     compared: int
 
 
-def _steps(tokenizer: Tokenizer, chunk: int) -> _Steps:
+def _steps(tokenizer: Tokenizer, chunk: int, keyframe_interval: int | None) -> _Steps:
     """Return where a clip can be cut, given the latent frames of a chunk."""
-    coder = tokenizer.coder
-    interval = coder.keyframe_interval if coder.predictor is not None else 1
+    interval = check_interval(keyframe_interval, tokenizer.keyframe_interval)
     # The first latent frame of a warm-up stands for a single frame, unlike in the whole clip. After
     # it and what the encoder looks back at, tokens are right from the next key frame on.
     wrong = _round_up(1 + tokenizer.look_back, interval)
@@ -176,10 +175,16 @@ def _steps(tokenizer: Tokenizer, chunk: int) -> _Steps:
     return _Steps(align, warm_up, warm_up - wrong)
 
 
-def _cut(clip: Clip, timeline: Timeline, tokenizer: Tokenizer, seconds: float) -> Iterator[Piece]:
+def _cut(
+    clip: Clip,
+    timeline: Timeline,
+    tokenizer: Tokenizer,
+    seconds: float,
+    keyframe_interval: int | None,
+) -> Iterator[Piece]:
     """Yield the pieces of a clip."""
     stride, chunk = tokenizer.stride[0], tokenizer.chunk_frames(clip.height, clip.width)
-    steps = _steps(tokenizer, chunk // stride)
+    steps = _steps(tokenizer, chunk // stride, keyframe_interval)
     total = 1 - (1 - timeline.frames) // stride
     length = round(seconds * clip.fps / (stride * steps.align)) * steps.align
     starts = _starts(total, max(length, steps.warm_up))
@@ -221,7 +226,7 @@ def _settings(tokens: Tokens) -> tuple[object, ...]:
     return (
         *(tokens.height, tokens.width, tokens.time_base, tokens.pixel_aspect),
         *(tokens.codebook_size, tokens.quantizer, tokens.stride, tokens.model),
-        *(tokens.zero_code, tokens.rate, tokens.indices.shape[1:]),
+        *(tokens.zero_code, tokens.rate, tokens.keyframe_interval, tokens.indices.shape[1:]),
     )
 
 

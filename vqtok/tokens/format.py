@@ -43,6 +43,8 @@ class Tokens:
     zero_code: whether index 0 of each codebook means "nothing new", for which no token is spent.
     rate: how the encoder chose what to spend tokens on, such as tokens=0.6, price=0.5 or psnr=32;
         "" if it coded everything.
+    keyframe_interval: latent frames from one key frame to the next; 1: each stands for itself;
+        None: that of the tokenizer, in files of older versions.
     """
 
     indices: np.ndarray
@@ -60,6 +62,7 @@ class Tokens:
     origin: int = 0
     zero_code: bool = False
     rate: str = ""
+    keyframe_interval: int | None = None
 
     @property
     def max_gap(self) -> int:
@@ -147,6 +150,9 @@ def find_problem(tokens: Tokens) -> str | None:
         return "a rate is out of range"
     if len(tokens.stride) != 3 or not all(0 < side <= _MAX_STRIDE for side in tokens.stride):
         return f"the stride is not three numbers from 1 to {_MAX_STRIDE}"
+    interval = tokens.keyframe_interval
+    if interval is not None and not (type(interval) is int and 0 < interval < 2**31):
+        return f"the key-frame interval is {quote(interval)}, not a number of latent frames"
     if not isinstance(tokens.zero_code, bool):
         return f"zero_code is {quote(tokens.zero_code)}, not True or False"
     if tokens.zero_code and tokens.codebook_size < 2:

@@ -2,7 +2,8 @@
 
 Metadata values are strings: fractions are written as 30000/1001 and the stride as 4x8x8. Evenly
 spaced timestamps are written as `start` and `step`; others are an int64 tensor `timestamps` (t).
-`origin`, `zero_code` and `rate` are left out where they are 0, False and empty.
+`origin`, `zero_code`, `rate` and `keyframe_interval` are left out where they are 0, False, empty
+and None.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ def pack(tokens: Tokens) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         metadata["zero_code"] = "true"
     if tokens.rate:
         metadata["rate"] = tokens.rate
+    if tokens.keyframe_interval is not None:
+        metadata["keyframe_interval"] = str(tokens.keyframe_interval)
     tensors = {"indices": tokens.indices}
     times = _as_range(tokens.timestamps)
     if isinstance(times, range):
@@ -123,6 +126,7 @@ def _parse(metadata: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> To
         origin=_parse_int(metadata.get("origin", "0")),
         zero_code=_parse_flag(metadata.get("zero_code", "false"), "zero_code"),
         rate=metadata.get("rate", ""),
+        keyframe_interval=_parse_optional(metadata, "keyframe_interval"),
     )
 
 
@@ -142,6 +146,10 @@ def _parse_int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
         raise ValueError(f"{quote(text)} is no number of this size")
     return int(text)
+
+
+def _parse_optional(metadata: Mapping[str, str], key: str) -> int | None:
+    return _parse_int(metadata[key]) if key in metadata else None
 
 
 def _parse_flag(text: str, key: str) -> bool:
