@@ -352,7 +352,7 @@ def test_a_corpus_whose_clips_all_failed_has_nothing_to_export(tmp_path):
     for path in (tmp_path / "corpus" / "shards").glob("*.json"):
         record = json.loads(path.read_text())
         failed = [
-            {"key": c["key"], "name": c["name"], "reason": "x", "attempts": 1}
+            {"key": c["key"], "source": "x", "kind": "x", "reason": "x", "attempts": 1}
             for c in record["clips"]
         ]
         path.write_text(json.dumps(record | {"clips": [], "failures": failed}))
