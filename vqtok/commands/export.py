@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vqtok.commands.progress import ProgressBars, ProgressTask, say
-from vqtok.commands.token_inputs import Input, list_inputs, read_file
+from vqtok.commands.token_inputs import Input, files_read, list_inputs, read_file
 from vqtok.export.clips import Clip
 from vqtok.export.layout import Layout
 from vqtok.export.nanogpt import write_nanogpt
 from vqtok.export.one_x import write_1x
 from vqtok.export.parquet import write_parquet
 from vqtok.files import printable
-from vqtok.targets import File, check_overwrite, check_targets
+from vqtok.targets import check_overwrite, check_targets
 
 _WRITERS = {
     Layout.ONE_X: write_1x,
@@ -30,7 +30,7 @@ def export(sources: Sequence[str], layout: Layout, folder: Path, force: bool, qu
     inputs, notes = list_inputs(sources, each=False, clip_hint="encode it with `vqtok encode`")
     say(quiet, *notes)
     targets = [folder / name for name in layout.files]
-    check_targets(targets, [file for entry in inputs for file in _files_read(entry)])
+    check_targets(targets, files_read(inputs))
     for target in targets:
         check_overwrite(target, force)
     total = sum(entry.size for entry in inputs)
@@ -38,12 +38,6 @@ def export(sources: Sequence[str], layout: Layout, folder: Path, force: bool, qu
         exported = _WRITERS[layout](_read(inputs, task), folder)
     say(quiet, *(f"{folder}: {note}" for note in exported.notes))
     say(quiet, f"{folder}: {exported.clips:,} clips, {exported.latent_frames:,} latent frames")
-
-
-def _files_read(entry: Input) -> list[File]:
-    if entry.packed is None:
-        return [entry.path]
-    return [entry.path, entry.packed.tar]
 
 
 def _read(inputs: Sequence[Input], task: ProgressTask) -> Iterator[Clip]:

@@ -1,7 +1,7 @@
 """What a command reads that goes through all tokens: files, and whole shards of corpora."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from vqtok.corpus.shards import Shard
 from vqtok.corpus.sources import find_packed, list_unpacked
 from vqtok.errors import UsageError
 from vqtok.files import MEDIA_SUFFIXES, list_files, real_path
+from vqtok.targets import File
 from vqtok.tokens import Tokens, read_tokens
 
 
@@ -91,6 +92,16 @@ def _list_source(source: str) -> tuple[list[Input], list[str]]:
             raise UsageError("; ".join([f"{source}: no token files in it", *found.notes]))
         found = clips
     return [Input(source, root, str(path)) for root, path in found.files], found.notes
+
+
+def files_read(inputs: Iterable[Input]) -> list[File]:
+    """Return all files that are read, which no output may be."""
+    files: list[File] = []
+    for entry in inputs:
+        files.append(sys.stdin if entry.path == "-" else entry.path)
+        if entry.packed is not None:
+            files.append(entry.packed.tar)
+    return files
 
 
 def is_clip(path: str) -> bool:

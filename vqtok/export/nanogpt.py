@@ -7,7 +7,6 @@ meta.json: vocab_size; separator; dtype; length, of the sequence; and what `toke
 clips.jsonl: a line for each clip, in the order of the sequence.
 """
 
-import math
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,7 +40,7 @@ def write_nanogpt(clips: Iterable[Clip], folder: Path) -> Exported:
         for clip in with_one_tokenizer(clips):
             tokens = clip.tokens
             separator = _separator(clip)
-            first_ids = np.arange(math.prod(tokens.indices.shape[3:])) * tokens.codebook_size
+            first_ids = np.arange(stages_of(tokens)) * tokens.codebook_size
             sequence.write(np.array(separator, _DTYPE).tobytes())
             for part in parts(tokens.indices.reshape(len(tokens.indices), -1, len(first_ids))):
                 sequence.write((part + first_ids).astype(_DTYPE).tobytes())

@@ -48,18 +48,8 @@ def write_1x(clips: Iterable[Clip], folder: Path) -> Exported:
             clip_count += 1
             latent_frames += len(tokens.indices)
             slowest, fastest = min(slowest, float(tokens.fps)), max(fastest, float(tokens.fps))
-        values = _describe(tokens, latent_frames, slowest)
-        metadata.write(to_json(values))
-    notes = keyframe_notes(tokens.keyframe_interval)
-    if "s" not in values:
-        notes.append(
-            "metadata.json has no s, the side of a square of one stage: use a reader that knows h, "
-            "w and stages"
-        )
-    if slowest != fastest:
-        rates = f"{slowest:.6g} to {fastest:.6g} frames/s"
-        notes.append(f"the clips have {rates}, and hz is of the slowest: encode them with --fps")
-    return Exported(clip_count, latent_frames, notes)
+        metadata.write(to_json(_describe(tokens, latent_frames, slowest)))
+    return Exported(clip_count, latent_frames, _notes(tokens, slowest, fastest))
 
 
 def _with_one_grid(clips: Iterable[Clip]) -> Iterator[Clip]:
@@ -80,7 +70,7 @@ def _describe(tokens: Tokens, latent_frames: int, fps: float) -> dict[str, Any]:
     """Return the metadata of all clips, given the tokens of one of them."""
     h, w = tokens.indices.shape[1:3]
     # Without s, a reader that knows only squares fails instead of reading other tokens.
-    side = {"s": h} if h == w and stages_of(tokens) == 1 else {}
+    side = {"s": h} if _is_square(tokens) else {}
     return {
         "token_dtype": index_dtype(tokens.codebook_size).name,
         "num_images": latent_frames,
@@ -91,3 +81,23 @@ def _describe(tokens: Tokens, latent_frames: int, fps: float) -> dict[str, Any]:
         "hz": fps / tokens.stride[0],
         **tokenizer_of(tokens),
     }
+
+
+def _is_square(tokens: Tokens) -> bool:
+    """Return whether a latent frame is a square of single indices, as in the challenge."""
+    h, w = tokens.indices.shape[1:3]
+    return h == w and stages_of(tokens) == 1
+
+
+def _notes(tokens: Tokens, slowest: float, fastest: float) -> list[str]:
+    """Return notes on clips of these frame rates, given the tokens of one of them."""
+    notes = keyframe_notes(tokens.keyframe_interval)
+    if not _is_square(tokens):
+        notes.append(
+            "metadata.json has no s, the side of a square of one stage: use a reader that knows h, "
+            "w and stages"
+        )
+    if slowest != fastest:
+        rates = f"{slowest:.6g} to {fastest:.6g} frames/s"
+        notes.append(f"the clips have {rates}, and hz is of the slowest: encode them with --fps")
+    return notes
