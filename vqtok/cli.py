@@ -56,6 +56,7 @@ def encode(
     lambda_: options.Lambda = None,
     tokens: options.TokensPerPosition = None,
     psnr: options.Psnr = None,
+    keyframe_interval: options.KeyframeInterval = None,
     strict: options.Strict = False,
     keep_partial: options.KeepPartial = False,
     jobs: options.Jobs = 1,
@@ -83,7 +84,7 @@ def encode(
     sources = options.check_sources(clips)
     frame_rate = None if fps is None else parse_frame_rate(fps)
     rate = options.parse_rate(lambda_, tokens, psnr)
-    encoding = EncodeOptions(size, frame_rate, start, duration, strict, rate)
+    encoding = EncodeOptions(size, frame_rate, start, duration, strict, rate, keyframe_interval)
     folder = options.output_folder(sources, output)
     work = packing.parse_work(shard, jobs, timeout, split, retry_failed, on, workers, gpus)
     packing.check_pack(pack, folder, force, work)

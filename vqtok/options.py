@@ -66,6 +66,10 @@ TokensPerPosition = Annotated[
     float | None, typer.Option("--tokens", help="Tokens per position to spend on average.")
 ]
 Psnr = Annotated[float | None, typer.Option("--psnr", help="PSNR in dB to keep throughout.")]
+KeyframeInterval = Annotated[
+    int | None,
+    typer.Option(min=1, help="Latent frames from one key frame to the next (1: all are)."),
+]
 
 # Options of `decode`.
 VideoOutput = Annotated[

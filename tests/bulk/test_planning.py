@@ -19,6 +19,7 @@ OTHER = {
     "--lambda": {"rate": Rate(price=0.1)},
     "--dtype": {"dtype": "float16"},
     "--split": {"split": 60},
+    "--keyframe-interval": {"keyframe_interval": 2},
 }
 
 

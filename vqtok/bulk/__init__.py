@@ -38,6 +38,7 @@ def plan(
     duration: float | None = None,
     strict: bool = False,
     rate: Rate = ALL_TOKENS,
+    keyframe_interval: int | None = None,
     dtype: str | None = None,
     device: str = "auto",
     split: float | None = None,
@@ -60,7 +61,7 @@ def plan(
     Raises UsageError if the corpus was begun with other options, or if there are no clips.
     """
     frame_rate = None if fps is None else parse_frame_rate(fps)
-    encoding = EncodeOptions(size, frame_rate, start, duration, strict, rate)
+    encoding = EncodeOptions(size, frame_rate, start, duration, strict, rate, keyframe_interval)
     options = PlanOptions(
         parse_size(str(pack)), encoding, tokenizer, dtype, device, split, workers=workers
     )

@@ -28,6 +28,7 @@ from vqtok.files import is_list, list_path, real_path
 from vqtok.targets import check_targets, tokenizer_file
 
 _LONGEST = 300  # characters of a value in a message
+_GIVEN = "dtype", "keyframe_interval"  # where they are not asked for, what was begun with is right
 
 
 @dataclass(frozen=True)
@@ -139,13 +140,13 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
 
     from vqtok.device import find_device
     from vqtok.model.checkpoint import inference_dtype, load
-    from vqtok.pipeline.source import check_options
+    from vqtok.pipeline.source import resolve_options
 
     where, dtype = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
     device = find_device(where)
     dtype = inference_dtype(device, options.dtype or dtype)
     tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
-    check_options(options.encoding, tokenizer)
+    encoding = resolve_options(options.encoding, tokenizer)
     threads = max(1, torch.get_num_threads() // options.workers)
     return CorpusSettings(
         tokenizer=absolute_tokenizer(options.tokenizer),
@@ -159,7 +160,7 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
         pack=options.pack,
         split=options.split,
         threads=None if options.on_gpus or device.type != "cpu" else threads,
-        **encoding_to_json(options.encoding),
+        **encoding_to_json(encoding),
     )
 
 
@@ -167,9 +168,10 @@ def _check_same(corpus: Corpus, sources: tuple[str, ...], options: PlanOptions) 
     """Raise UsageError if an option is not what the corpus was begun with."""
     begun = asdict(corpus.settings)
     asked: dict[str, Any] = {"sources": sources, "pack": options.pack, "split": options.split}
-    asked |= encoding_to_json(options.encoding)
-    asked |= {} if options.dtype is None else {"dtype": options.dtype}
+    asked |= encoding_to_json(options.encoding) | {"dtype": options.dtype}
     for key in asked:
+        if asked[key] is None and key in _GIVEN:
+            continue
         if begun[key] != asked[key]:
             raise UsageError(
                 f"{corpus.folder} was begun {_describe(key, begun[key])}, not "
@@ -194,6 +196,7 @@ def _describe(key: str, value: Any) -> str:
             return "with " + ", ".join(f"--{names.get(k, k)} {v:g}" for k, v in value.items())
         case "pack":
             value = format_size(value)
+    key = key.replace("_", "-")
     if isinstance(value, bool):
         return f"{'with' if value else 'without'} --{key}"
     if isinstance(value, float):

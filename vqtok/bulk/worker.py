@@ -32,6 +32,7 @@ from vqtok.errors import (
 from vqtok.model.batching import batch_rows
 from vqtok.model.checkpoint import load_for_inference
 from vqtok.model.tokenizer import Tokenizer
+from vqtok.pipeline.source import resolve_options
 from vqtok.pipeline.stopwatch import Stopwatch
 
 
@@ -40,8 +41,8 @@ class Worker:
 
     def __init__(self, setup: Setup, replies: Replies) -> None:
         self._corpus = open_corpus(setup.folder)
-        self._options = self._corpus.settings.encoding
         self._tokenizer = _load(setup, self._corpus)
+        self._options = resolve_options(self._corpus.settings.encoding, self._tokenizer)
         self._reply = replies.send
         place = describe_device(self._tokenizer.device)
         self._reply(ready=f"{setup.tokenizer} in {self._corpus.settings.dtype} on {place}")

@@ -132,7 +132,6 @@ def run_batch(
     journal: Journal,
     run: RunOptions,
     work: Work,
-    check: Callable[[Tokenizer], object] = lambda tokenizer: None,
 ) -> None:
     """Run the jobs, `run.jobs` at a time, with one tokenizer. On a GPU, they share batches.
 
@@ -141,12 +140,9 @@ def run_batch(
     the others, and alone.
 
     label: text of the progress bar.
-    check: called before the first job; raises if the tokenizer can do none of them.
     Raises VqtokError at the end if any job failed.
     """
     tokenizer = run.load_tokenizer() if jobs else None
-    if tokenizer is not None:
-        check(tokenizer)
     folder = journal.folder
     folder.mkdir(parents=True, exist_ok=True)
     failures = FailureLog(folder / shard_name(FAILURES, journal.shard))

@@ -9,7 +9,7 @@ from vqtok.codebook_stats.usage import bits_per_pixel
 from vqtok.commands.batch import Job, plan_jobs, run_batch, split_existing
 from vqtok.commands.journal import Journal
 from vqtok.commands.progress import ProgressBars, ProgressTask
-from vqtok.commands.run_options import RunOptions, check_rates
+from vqtok.commands.run_options import RunOptions
 from vqtok.corpus.settings import is_corpus
 from vqtok.encoding import EncodeOptions
 from vqtok.errors import UsageError, VqtokError
@@ -17,7 +17,7 @@ from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.interrupt import Interrupted, defer_interrupt
 from vqtok.model import checkpoint
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.pipeline.source import encode_source
+from vqtok.pipeline.source import encode_source, resolve_options
 from vqtok.pipeline.stopwatch import Stopwatch
 from vqtok.tokens import Tokens, count_tokens, read_settings, write_tokens
 
@@ -48,7 +48,7 @@ def _encode_one(
     source: str, output: str | None, options: EncodeOptions, run: RunOptions, keep_partial: bool
 ) -> None:
     tokenizer = run.load_tokenizer()
-    check_rates(tokenizer, [options.rate])
+    options = resolve_options(options, tokenizer)
     stopwatch = Stopwatch()
     target = sys.stdout.buffer if output is None or output == "-" else output
     with (
@@ -78,18 +78,21 @@ def _encode_many(
         raise UsageError(f"{folder} is a packed corpus: add --pack, or choose another folder")
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
+    loaded = checkpoint.load(run.tokenizer)  # on the CPU, if only to compare options
+    options = resolve_options(options, loaded)
     settings = {
-        "model": checkpoint.read_fingerprint(run.tokenizer),
+        "model": loaded.fingerprint,
         "rate": str(options.rate),
         "size": options.size,
         "fps": None if options.fps is None else str(options.fps),
+        "keyframe_interval": options.keyframe_interval,
     }
     journal = Journal(folder, "encoded", settings, part, run.force)
     jobs = plan_jobs(found, folder, "{}.safetensors".format, run.tokenizer, journal)
     damaged: dict[Job, VqtokError] = {}
     if not run.force:
         jobs, existing = split_existing(jobs)
-        damaged = check_same_settings(existing, run.tokenizer, options)
+        damaged = check_same_settings(existing, loaded, options)
 
     def work(job: Job, tokenizer: Tokenizer, task: ProgressTask) -> list[str]:
         if job in damaged:
@@ -103,33 +106,36 @@ def _encode_many(
         return [*clip.notes, timing] if run.verbose else clip.notes
 
     jobs = [*damaged, *jobs]
-    run_batch("encoding", jobs, journal, run, work, lambda t: check_rates(t, [options.rate]))
+    run_batch("encoding", jobs, journal, run, work)
 
 
 def check_same_settings(
-    jobs: Sequence[Job], tokenizer: str, options: EncodeOptions
+    jobs: Sequence[Job], tokenizer: Tokenizer, options: EncodeOptions
 ) -> dict[Job, VqtokError]:
-    """Raise UsageError if a target was made with another tokenizer, rate, size or fps.
+    """Raise UsageError if a target was made with another tokenizer or other options.
 
     Only settings that leave a trace in the file are compared; size and fps only if they are given.
     Return the jobs whose targets are damaged, with the reason.
+
+    options: from `resolve_options`.
     """
     damaged: dict[Job, VqtokError] = {}
-    fingerprint = checkpoint.read_fingerprint(tokenizer) if jobs else ""
+    asked = tokenizer.fingerprint, str(options.rate), options.keyframe_interval
     for job in jobs:
         try:
             tokens = read_settings(job.target)
         except VqtokError as error:
             damaged[job] = VqtokError(f"delete {job.target} first: {error}")
             continue
-        same = (tokens.model, tokens.rate) == (fingerprint, str(options.rate))
+        interval = tokens.keyframe_interval or tokenizer.keyframe_interval
+        same = (tokens.model, tokens.rate, interval) == asked
         same &= options.size in (None, min(tokens.height, tokens.width))
         same &= options.fps in (None, tokens.fps)
         if not same:
             raise UsageError(
                 f"{job.target} exists and was made with another tokenizer, rate (--lambda, "
-                "--tokens or --psnr), --size or --fps: choose another folder, or use --force to "
-                "encode all clips again"
+                "--tokens or --psnr), --keyframe-interval, --size or --fps: choose another folder, "
+                "or use --force to encode all clips again"
             )
     return damaged
 

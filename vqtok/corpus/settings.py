@@ -29,9 +29,9 @@ class CorpusSettings:
 
     tokenizer: a bundled name, or the absolute path of a tokenizer file.
     model: SHA-256 of its weights.
-    quantizer, stride, codebook_size, stages, keyframe_interval, dtype: of the tokenizer; an
-        interval of 1 if it predicts nothing.
-    size, fps, start, duration, strict: as in `vqtok encode`; fps as text.
+    quantizer, stride, codebook_size, stages, dtype: of the tokenizer.
+    size, fps, start, duration, strict, keyframe_interval: as in `vqtok encode`; fps as text. Where
+        no interval was given, it is the tokenizer's own.
     rate: the one of price, tokens and psnr that was given, if any.
     sources: what was listed, as absolute paths and patterns.
     pack: bytes of a shard, about.
@@ -65,7 +65,7 @@ class CorpusSettings:
         """How every clip is encoded."""
         fps = None if self.fps is None else Fraction(self.fps)
         excerpt = self.size, fps, self.start, self.duration
-        return EncodeOptions(*excerpt, self.strict, Rate(**self.rate))
+        return EncodeOptions(*excerpt, self.strict, Rate(**self.rate), self.keyframe_interval)
 
 
 def encoding_to_json(options: EncodeOptions) -> dict[str, Any]:

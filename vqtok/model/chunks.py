@@ -44,8 +44,17 @@ def rechunk(
         yield torch.cat(waiting, dim=2)
 
 
-def repeat_edges(video: Tensor, front: int, back: int) -> Tensor:
-    """Return the video (b c t h w) with its first and last frame repeated in front and behind."""
+def split_chunks(indices: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the chunks of indices (b t h w ...) that are decoded at once on a device."""
+    return indices.split(chunk_length(device, *indices.shape[2:4]), dim=1)
+
+
+def repeat_edges(video: Tensor, front: int, step: int) -> Tensor:
+    """Return the video (b c t h w) with its first frame repeated `front` times.
+
+    The last frame is repeated until there are a multiple of `step` frames.
+    """
+    back = -(front + video.shape[2]) % step
     if not front and not back:
         return video
     first, last = (

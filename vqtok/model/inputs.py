@@ -31,8 +31,8 @@ def check_video(video: Tensor) -> Tensor:
     return video
 
 
-def check_indices(indices: Tensor, stages: int) -> Tensor:
-    """Return a chunk of indices in int64; raise if its shape or dtype is wrong."""
+def check_indices(indices: Tensor, stages: int, codebook_size: int) -> Tensor:
+    """Return a chunk of indices in int64; raise if its shape, dtype or range is wrong."""
     if not isinstance(indices, Tensor):
         raise UsageError(f"indices must be a torch.Tensor, not {type(indices).__name__}")
     dtype, shape = indices.dtype, tuple(indices.shape)
@@ -41,15 +41,12 @@ def check_indices(indices: Tensor, stages: int) -> Tensor:
     if len(shape) != (4 if stages == 1 else 5) or 0 in shape or shape[4:] not in ((), (stages,)):
         expected = "(b t h w)" if stages == 1 else f"(b t h w {stages})"
         raise UsageError(f"indices must have the shape {expected}, not {shape}")
-    return indices.to(torch.int64)
-
-
-def check_range(indices: Tensor, codebook_size: int) -> None:
-    """Raise VqtokError if an index is not in the codebook."""
+    indices = indices.to(torch.int64)
     low, high = (int(bound) for bound in indices.aminmax())
     if low < 0 or high >= codebook_size:
         found = f"{low:,} to {high:,}"
         raise VqtokError(f"the indices are {found}, not in this codebook of {codebook_size:,}")
+    return indices
 
 
 def check_interval(interval: int | None, longest: int) -> int:

@@ -116,9 +116,24 @@ class RateControl:
         if self._rate.tokens is not None:
             measured = max(float((indices != 0).sum()), LEAST) / z[:, 0].numel()
             return _Window(indices, coder_state, decoder_state, measured)
-        video, first = torch.cat(self._video, dim=2), not self._positions
-        error = self._tokenizer.squared_error(indices, video, decoder_state, self._interval, first)
+        error = self._squared_error(indices, decoder_state)
         return _Window(indices, coder_state, decoder_state, error)
+
+    def _squared_error(self, indices: Tensor, state: StreamState) -> float:
+        """Return the mean squared error, in 0..1, of the window if it is coded as these indices.
+
+        state: of the decoder before the window, and updated.
+        """
+        video, start = torch.cat(self._video, dim=2), 0
+        scale = 255.0 if video.dtype == torch.uint8 else 1.0
+        error = torch.zeros((), dtype=torch.float64, device=indices.device)
+        for decoded in self._tokenizer.decode_next(indices, state, self._interval):
+            original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
+            frames, height, width = original.shape[2:]
+            difference = decoded[:, :, :frames, :height, :width] - original.float() / scale
+            error += difference.square().sum()
+            start += frames
+        return float(error) / video.numel()
 
     def _encode(self, z: Tensor, state: StreamState, price: float) -> Tensor:
         encode, unit_price = self._tokenizer.coder.encode, self._unit * price if price else 0.0

@@ -12,12 +12,11 @@ from vqtok.device import to_device
 from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError
 from vqtok.model.batching import Batcher
-from vqtok.model.chunks import chunk_length, rechunk, repeat_edges
+from vqtok.model.chunks import chunk_length, rechunk, repeat_edges, split_chunks
 from vqtok.model.inputs import (
     check_finite,
     check_indices,
     check_interval,
-    check_range,
     check_video,
     of_one_clip,
 )
@@ -151,8 +150,8 @@ class Tokenizer(nn.Module):
     ) -> Tensor:
         """Return the video (b 3 t h w), float 0..1, of indices, cropped to the size if given.
 
-        They may be a window of a clip that begins at a key frame. Its first latent frame gives one
-        video frame only, as at the start of a clip, which the frames near it take it to be.
+        The indices may be a window of a clip that begins at a key frame. As at the start of a clip,
+        its first latent frame gives one video frame, and none looks at what was before.
 
         indices: (b t' h' w'), or (b t' h' w' stages) with stages, any integer dtype.
         keyframe_interval: the one with which they were encoded.
@@ -164,12 +163,13 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def latents(self, indices: Tensor, keyframe_interval: int | None = None) -> Tensor:
-        """Return the latents (b c t' h' w'), float32, of indices: what the decoder gets.
+        """Return the latents (b c t' h' w'), float32, of indices: what `decode` decodes.
 
         Arguments and errors are those of `decode`. The indices begin at a key frame.
         """
         state, interval = StreamState(), check_interval(keyframe_interval, self.keyframe_interval)
-        parts = self._index_parts([indices])
+        indices = check_indices(indices, self.stages, self.codebook_size)
+        parts = split_chunks(indices, self.device)  # as `decode` does, for the same rounding
         return torch.cat([self.run(self._dequantize, p, state, interval) for p in parts], dim=2)
 
     @torch.no_grad()
@@ -212,32 +212,17 @@ class Tokenizer(nn.Module):
         padding is still there. Memory does not grow with the clip's length.
         """
         state, interval = StreamState(), check_interval(keyframe_interval, self.keyframe_interval)
-        for i, indices in enumerate(self._index_parts(chunks)):
-            # Not kept in a variable: its memory is freed before the next part is decoded.
-            skip = self.stride[0] - 1 if i == 0 else 0
-            yield self.run(self._decode_part, indices, state, interval)[:, :, skip:]
+        checked = (check_indices(chunk, self.stages, self.codebook_size) for chunk in chunks)
+        for indices in of_one_clip(checked, time=1):
+            yield from self.decode_next(indices, state, interval)
 
     @torch.no_grad()
-    def squared_error(
-        self, indices: Tensor, video: Tensor, state: StreamState, interval: int, first: bool
-    ) -> float:
-        """Return the mean squared error, in 0..1, of the next indices of a clip.
-
-        video: (b 3 t h w), the frames that they stand for, uint8 or float 0..1.
-        state: empty at the start of the clip, and updated.
-        interval: from one key frame of it to the next.
-        """
-        error, start = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for part in indices.split(chunk_length(self.device, *indices.shape[2:4]), dim=1):
-            skip = self.stride[0] - 1 if first and start == 0 else 0
-            decoded = self.run(self._decode_part, part, state, interval)[:, :, skip:]
-            original = video[:, :, start : start + decoded.shape[2]].to(decoded.device)
-            start += original.shape[2]
-            frames, height, width = original.shape[2:]
-            scale = 255.0 if original.dtype == torch.uint8 else 1.0
-            difference = decoded[:, :, :frames, :height, :width] - original.float() / scale
-            error += difference.square().sum()
-        return float(error) / video.numel()
+    def decode_next(self, indices: Tensor, state: StreamState, interval: int) -> Iterator[Tensor]:
+        """Yield the video of the next indices, valid ones, of a clip, and update its state."""
+        for part in split_chunks(indices, self.device):
+            skip = 0 if state else self.stride[0] - 1
+            # Not kept in a variable: its memory is freed before the next part is decoded.
+            yield self.run(self._decode_part, part, state, interval)[:, :, skip:]
 
     @contextmanager
     def batched(self, clips: int) -> Iterator[None]:
@@ -274,8 +259,9 @@ class Tokenizer(nn.Module):
         clip = of_one_clip(map(check_video, chunks), time=2)
         for i, video in enumerate(rechunk(clip, self.stride[0], self.chunk_frames)):
             front = self.stride[0] - 1 if i == 0 else 0
-            padded = self._pad_time(video, front, whole_chunk=i > 0 and self.batcher.rows > 1)
-            z = self.run(self._encode_chunk, padded, state)
+            whole = i > 0 and self.batcher.rows > 1  # to have the shape of the chunks before
+            step = self.chunk_frames(*video.shape[3:]) if whole else self.stride[0]
+            z = self.run(self._encode_chunk, repeat_edges(video, front, step), state)
             total += z.sum()
             if i == 0:  # a GPU is only waited for here and at the end
                 check_finite(total)
@@ -284,13 +270,6 @@ class Tokenizer(nn.Module):
 
     def _encode_chunk(self, video: Tensor, state: StreamState) -> Tensor:
         return self.encoder(self._normalize(video), state).float()
-
-    def _index_parts(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Check the indices of a clip, and yield them a chunk of the decoder at a time."""
-        for chunk in of_one_clip((check_indices(c, self.stages) for c in chunks), time=1):
-            for part in chunk.split(chunk_length(self.device, *chunk.shape[2:4]), dim=1):
-                check_range(part, self.codebook_size)
-                yield part
 
     def _decode_part(self, indices: Tensor, state: StreamState, interval: int) -> Tensor:
         return self._decode_latents(self._dequantize(indices, state, interval), state)
@@ -307,15 +286,8 @@ class Tokenizer(nn.Module):
 
         first: whether it starts the clip, so that its first frame is a latent frame of its own.
         """
-        return self._normalize(self._pad_time(video, self.stride[0] - 1 if first else 0))
-
-    def _pad_time(self, video: Tensor, front: int, whole_chunk: bool = False) -> Tensor:
-        """Repeat the first frame `front` times, and the last one up to whole strides.
-
-        whole_chunk: repeat it up to a whole chunk, to get the shape of the chunks before it.
-        """
-        step = self.chunk_frames(*video.shape[3:]) if whole_chunk else self.stride[0]
-        return repeat_edges(video, front, -(front + video.shape[2]) % step)
+        front = self.stride[0] - 1 if first else 0
+        return self._normalize(repeat_edges(video, front, self.stride[0]))
 
     def _normalize(self, video: Tensor) -> Tensor:
         """Return the video in -1..1 on the device, padded in height and width."""

@@ -14,7 +14,7 @@ from vqtok import DEFAULT
 from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.inputs import check_indices
+from vqtok.model.inputs import check_indices, check_interval
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import decode_clip, encode_clip, hardware_decoder
 from vqtok.pipeline.frame_rate import parse_frame_rate
@@ -32,6 +32,7 @@ def encode_video(
     start: float = 0.0,
     duration: float | None = None,
     rate: Rate = ALL_TOKENS,
+    keyframe_interval: int | None = None,
     device: str = "auto",
     dtype: str | None = None,
 ) -> Tokens:
@@ -47,10 +48,12 @@ def encode_video(
     start, duration: encode this part of the video only, in seconds.
     rate: how many tokens to spend, such as `vqtok.Rate(tokens=0.6)` per position; for tokenizers
         trained with `quantizer.stages`. By default, all that help.
+    keyframe_interval: latent frames from one key frame to the next; with 1, each stands for itself.
+        At most those of the tokenizer, which are the default.
     device, dtype: where and in what a tokenizer that is not loaded yet runs: auto, cpu, cuda or
         cuda:N, and float32 or bfloat16 (default: bfloat16 where it is fast).
 
-    Raises UsageError for an option out of range or a rate that the tokenizer cannot keep,
+    Raises UsageError for an option out of range, or that the tokenizer cannot keep,
     VqtokError if there is no frame to encode. Warns of damaged or dropped content.
     """
     model = _load(tokenizer, device, dtype)
@@ -62,7 +65,7 @@ def encode_video(
         duration=duration,
         hardware=hardware_decoder(model),
     ) as clip:
-        tokens = encode_clip(clip, model, rate=rate)
+        tokens = encode_clip(clip, model, rate=rate, keyframe_interval=keyframe_interval)
     _warn(path, clip.notes)
     return tokens
 
@@ -124,6 +127,7 @@ def tokens_from_indices(
     frames: int | None = None,
     height: int | None = None,
     width: int | None = None,
+    keyframe_interval: int | None = None,
 ) -> Tokens:
     """Return indices that a model generated as tokens, to write to a file or to decode to a video.
 
@@ -134,14 +138,17 @@ def tokens_from_indices(
     frames, height, width: of the video, where it ends before the last index does. By default, all
         that the indices cover: 1 + (t - 1) * s frames of (h * sh) x (w * sw) pixels, with a stride
         of s x sh x sw.
+    keyframe_interval: that of the tokens that the model was trained on; by default, the tokenizer's
+        own.
 
-    Raises UsageError for indices of another shape, VqtokError if they are not in the codebook or do
-    not fit the size.
+    Raises UsageError for indices of another shape and for an interval out of range, VqtokError if
+    they are not in the codebook or do not fit the size.
     """
     model, frame_rate = _load(tokenizer, "cpu", None), parse_frame_rate(fps)
+    interval = check_interval(keyframe_interval, model.keyframe_interval)
     _check_shape(tuple(indices.shape), model.stages)
     if isinstance(indices, Tensor):
-        indices = check_indices(indices[None], model.stages)[0].cpu().numpy()
+        indices = check_indices(indices[None], model.stages, model.codebook_size)[0].cpu().numpy()
     grid = indices.shape[:3]
     time, rows, columns = (n * side for n, side in zip(grid, model.stride, strict=True))
     frames = 1 + time - model.stride[0] if frames is None else frames
@@ -159,6 +166,7 @@ def tokens_from_indices(
         stride=model.stride,
         model=model.fingerprint,
         zero_code=model.zero_code,
+        keyframe_interval=interval,
     )
     validate(tokens)
     return tokens

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from vqtok.encoding import EncodeOptions
 from vqtok.errors import VqtokError
@@ -15,10 +16,14 @@ from vqtok.tokens import Tokens
 from vqtok.video import Clip, Section, open_video
 
 
-def check_options(options: EncodeOptions, tokenizer: Tokenizer) -> None:
-    """Raise UsageError for a rate or a key-frame interval that the tokenizer cannot keep."""
+def resolve_options(options: EncodeOptions, tokenizer: Tokenizer) -> EncodeOptions:
+    """Return the options, with the key-frame interval that they leave to the tokenizer.
+
+    Raises UsageError for a rate or an interval that the tokenizer cannot keep.
+    """
     interval = check_interval(options.keyframe_interval, tokenizer.keyframe_interval)
     RateControl(tokenizer, options.rate, interval)
+    return replace(options, keyframe_interval=interval)
 
 
 def open_clip(

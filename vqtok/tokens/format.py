@@ -76,7 +76,7 @@ class Tokens:
 
 
 class TokenizerInfo(Protocol):
-    """What identifies a tokenizer: its kind of quantizer, stride, codebook size and weights."""
+    """What identifies a tokenizer, and what its tokens can be."""
 
     @property
     def kind(self) -> str: ...
@@ -86,6 +86,8 @@ class TokenizerInfo(Protocol):
     def codebook_size(self) -> int: ...
     @property
     def stages(self) -> int: ...
+    @property
+    def keyframe_interval(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
 
@@ -99,6 +101,12 @@ def check_tokenizer(tokens: Tokens, tokenizer: TokenizerInfo, name: str) -> None
         raise VqtokError(
             f"{name}: these tokens have {codebooks} codebooks, and their tokenizer has "
             f"{tokenizer.stages}; encode the video again"
+        )
+    if theirs == ours and (tokens.keyframe_interval or 1) > tokenizer.keyframe_interval:
+        raise VqtokError(
+            f"{name}: these tokens have a key frame every {tokens.keyframe_interval:,} latent "
+            f"frames, and their tokenizer every {tokenizer.keyframe_interval:,}; encode the video "
+            "again"
         )
     if theirs != ours:
         raise VqtokError(
