@@ -262,7 +262,7 @@ def test_predictive_tokens_are_exported_with_a_note(layout, interval, note, tmp_
     write_tokens(tmp_path / "tokens", make_clips(keyframe_interval=interval))
     args = "export", "tokens", "--to", layout, "-o"
     notes = works(*args, "out").stderr.decode().splitlines()
-    assert notes.pop() == "out: 4 clips, 14 latent frames"
+    assert notes.pop() == "out: 14 latent frames, clips: 4"
     expected = note if layout != "parquet" else None
     assert len(notes) == (expected is not None)
     assert all(expected in line for line in notes)

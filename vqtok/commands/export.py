@@ -37,7 +37,7 @@ def export(sources: Sequence[str], layout: Layout, folder: Path, force: bool, qu
     with ProgressBars(quiet) as bars, bars.task("exporting", total) as task:
         exported = _WRITERS[layout](_read(inputs, task), folder)
     say(quiet, *(f"{folder}: {note}" for note in exported.notes))
-    say(quiet, f"{folder}: {exported.clips:,} clips, {exported.latent_frames:,} latent frames")
+    say(quiet, f"{folder}: {exported.latent_frames:,} latent frames, clips: {exported.clips:,}")
 
 
 def _read(inputs: Sequence[Input], task: ProgressTask) -> Iterator[Clip]:
