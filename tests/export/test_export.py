@@ -11,53 +11,13 @@ import pytest
 
 from helpers.command import fails, file_names, in_subprocess, works
 from helpers.corpus import write_corpus, write_folder
-from helpers.tokens import make_tokens
+from helpers.exports import GRIDS, LAYOUTS, NAMES, contents, make_clips, write_tokens
 from vqtok.export import clips, parquet
 from vqtok.export.clips import Clip
-from vqtok.export.layout import Layout
 from vqtok.export.nanogpt import write_nanogpt
 from vqtok.export.one_x import write_1x
 from vqtok.export.parquet import write_parquet
 from vqtok.tokens import tokens_to_bytes
-
-NAMES = ("a.b.mp4", "day 1/clip.mp4", "day 2/clip.mp4", "día/ñandú 雪.mov")
-# (h w) or (h w stages) of a latent frame, and the size of the codebook.
-GRIDS = {
-    "square": ((4, 4), 16),
-    "wide": ((3, 5), 256),
-    "stages": ((2, 3, 2), 300),
-    "square stages": ((3, 3, 2), 32767),
-    "largest vocabulary": ((2, 2), 65535),
-    "large codebook": ((2, 2), 65536),
-    "huge codebook": ((2, 2), 100_000),
-}
-LAYOUTS = [layout.value for layout in Layout]
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path, monkeypatch):
-    """The working folder, where `datasets` finds no network and no cache of others."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("HF_HOME", "HF_DATASETS_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
-def make_clips(grid="square", names=NAMES, **changes):
-    """Return the tokens of some clips by name, each longer than the last; both ends are in use."""
-    shape, codes = GRIDS[grid]
-    found = {}
-    for number, name in enumerate(names):
-        indices = np.random.default_rng(number).integers(0, codes, (2 + number, *shape))
-        indices.flat[:2] = 0, codes - 1
-        tokens = make_tokens(indices, codes)
-        found[name] = replace(tokens, **{"keyframe_interval": 1} | changes)
-    return found
-
-
-def write_tokens(folder, tokens):
-    """Write a folder of token files."""
-    return write_folder(folder, {name: tokens_to_bytes(t) for name, t in tokens.items()})
 
 
 def read_1x(folder):
@@ -106,10 +66,6 @@ READERS = {"1x": read_1x, "nanogpt": read_nanogpt, "parquet": read_parquet}
 
 def read_lines(folder):
     return [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def check_equal(found, tokens):
@@ -267,105 +223,6 @@ def test_predictive_tokens_are_exported_with_a_note(layout, interval, note, tmp_
     assert len(notes) == (expected is not None)
     assert all(expected in line for line in notes)
     assert not works(*args, "quiet", "--quiet").stderr
-
-
-OTHERS = {
-    "tokenizer": {"model": "b" * 64},
-    "quantizer": {"quantizer": "fsq"},
-    "codebook_size": {"codebook_size": 17},
-    "zero_code": {"zero_code": True},
-    "keyframe_interval": {"keyframe_interval": 2},
-}
-
-
-@pytest.mark.parametrize("key", OTHERS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_clips_of_several_tokenizers_are_refused(layout, key, tmp_path):
-    tokens = make_clips()
-    for name in NAMES[2:]:
-        tokens[name] = replace(tokens[name], **OTHERS[key])
-    write_tokens(tmp_path / "tokens", tokens)
-    message = f"tokens/{NAMES[2]}.safetensors: its {key} is "
-    assert fails(1, message, "export", "tokens", "--to", layout, "-o", "out").count("\n") == 1
-    assert file_names(tmp_path / "out") == []
-
-
-def test_1x_has_one_grid(tmp_path):
-    tokens = make_clips("square", NAMES[:2]) | make_clips("large codebook", NAMES[2:])
-    tokens = {name: replace(t, codebook_size=65536) for name, t in tokens.items()}
-    write_tokens(tmp_path / "tokens", tokens)
-    message = (
-        f"tokens/{NAMES[2]}.safetensors: its latent frames are 2x2, and those of "
-        f"tokens/{NAMES[0]}.safetensors 4x4"
-    )
-    assert fails(1, message, "export", "tokens", "--to", "1x", "-o", "out").count("\n") == 1
-    assert file_names(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_damaged_file_leaves_the_old_export(layout, tmp_path):
-    folder = write_tokens(tmp_path / "tokens", make_clips())
-    args = "export", "tokens", "--to", layout, "-o", "out"
-    works(*args)
-    before = contents(tmp_path / "out")
-    fails(2, "exists: --force overwrites it", *args)
-    path = folder / f"{NAMES[2]}.safetensors"
-    data = path.read_bytes()
-    for damaged in (b"", data[:-1], data.replace(b'"16"', b'"15"'), b"x" * 100):
-        path.write_bytes(damaged)
-        assert fails(1, f"tokens/{NAMES[2]}", *args, "--force").count("\n") == 1
-        assert contents(tmp_path / "out") == before
-
-
-@pytest.mark.parametrize(
-    "args, message",
-    [
-        ("tokens --to hdf5 -o out", "'hdf5' is not one of"),
-        ("tokens --to 1x -o tokens", "choose another output folder"),
-        ("tokens --to 1x -o -", "several files need an output folder"),
-        ("tokens --to 1x -o a_file", "is a file: choose a folder"),
-        ("tokens --to 1x -o linked", "is the same file as the input"),
-        ("corpus --to 1x -o linked_tar", "is the same file as the input"),
-        ("clips --to 1x -o out", "clip.mp4 is a clip: encode it with `vqtok encode`"),
-        ("empty --to 1x -o out", "no token files in it"),
-        ("none --to 1x -o out", "no such file or folder"),
-        ("@none --to 1x -o out", "cannot be read"),
-    ],
-)
-def test_wrong_usage(args, message, tmp_path):
-    data = {name: tokens_to_bytes(t) for name, t in make_clips().items()}
-    write_folder(tmp_path / "tokens", data)
-    write_corpus(tmp_path / "corpus", data)
-    for name in ("linked", "linked_tar", "clips", "empty"):
-        (tmp_path / name).mkdir()
-    for name in ("a_file", "clips/clip.mp4"):
-        (tmp_path / name).touch()
-    (tmp_path / "linked/video.bin").symlink_to("../tokens/a.b.mp4.safetensors")
-    (tmp_path / "linked_tar/video.bin").symlink_to("../corpus/shards/00000.tar")
-    force = ["--force"] if "linked" in args else []
-    fails(2, message, "export", *args.split(), *force)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_corpus_whose_clips_all_failed_has_nothing_to_export(tmp_path):
-    write_corpus(tmp_path / "corpus", {n: tokens_to_bytes(t) for n, t in make_clips().items()})
-    for path in (tmp_path / "corpus" / "shards").glob("*.json"):
-        record = json.loads(path.read_text())
-        failed = [
-            {"key": c["key"], "source": "x", "kind": "x", "reason": "x", "attempts": 1}
-            for c in record["clips"]
-        ]
-        path.write_text(json.dumps(record | {"clips": [], "failures": failed}))
-    for layout in LAYOUTS:
-        fails(2, "there are no clips to export", "export", "corpus", "--to", layout, "-o", "out")
-
-
-def test_parquet_says_what_to_install(tmp_path, monkeypatch):
-    write_tokens(tmp_path / "tokens", make_clips())
-    monkeypatch.setattr("vqtok.options.find_spec", lambda name: None)
-    message = "--to parquet needs pyarrow: pip install pyarrow"
-    fails(2, message, "export", "tokens", "--to", "parquet", "-o", "out")
-    assert works("export", "tokens", "--to", "1x", "-o", "out")
 
 
 @pytest.mark.parametrize("write", [write_1x, write_nanogpt, write_parquet])
