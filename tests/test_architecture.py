@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "corpus": {"atomic", "encoding", "safetensors_io", "tokens", "untrusted"},
     "quantizers": {"settings", "distributed", "precision"},
     "codebook_stats": {"tokens"},
+    "export": {"atomic", "tokens"},
     "model": {
         *("config", "settings", "device", "distributed", "encoding", "precision", "quantizers"),
         *("safetensors_io", "targets", "untrusted"),
@@ -49,13 +50,13 @@ MAY_IMPORT = {
         *("atomic", "corpus", "corpus_options", "device", "encoding", "model", "pipeline"),
         *("targets", "tokens", "video"),
     },
-    "options": {"encoding", "targets"},
+    "options": {"encoding", "export", "targets"},
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
         *("atomic", "bulk", "codebook_stats", "corpus", "corpus_options", "device", "distributed"),
-        *("encoding", "interrupt", "model", "pipeline", "quality", "quantizers", "report"),
-        *("targets", "tokens", "training", "untrusted", "video"),
+        *("encoding", "export", "interrupt", "model", "pipeline", "quality"),
+        *("quantizers", "report", "targets", "tokens", "training", "untrusted", "video"),
     },
     "cli": {
         *("command_group", "commands", "corpus_options", "encoding", "options", "pipeline"),

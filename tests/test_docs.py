@@ -23,6 +23,7 @@ from helpers.clips import pattern, write_clip
 from helpers.command import works
 from vqtok import config
 from vqtok.cli import app
+from vqtok.export.layout import Layout
 from vqtok.settings import ModelSettings, QuantizerSettings, TrainSettings
 
 ROOT = Path(__file__).parents[1]
@@ -102,13 +103,19 @@ def anchors(page):
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """A folder with what commands expect: clip.mp4 with audio, tokens, my_videos, a corpus."""
+    """A folder with what commands expect: clip.mp4 with audio, tokens, my_videos, a corpus.
+
+    The commands of docs/export.md have been run in it.
+    """
     folder = tmp_path_factory.mktemp("desk")
     (folder / "my_videos").mkdir()
     write_clip(folder / "my_videos" / "one.mp4", pattern(frames=33))
     write_clip_with_audio(folder / "clip.mp4", pattern(height=128, width=160))
     works("encode", folder / "clip.mp4", "-o", folder / "tokens.safetensors")
     works("encode", folder / "my_videos", "-o", folder / "tokens", "--pack", "256M")
+    with chdir(folder):
+        for line in command_lines(ROOT / "docs/export.md"):
+            assert run_line(line)[0] == 0, line
     return folder
 
 
@@ -187,7 +194,8 @@ def test_every_documented_command_and_option_exists(page):
 def test_every_documented_setting_exists(page):
     text, _, _ = page.read_text().partition("### Renamed settings")
     named = re.findall(r"(?<![\w/.])((?:train|model|quantizer)\.[a-z]\w+)\b(?!\()", text)
-    assert set(named) <= settings()
+    files = {name for layout in Layout for name in layout.files}
+    assert set(named) - files <= settings()
 
 
 def test_the_changelog_lists_every_renamed_setting():

@@ -36,6 +36,8 @@ def files(tmp_path, monkeypatch):
     os.link("clip.mp4", "hard.mp4")
     os.link("t.safetensors", "hard.png")
     (tmp_path / "here").symlink_to(".")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "video.bin").symlink_to("../t.safetensors")
     return tmp_path
 
 
@@ -70,6 +72,8 @@ def contents(folder):
         ("decode t.safetensors -o clip.mp4 --audio-from clip.mp4", SAME),
         ("decode t.safetensors -o link.mp4 --audio-from hard.mp4", SAME),
         ("stats t.safetensors --plot hard.png", SAME),
+        ("export t.safetensors --to 1x -o linked", SAME),
+        ("export tokens --to 1x -o here/tokens", FOLDER),
         ("encode clips -o clips", FOLDER),
         ("encode clips -o here/clips", FOLDER),
         ("decode tokens -o tokens", FOLDER),
@@ -239,6 +243,7 @@ def test_a_read_only_file_system_is_refused_before_the_work(files, no_work, monk
         "decode t.safetensors -o new.mp4",
         "eval clips --save new",
         "stats t.safetensors --plot new.png",
+        "export tokens --to 1x -o new",
         "train --data clips --out new",
     ):
         fails(2, reason, *args.split())

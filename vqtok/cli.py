@@ -279,3 +279,25 @@ def stats(
         command.show_codes(tokenizer, as_json)
     else:
         raise UsageError("nothing to report on: name token files, --tokenizer or --watch")
+
+
+@app.command()
+def export(
+    tokens: Annotated[
+        list[str],
+        typer.Argument(
+            help="Token files, folders, packed corpora, glob patterns, @LIST, or - for stdin."
+        ),
+    ],
+    to: options.To,
+    output: options.ExportOutput,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Export tokens to the files of other projects: vqtok export tokens/ --to 1x -o out/"""
+    options.check_stdin(tokens)
+    folder = options.check_export(to, tokens, output)
+
+    from vqtok.commands import export as command
+
+    command.export(tokens, to, folder, force, quiet)

@@ -10,6 +10,7 @@ import typer
 
 from vqtok.encoding import Rate
 from vqtok.errors import UsageError
+from vqtok.export.layout import Layout
 from vqtok.files import check_not_empty, is_list, is_pattern
 from vqtok.targets import (
     File,
@@ -123,6 +124,10 @@ Each = Annotated[bool, typer.Option("--each", help="One column per FILE instead 
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV, one line per column.")]
 Plot = Annotated[Path | None, typer.Option(help="Write a plot, .png or .svg (extra: plot).")]
 Watch = Annotated[Path | None, typer.Option(help="Follow the training run in a folder.")]
+
+# Options of `export`.
+To = Annotated[Layout, typer.Option(help="Layout of other projects to write.")]
+ExportOutput = Annotated[str, typer.Option("-o", "--output", help="Folder to write to.")]
 
 
 def check_verbosity(quiet: bool, verbose: bool) -> None:
@@ -242,6 +247,16 @@ def check_file(path: Path, force: bool) -> None:
     """Raise UsageError if a file may not be overwritten, or cannot be written."""
     check_overwrite(path, force)
     check_writable(path)
+
+
+def check_export(layout: Layout, sources: Sequence[str], output: str) -> Path:
+    """Return the folder to export to; raise UsageError if the layout cannot be written there."""
+    check_not_empty(output, "the output")
+    folder = check_folder(output)
+    check_apart(folder, sources)
+    if layout is Layout.PARQUET and find_spec("pyarrow") is None:
+        raise UsageError("--to parquet needs pyarrow: pip install pyarrow")
+    return folder
 
 
 def check_plot(path: Path, inputs: Sequence[File], force: bool) -> None:

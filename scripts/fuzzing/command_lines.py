@@ -40,6 +40,7 @@ STARTS = (
     ("eval", "clip.mp4", "--frames", "3", "--json", "--size", "32", *TOKENIZER),
     ("stats", "tokens.safetensors", "--json"),
     ("stats", "clip.png", *TOKENIZER),
+    ("export", "tokens.safetensors", "--to", "1x", "-o", "out"),
     ("train", "clip.png", "--out", "out", "--steps", "1", *inputs.TRAINING),
 )
 

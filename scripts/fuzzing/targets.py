@@ -34,6 +34,8 @@ READ_TOKENS = (
     f"decode - -o out.gif {USE}",
     f"stats FILE {USE} --json",
     *("stats FILE --json", "stats FILE", "stats FILE --csv", "stats - --each"),
+    *(f"export FILE --to {layout} -o out.d" for layout in ("1x", "nanogpt", "parquet")),
+    "export - --to 1x -o out.d --quiet",
 )
 READ_TOKENIZER = (
     "stats --tokenizer FILE",

@@ -10,7 +10,7 @@ from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, in_process, in_subprocess, works
 from vqtok.cli import app
 
-COMMANDS = ["encode", "decode", "train", "eval", "stats"]
+COMMANDS = ["encode", "decode", "train", "eval", "stats", "export"]
 
 
 def test_the_command_prints_help():
@@ -113,6 +113,7 @@ def test_messages_do_not_go_to_stdout_if_stderr_is_closed(clip, tiny):
         ("stdin is closed", ["encode", "-"], 0),
         ("stdin is closed", ["decode", "-", "-o", "clip.mkv"], 0),
         ("stdin is closed", ["stats", "-"], 0),
+        ("stdin is closed", ["export", "-", "--to", "1x", "-o", "out"], 0),
         ("stdout is closed", ["encode", "CLIP"], 1),
         ("stdout is closed", ["decode", "TOKENS", "-o", "-"], 1),
         ("stdout is closed", ["stats", "TOKENS", "--json"], 1),

@@ -19,7 +19,7 @@ COMMANDS = {
     "encode": ("encode CLIPS -o OUT", "vqtok.pipeline.source.open_video"),
     "decode": ("decode TOKENS -o OUT", "vqtok.corpus.sources.read_tokens"),
     "eval": ("eval CLIPS --frames 2 --json --save OUT", "vqtok.commands.eval.open_video"),
-    "stats": ("stats TOKENS --json", "vqtok.commands.counting.read_tokens"),
+    "stats": ("stats TOKENS --json", "vqtok.commands.token_inputs.read_tokens"),
     "stats of clips": ("stats CLIPS --json", "vqtok.pipeline.source.open_video"),
     "train": (  # draws enough clips to meet all of three
         "train --data CLIPS --set=train.steps=2 --set=train.init_clips=24 --out OUT",

@@ -105,6 +105,7 @@ def test_names_with_control_characters_are_printed_escaped(hostile_clip, tmp_pat
         ["stats", out / f"{HOSTILE}.safetensors"],
         ["stats", hostile_clip, *tiny, "--csv"],
         ["eval", folder, *tiny],
+        ["export", out, "--to", "1x", "-o", tmp_path / HOSTILE],
         ["encode", f"none{HOSTILE}"],
         ["encode", hostile_clip, "--size", HOSTILE],
         ["encode", hostile_clip, f"--{HOSTILE}"],

@@ -1,6 +1,5 @@
 """Count the codes of token files, and of clips encoded on the fly, one report per tokenizer."""
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,41 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from vqtok.codebook_stats.codebook_report import CodebookReport, codebook_report
 from vqtok.codebook_stats.counts import CodeCounts
 from vqtok.commands.progress import ProgressBars
-from vqtok.corpus.reader import PackedTokens, published_shards, read_shard, unpublished_notes
-from vqtok.corpus.settings import Corpus
-from vqtok.corpus.shards import Shard
-from vqtok.corpus.sources import resolve_source
-from vqtok.errors import INTERRUPTS, UsageError, VqtokError, describe_failure
-from vqtok.files import MEDIA_SUFFIXES, is_pattern, list_files, printable, real_path
-from vqtok.tokens import Tokens, check_tokenizer, read_tokens
+from vqtok.commands.token_inputs import Input, is_clip, read_file
+from vqtok.corpus.reader import PackedTokens
+from vqtok.errors import INTERRUPTS, VqtokError, describe_failure
+from vqtok.files import is_pattern, printable, real_path
+from vqtok.tokens import Tokens, check_tokenizer
 
 # PyTorch and PyAV are imported where a clip is encoded: counting token files needs neither.
 if TYPE_CHECKING:
     from vqtok.model.tokenizer import Tokenizer
-
-
-class Input(NamedTuple):
-    """What to count: a token file or a clip, or one token file or a whole shard of a corpus.
-
-    argument: of the command line, that it comes from.
-    path: of the file, or of the record of the shard; - is stdin.
-    packed: what to count of a corpus.
-    """
-
-    argument: str
-    path: str
-    packed: PackedTokens | Shard | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of files, those of a shard that could not be encoded included."""
-        return len(self.packed.keys) if isinstance(self.packed, Shard) else 1
-
-    def files(self) -> Sequence[str | PackedTokens]:
-        """Return the files; raises VqtokError if the record of the shard is damaged."""
-        if isinstance(self.packed, Shard):
-            return read_shard(self.packed)
-        return [self.packed or self.path]
 
 
 class Counted(NamedTuple):
@@ -64,53 +37,6 @@ class _Column:
 
     counts: CodeCounts
     arguments: set[str] = field(default_factory=set)
-
-
-def list_inputs(
-    sources: Sequence[str], each: bool, allow_clips: bool
-) -> tuple[list[Input], list[str]]:
-    """Return the token files of each source, or its clips if it has no token files.
-
-    A file that several sources name is listed once, or, if `each` is set, once for each of them.
-    Also return notes for the user on what was passed over.
-    Raises UsageError for a source without files, or for a clip unless `allow_clips` is set.
-    """
-    inputs: dict[tuple[object, Path], Input] = {}
-    notes: list[str] = []
-    for source in sources:
-        found, source_notes = _list_source(source)
-        notes += source_notes
-        for entry in found:
-            if _is_clip(entry.path) and not allow_clips:
-                raise UsageError(f"{entry.path} is a clip: choose a --tokenizer to encode it")
-            key = (source if each else None, real_path(entry.path))
-            inputs.setdefault(key, entry)
-    return list(inputs.values()), notes
-
-
-def _list_source(source: str) -> tuple[list[Input], list[str]]:
-    """Return the token files or clips of a source, and notes on what was passed over."""
-    if source == "-":
-        return [Input(source, source)], []
-    found = resolve_source(source)
-    if isinstance(found, Corpus):
-        shards = [Input(source, str(s.record), s) for s in published_shards(found)]
-        notes = unpublished_notes(found)
-        if not shards:
-            raise UsageError(notes[0])
-        return shards, notes
-    if isinstance(found, PackedTokens):
-        return [Input(source, source, found)], []
-    if not found.files:
-        clips = list_files([source], MEDIA_SUFFIXES)
-        if not clips.files:
-            raise UsageError("; ".join([f"{source}: no token files in it", *found.notes]))
-        found = clips
-    return [Input(source, str(path)) for _, path in found.files], found.notes
-
-
-def _is_clip(path: str) -> bool:
-    return Path(path).suffix.lower() in MEDIA_SUFFIXES
 
 
 def count_inputs(
@@ -176,9 +102,7 @@ def _codebook_key(tokens: Tokens) -> tuple[object, ...]:
 def _read(file: str | PackedTokens, tokenizer: "Tokenizer | None", bars: ProgressBars) -> Tokens:
     """Read a token file, or encode a clip; raise VqtokError for tokens of another tokenizer."""
     path = _path(file)
-    if isinstance(file, PackedTokens):
-        tokens = file.read()
-    elif tokenizer is not None and _is_clip(path):
+    if tokenizer is not None and isinstance(file, str) and is_clip(file):
         from vqtok.encoding import EncodeOptions
         from vqtok.pipeline.source import encode_source
 
@@ -188,7 +112,7 @@ def _read(file: str | PackedTokens, tokenizer: "Tokenizer | None", bars: Progres
             )
         bars.say(*(f"{path}: {note}" for note in clip.notes))
     else:
-        tokens = read_tokens(sys.stdin.buffer if path == "-" else path)
+        tokens = read_file(file)
     if tokenizer is not None:
         check_tokenizer(tokens, tokenizer, path)
     return tokens

@@ -14,10 +14,11 @@ from rich.console import Console
 from vqtok import report
 from vqtok.codebook_stats.codebook_report import CodebookReport
 from vqtok.codebook_stats.codes import codebook_table
-from vqtok.commands.counting import count_inputs, list_inputs
+from vqtok.commands.counting import count_inputs
 from vqtok.commands.progress import say
+from vqtok.commands.token_inputs import files_read, list_inputs
 from vqtok.errors import VqtokError, join_reasons
-from vqtok.targets import File, check_targets, tokenizer_file
+from vqtok.targets import check_targets, tokenizer_file
 
 if TYPE_CHECKING:
     from vqtok.quantizers import Quantizer
@@ -45,9 +46,10 @@ def show_tokens(
     each: report on every source by itself.
     Raises VqtokError at the end if any file could not be counted.
     """
-    inputs, notes = list_inputs(sources, each, allow_clips=tokenizer is not None)
+    hint = "choose a --tokenizer to encode it" if tokenizer is None else None
+    inputs, notes = list_inputs(sources, each, hint)
     say(quiet, *notes)
-    read: list[File] = [sys.stdin if entry.path == "-" else entry.path for entry in inputs]
+    read = files_read(inputs)
     read += [] if tokenizer is None else [tokenizer_file(tokenizer)]
     check_targets([sys.stdout, output.plot], read)
     model = None

@@ -1,0 +1,1 @@
+"""Tokens in the layouts of other projects. Needs no PyTorch."""
