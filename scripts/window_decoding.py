@@ -2,11 +2,14 @@
 
     python scripts/window_decoding.py CLIPS [--keyframe-interval 8] [--size 256]
 
-Clips are encoded whole. From each key frame but the first on, the indices are decoded as if they
-were a clip. Frame 0 is the last one of the window's first latent frame, the only one that it gives.
-Figures are means over windows, of clips that are long enough.
+The first 25 latent frames of each clip are encoded. From each key frame but the first on, 9 of them
+are decoded as if they were a clip. Frame 0 is the last one of the window's first latent frame, the
+only one that it gives. Figures are means over windows, and clips that are shorter are left out.
 """
 
+from collections.abc import Iterator
+from math import prod
+from statistics import mean
 from typing import Annotated
 
 import torch
@@ -24,28 +27,29 @@ LATENT_FRAMES, WINDOW = 25, 9  # of a clip, and of a window
 SHOWN = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32)
 
 
-def windows(tokenizer: Tokenizer, video: Tensor, interval: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the PSNR by frame of each window and of the same frames of the whole clip.
+class Clip:
+    """The indices of a video (1 3 t h w) uint8, and the PSNR by frame of what they decode to."""
 
-    video: (1 3 t h w), uint8.
-    """
-    (height, width), time = video.shape[3:], tokenizer.stride[0]
-    crop = {"height": height, "width": width, "keyframe_interval": interval}
-    indices = tokenizer.encode(video, keyframe_interval=interval)
-    whole = tokenizer.decode(indices, **crop)
-    pairs = []
-    for start in range(interval, LATENT_FRAMES - WINDOW + 1, interval):
-        part = indices[:, start : start + WINDOW]
-        decoded = tokenizer.decode(part, **crop)
-        frames = slice(time * start, time * start + decoded.shape[2])
-        real = video[:, :, frames].float() / 255
-        pairs.append((by_frame(decoded, real), by_frame(whole[:, :, frames], real)))
-    return pairs
+    def __init__(self, tokenizer: Tokenizer, video: Tensor, interval: int) -> None:
+        self.tokenizer, self.interval, self.video = tokenizer, interval, video
+        self.indices = tokenizer.encode(video, keyframe_interval=interval)
+        self.psnr = self.decode(0, LATENT_FRAMES)
+        spent = self.indices.count_nonzero() if tokenizer.zero_code else self.indices.numel()
+        self.tokens = int(spent) / prod(self.indices.shape[:4])
 
+    def decode(self, start: int, latent_frames: int) -> Tensor:
+        """Return the PSNR by frame of a window that begins at a latent frame."""
+        height, width = self.video.shape[3:]
+        part = self.indices[:, start : start + latent_frames]
+        decoded = self.tokenizer.decode(part, None, height, width, self.interval)[0]
+        real = self.video[0, :, self.tokenizer.stride[0] * start :][:, : decoded.shape[1]]
+        return psnr(real.movedim(1, 0).float() / 255, decoded.movedim(1, 0).cpu())
 
-def by_frame(decoded: Tensor, real: Tensor) -> Tensor:
-    """Return the PSNR of each frame (t) of videos (1 3 t h w)."""
-    return psnr(real[0].movedim(1, 0), decoded[0].movedim(1, 0).cpu())
+    def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the PSNR by frame of each window, and of the same frames of the whole clip."""
+        for start in range(self.interval, LATENT_FRAMES - WINDOW + 1, self.interval):
+            window = self.decode(start, WINDOW)
+            yield window, self.psnr[self.tokenizer.stride[0] * start :][: len(window)]
 
 
 def main(
@@ -56,22 +60,24 @@ def main(
 ) -> None:
     model = load_for_inference(tokenizer, "auto", None)
     frames = 1 + (LATENT_FRAMES - 1) * model.stride[0]
-    pairs, used = [], 0
+    encoded = []
     for _, path in list_files(clips, MEDIA_SUFFIXES).files:
         with open_video(path, size=size) as clip:
             read = next(clip.chunks(frames))[0]
         if len(read) == frames:
             video = torch.from_numpy(read).movedim(-1, 0)[None]
-            pairs += windows(model, video, keyframe_interval)
-            used += 1
-    if not pairs:
+            encoded.append(Clip(model, video, keyframe_interval))
+    if not encoded:
         raise SystemExit(f"no clip has {frames} frames")
-    print(f"{len(pairs)} windows of {used} clips\n")
-    print("| frame | " + " | ".join(map(str, SHOWN)) + " |")
+    quality = mean(float(clip.psnr.mean()) for clip in encoded)
+    tokens = mean(clip.tokens for clip in encoded)
+    print(f"{len(encoded)} clips: {quality:.2f} dB, {tokens:.3f} tokens per position\n")
+    pairs = [pair for clip in encoded for pair in clip.windows()]
+    print(f"| {len(pairs)} windows, frame | " + " | ".join(map(str, SHOWN)) + " |")
     print("|---" * (len(SHOWN) + 1) + "|")
-    for name, rows in zip(("window", "whole clip"), zip(*pairs, strict=True), strict=True):
-        mean = torch.stack(rows).mean(0)
-        print(f"| {name} | " + " | ".join(f"{mean[i]:.1f} dB" for i in SHOWN) + " |")
+    for name, rows in zip(("window", "whole clip"), zip(*pairs, strict=True), strict=False):
+        values = torch.stack(rows).mean(0)
+        print(f"| {name} | " + " | ".join(f"{values[i]:.1f} dB" for i in SHOWN) + " |")
 
 
 if __name__ == "__main__":
