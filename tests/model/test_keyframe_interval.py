@@ -21,7 +21,7 @@ KINDS = {
     "lfq": ("lfq", PREDICTIVE),
     "fsq": ("fsq", [*PREDICTIVE, "model.stride=1x8x8"]),
 }
-RATES = [Rate(price=0.3), Rate(tokens=0.1), Rate(psnr=13.5)]  # within reach of this tokenizer
+RATES = [Rate(price=2), Rate(tokens=0.1), Rate(psnr=13.5)]  # within reach of this tokenizer
 LATENT_FRAMES = 10
 
 
