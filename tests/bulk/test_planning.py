@@ -35,6 +35,13 @@ def test_a_corpus_keeps_the_options_it_was_begun_with(videos, tmp_path, tiny):
     assert plan(videos, tmp_path / "tokens", **options) == rows
 
 
+def test_an_option_that_is_left_out_is_another_one(videos, tiny, tmp_path):
+    options = {"pack": "4K", "tokenizer": tiny[1]}
+    plan(videos, tmp_path / "tokens", **options, size=16)
+    with pytest.raises(UsageError, match="begun with --size 16, not without"):
+        plan(videos, tmp_path / "tokens", **options)
+
+
 def test_an_interval_between_key_frames_is_kept_if_it_is_not_given_again(videos, tmp_path):
     path = save_staged_tokenizer(tmp_path / "t.safetensors", "model.predictor_blocks=1")
     folder, options = tmp_path / "tokens", {"pack": "4K", "tokenizer": str(path)}

@@ -1,5 +1,7 @@
 """`--keyframe-interval`: what `encode` writes, later commands honour, and folders keep."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from helpers.packed import members, token_files
 from helpers.tokenizers import save_staged_tokenizer
 from vqtok.errors import UsageError
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.tokens import read_tokens, tokens_to_bytes
+from vqtok.tokens import read_tokens, tokens_to_bytes, write_tokens
 from vqtok.video import open_video
 
 INTERVALS = (1, 2, 3)  # 3 is that of the tokenizer
@@ -88,6 +90,17 @@ def test_a_folder_never_mixes_intervals(videos, path, tmp_path):
             (out / ".encoded.jsonl").unlink()
     works(*words, "--force")
     assert b"nothing to do" in works(*words, "--keyframe-interval", 3).stderr
+
+
+def test_files_that_do_not_tell_their_interval_have_that_of_the_tokenizer(videos, path, tmp_path):
+    out = tmp_path / "tokens"
+    words = "encode", videos, "-o", out, "--tokenizer", path
+    works(*words)
+    (out / ".encoded.jsonl").unlink()
+    for file in out.glob("*.safetensors"):
+        write_tokens(file, replace(read_tokens(file), keyframe_interval=None))
+    fails(2, "exists and was made with another", *words, "--keyframe-interval", 1)
+    assert b"nothing to do" in works(*words).stderr
 
 
 @pytest.mark.slow

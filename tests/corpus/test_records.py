@@ -66,6 +66,7 @@ HOSTILE = [
     ("clips.0.name", "a/../../b", "name 'a/../../b'"),
     ("clips.0.name", "a\0b", "name 'a\\x00b'"),
     ("clips.0.name", "", "name ''"),
+    ("clips.0.name", "\ud800", "surrogates not allowed"),
     ("clips.1.offset", 512, "clip 3 overlaps the clip before it, or is not aligned"),
     ("clips.1.offset", 0, "clip 3 overlaps"),
     ("clips.0.offset", 513, "clip 2 overlaps the clip before it, or is not aligned"),

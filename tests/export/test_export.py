@@ -106,9 +106,8 @@ def test_a_corpus_and_lists_give_the_same_as_a_folder(layout, tmp_path):
         ["corpus"],
         ["@list.jsonl"],
         ["tokens/**/*.safetensors"],
-        ["corpus/a.b.mp4.safetensors", "tokens"],
     )
-    for source in sources[:3]:
+    for source in sources:
         works("export", *source, "--to", layout, "-o", "out", "--force")
         assert contents(tmp_path / "out") == contents(tmp_path / "expected"), source
     works("export", "corpus/day 2/clip.mp4.safetensors", "--to", layout, "-o", "one")

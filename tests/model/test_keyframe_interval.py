@@ -21,7 +21,7 @@ KINDS = {
     "lfq": ("lfq", PREDICTIVE),
     "fsq": ("fsq", [*PREDICTIVE, "model.stride=1x8x8"]),
 }
-RATES = [Rate(price=0.3), Rate(tokens=0.9), Rate(psnr=24)]
+RATES = [Rate(price=2), Rate(tokens=0.1), Rate(psnr=13.5)]  # within reach of this tokenizer
 LATENT_FRAMES = 10
 
 
@@ -78,6 +78,7 @@ def test_rates_are_met_in_windows_of_the_interval(rate):
         indices = tokenizer.encode(video, rate, interval)
         assert torch.equal(indices, other.encode(video, rate))
         assert not torch.equal(indices, tokenizer.encode(video, rate))
+        assert not torch.equal(indices, tokenizer.encode(video, ALL_TOKENS, interval))
 
 
 def test_a_rate_needs_no_predictor_and_an_interval_of_1_changes_nothing_then():

@@ -11,7 +11,9 @@ import torch
 from helpers.windows import CODES, as_corpus, as_folder, numbered, sample_tokens
 from vqtok import TokenWindows
 from vqtok.errors import UsageError, VqtokError
+from vqtok.safetensors_io import write_file
 from vqtok.tokens import write_tokens
+from vqtok.tokens.metadata import pack
 
 WRITERS = {"corpus": as_corpus, "folder": as_folder}
 NINE, TWELVE, TWO, SEVEN = sample_tokens()  # names of clips, by their latent frames
@@ -65,6 +67,17 @@ def test_a_window_has_the_indices_the_time_and_the_rate_of_its_clip(source, star
         time = (tokens.timestamps[first] - tokens.origin) * tokens.time_base
         assert item["time"] == float(time)
         assert item["fps"] == float(tokens.fps)
+
+
+@pytest.mark.parametrize("interval", [10, 11, 2**31 - 1])
+def test_no_item_is_longer_than_the_longest_clip(tmp_path, interval):
+    clips = {"a": numbered(9, interval=interval), "b": numbered(12, interval=interval)}
+    windows = TokenWindows(as_folder(tmp_path / "tokens", clips), 4, start="any", step=1)
+    last = windows[-1]
+    assert (last["lead"], last["frame"]) == (8, 8)
+    np.testing.assert_array_equal(last["indices"], clips["b"].indices)
+    assert {item["indices"].shape for item in windows} == {(12, 4, 6)}
+    assert TokenWindows(tmp_path / "tokens", 4)[0]["indices"].shape == (4, 4, 6)
 
 
 def test_latent_frames_that_stand_for_themselves_have_no_key_frames(tmp_path):
@@ -126,6 +139,27 @@ def test_factors_are_digits_that_join_undoes(tmp_path, factors, stages):
         indices[0, 0, 0] = wrong
         with pytest.raises(VqtokError, match="remove special tokens"):
             windows.join(indices)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
+def test_digits_of_a_small_dtype_are_joined_without_overflow(tmp_path, dtype):
+    tokens = numbered(4, stages=2)
+    windows = TokenWindows(as_folder(tmp_path / "tokens", {"a": tokens}), 4, factors=2)
+    digits = windows[0]["indices"]
+    for narrow in (digits.numpy().astype(dtype), digits.to(getattr(torch, dtype))):
+        np.testing.assert_array_equal(windows.join(narrow), tokens.indices)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i8"])
+def test_indices_of_any_dtype_that_holds_them_are_split(tmp_path, dtype):
+    tokens = numbered(4, codes=65536)
+    tokens = replace(tokens, indices=tokens.indices % 128)
+    metadata, tensors = pack(tokens)
+    tensors["indices"] = tokens.indices.astype(dtype)
+    write_file(tmp_path / "a.safetensors", metadata, tensors)
+    windows = TokenWindows(tmp_path / "a.safetensors", 4, factors=2)
+    np.testing.assert_array_equal(windows[0]["indices"][..., 1], tokens.indices)
+    np.testing.assert_array_equal(windows.join(windows[0]["indices"]), tokens.indices)
 
 
 def test_digits_of_no_index_are_refused(tmp_path):

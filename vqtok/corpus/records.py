@@ -268,6 +268,7 @@ def _name(entry: _Object) -> str:
     name = _text(entry, "name")
     if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError(f"name {quote(name)} is not a relative path without . and ..")
+    name.encode(errors="surrogateescape")  # ValueError for what no file can be named
     return name
 
 

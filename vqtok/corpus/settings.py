@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.shards import Shard
@@ -21,6 +21,7 @@ CORPUS = "corpus.json"
 _FORMAT = {"format": "vqtok-corpus", "version": 1}
 MAX_CLIPS = 1000  # of a shard: its folder of parts is listed after each of them
 _MAX_BYTES = 2**26
+_Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class CorpusSettings:
     tokenizer: str
     model: str
     quantizer: str
-    stride: tuple[int, int, int]
-    codebook_size: int
-    stages: int
-    keyframe_interval: int
+    stride: tuple[_Count, _Count, _Count]
+    codebook_size: _Count
+    stages: _Count
+    keyframe_interval: _Count
     dtype: str
     size: int | None
     fps: str | None

@@ -26,9 +26,9 @@ class TokenWindows(Dataset[dict[str, Any]]):
     An item is a dict:
 
     indices: int64 (t h w), or (t h w f) where f = stages * factors > 1. With start="key", t is
-        `length`. With start="any", it is always length + keyframe_interval - 1: indices begin at
-        the key frame at or before the window, which is rows lead : lead + length, and rows behind
-        it are `pad_token`.
+        `length`. With start="any", it is always length + keyframe_interval - 1, or as many as the
+        longest clip has if these are fewer: indices begin at the key frame at or before the
+        window, which is rows lead : lead + length, and rows behind it are `pad_token`.
     lead: latent frames before the window; 0 with start="key".
     clip: name of the clip, such as a/b.mp4.
     frame: number of the latent frame in the clip where the window begins.
@@ -89,11 +89,13 @@ class TokenWindows(Dataset[dict[str, Any]]):
         self.step = self._check_step(step)
         self._used = _usable(self._clips, length, grid)
         self.skipped = len(self._clips.rows) - len(self._used)
-        counts = (self._clips.column("t")[self._used] - length) // self.step + 1
-        self._ends = np.cumsum(counts)  # of the windows of each used clip
         if not len(self._used):
             size = "" if grid is None else f" of {grid[0]}x{grid[1]} indices"
             raise UsageError(f"{source}: no clip has {length} latent frames{size}")
+        latent_frames = self._clips.column("t")[self._used]
+        self._ends = np.cumsum((latent_frames - length) // self.step + 1)  # of each clip's windows
+        lead_in = self.keyframe_interval - 1 if start == ANY else 0
+        self._rows = min(length + lead_in, int(latent_frames.max()))  # of an item
 
     def _check_step(self, step: int | None) -> int:
         unit = self.keyframe_interval if self.start == KEY else 1
@@ -145,9 +147,8 @@ class TokenWindows(Dataset[dict[str, Any]]):
 
     def _arrange(self, indices: np.ndarray) -> np.ndarray:
         """Return indices (t h w stages) as they are in an item."""
-        lead_in = self.keyframe_interval - 1 if self.start == ANY else 0
         t, (h, w, stages) = len(indices), indices.shape[1:]
-        out = np.empty((self.length + lead_in, h, w, stages, self.factors), np.int64)
+        out = np.empty((self._rows, h, w, stages, self.factors), np.int64)
         self._factors.split(indices, out[:t])
         out[t:] = self.pad_token
         values = out.reshape(-1, h, w, stages * self.factors)
@@ -156,8 +157,9 @@ class TokenWindows(Dataset[dict[str, Any]]):
     def join(self, indices: Array) -> Array:
         """Return indices of items or of a model as those of the codebook: undo `factors`.
 
-        indices: (... h w f), or (... h w) where stages * factors is 1; an array or a tensor.
-        Returns (... h w stages), or (... h w) with one stage: what a tokenizer decodes.
+        indices: (... h w f), or (... h w) where stages * factors is 1; an array or a tensor of
+            integers.
+        Returns int64 (... h w stages), or (... h w) with one stage: what a tokenizer decodes.
         Raises VqtokError for special tokens, and for what is no index.
         """
         digits = indices if self.stages * self.factors > 1 else indices[..., None]

@@ -32,21 +32,23 @@ class Factors:
         self.base = base
 
     def split(self, indices: np.ndarray, out: np.ndarray) -> None:
-        """Write the digits of indices (...), of any dtype that holds the codebook, to `out`.
+        """Write the digits of indices (...), of any unsigned dtype that holds them, to `out`.
 
         out: (... count).
         """
+        base = np.min_scalar_type(self.base).type(self.base)  # may need a wider dtype than indices
         for digit in range(self.count - 1, 0, -1):
-            quotient = indices // self.base
-            np.subtract(indices, quotient * self.base, out=out[..., digit], casting="unsafe")
+            quotient = indices // base
+            np.subtract(indices, quotient * base, out=out[..., digit], casting="unsafe")
             indices = quotient
         out[..., 0] = indices
 
     def join(self, digits: Array) -> Array:
-        """Return the indices (... stages) of digits (... stages * count).
+        """Return the indices (... stages), int64, of digits (... stages * count), integers.
 
         Raises VqtokError if they are digits of no index, as special tokens.
         """
+        digits = digits.long() if isinstance(digits, Tensor) else digits.astype(np.int64)
         parts = digits.reshape(*digits.shape[:-1], -1, self.count)
         indices = parts[..., 0]
         for digit in range(1, self.count):
