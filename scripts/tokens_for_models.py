@@ -122,8 +122,10 @@ def spread(data: Data, clips: dict[str, Clip]) -> Frames:
 def measure(run: Path, videos: Path, temperatures: list[float]) -> dict[str, Any]:
     """Return all figures of a run."""
     model, data, options = load(run)
-    if options.length < GIVEN + CONTINUED:
-        raise SystemExit(f"{run}: train it with --length {GIVEN + CONTINUED} or more")
+    if options.length < GIVEN + CONTINUED or options.grid:
+        raise SystemExit(
+            f"{run}: train it with --length {GIVEN + CONTINUED} or more, and no --grid"
+        )
     tokenizer = vqtok.load(options.tokenizer)
     tokens = Path(options.validation)
     names = {data.windows[i]["clip"] for i in range(len(data.windows))}

@@ -9,15 +9,16 @@ sees of a position are the ids of its tokens or, with `--latents`, the latents t
 for; what it predicts are ids. It runs on a GPU unchanged.
 """
 
-import argparse
 import json
 import math
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace as Options
 from typing import Any
 
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -26,6 +27,7 @@ import vqtok
 from vqtok.atomic import atomic_write
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 KeyValue = tuple[Tensor, Tensor]  # of the positions so far, each (b heads n d)
 
 
@@ -155,18 +157,17 @@ class WorldModel(nn.Module):
 class Data:
     """Windows of tokens, as the model takes them. The options are those of the command."""
 
-    def __init__(self, source: str, options: argparse.Namespace) -> None:
-        self.windows = vqtok.TokenWindows(
-            source,
-            options.length,
-            start="any",
-            step=options.step,
-            grid=options.grid,
-            factors=options.factors,
-            seed=options.seed,
-            tokenizer=options.tokenizer,
-        )
+    def __init__(self, source: str, options: Options) -> None:
+        names = "length", "step", "factors", "seed", "tokenizer"
+        chosen = {name: getattr(options, name) for name in names}
+        if options.grid:
+            h, w = options.grid.split("x")
+            chosen["grid"] = int(h), int(w)
+        self.windows = vqtok.TokenWindows(source, start="any", **chosen)
+        self.codes = f"{self.windows.tokenizer} {self.windows.keyframe_interval}"
         self.tokenizer = vqtok.load(options.tokenizer).to(DEVICE) if options.latents else None
+        if self.windows.bos_token**options.factors != self.windows.codebook_size:
+            raise SystemExit(f"{options.factors} equal factors do not make the codebook size")
 
     def join(self, digits: Tensor) -> Tensor:
         """Return digits (b t h w digits) as indices of the tokenizer: (b t h w [stages])."""
@@ -179,32 +180,25 @@ class Data:
         codes = self.join(digits.where(digits < self.windows.bos_token, 0))
         return self.tokenizer.latents(codes, self.windows.keyframe_interval)
 
-    def valid(self, digits: Tensor) -> Tensor:
-        """Return drawn digits (... digits); those of no code become those of the last one."""
-        base, count = self.windows.bos_token, self.windows.factors
-        powers = base ** torch.arange(count - 1, -1, -1, device=digits.device)
-        indices = (digits.unflatten(-1, (-1, count)) * powers).sum(-1, keepdim=True)
-        return (indices.clamp(max=self.windows.codebook_size - 1) // powers % base).flatten(-2)
-
     def window(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return digits, latents and phase of windows, from what begins at a key frame."""
-        digits, lead = batch["indices"].to(DEVICE), batch["lead"].to(DEVICE)
+        digits = batch["indices"].to(DEVICE)
         digits = digits.view(*digits.shape[:4], -1)
-        z = self.latents(digits)
-        row = torch.arange(len(lead), device=DEVICE)[:, None]
-        frame = lead[:, None] + torch.arange(self.windows.length, device=DEVICE)
-        z = None if z is None else z.movedim(1, 2)[row, frame].movedim(2, 1)
-        return digits[row, frame], z, lead
+        z, spans = self.latents(digits), [slice(i, i + self.windows.length) for i in batch["lead"]]
+        if z is not None:
+            z = torch.stack([row[:, span] for row, span in zip(z, spans, strict=True)])
+        digits = torch.stack([row[span] for row, span in zip(digits, spans, strict=True)])
+        return digits, z, batch["lead"].to(DEVICE)
 
 
-def build(data: Data, options: argparse.Namespace) -> WorldModel:
+def build(data: Data, options: Options) -> WorldModel:
     """Return a new model for these windows."""
-    windows, example = data.windows, data.window(next(iter(DataLoader(data.windows))))
-    h, w, digits = example[0].shape[2:]
-    channels = 0 if example[1] is None else example[1].shape[1]
-    settings = windows.bos_token, windows.keyframe_interval, channels
-    model = WorldModel(options.length, (h, w), digits, *settings, options.width, options.depth)
-    return model.to(DEVICE)
+    windows, (digits, z, _) = data.windows, data.window(next(iter(DataLoader(data.windows))))
+    h, w, count = digits.shape[2:]
+    codes = windows.bos_token, windows.keyframe_interval, 0 if z is None else z.shape[1]
+    return WorldModel(options.length, (h, w), count, *codes, options.width, options.depth).to(
+        DEVICE
+    )
 
 
 @torch.no_grad()
@@ -217,46 +211,69 @@ def validate(model: WorldModel, data: Data) -> float:
     return total / count
 
 
-def train(options: argparse.Namespace) -> None:
-    """Train a model, or go on with it; `model.pt` holds all that this needs."""
-    torch.manual_seed(options.seed)
-    data = Data(options.tokens, options)
-    held_out = Data(options.validation, options) if options.validation else None
-    model, step = build(data, options), 0
+@app.command()
+def train(
+    tokens: str,
+    run: Path,
+    validation: str | None = None,
+    tokenizer: str = vqtok.DEFAULT,
+    latents: bool = False,
+    length: int = 8,
+    step: int = 1,
+    grid: str | None = None,
+    factors: int = 1,
+    width: int = 192,
+    depth: int = 4,
+    batch_size: int = 8,
+    steps: int = 2000,
+    lr: float = 1e-3,
+    log_every: int = 100,
+    seed: int = 0,
+) -> None:
+    """Train a model on TOKENS, or go on with it: model.pt in RUN holds all that this needs.
+
+    --length and --step are latent frames of a window, and from one window to the next. --grid 8x8
+    takes the central positions. --factors 2 splits an index into two digits. A checkpoint, a line
+    of log.jsonl and a validation are due every --log-every steps.
+    """
+    options = Options(**locals())
+    torch.manual_seed(seed)
+    data = Data(tokens, options)
+    held_out = Data(validation, options) if validation else None
+    model, done = build(data, options), 0
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.05)
-    options.run.mkdir(parents=True, exist_ok=True)
-    checkpoint = options.run / "model.pt"
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint, settings = run / "model.pt", vars(options) | {"run": None, "tokens": data.codes}
     if checkpoint.exists():
         saved = torch.load(checkpoint, DEVICE)
+        if saved["options"] != settings:
+            raise SystemExit(f"{checkpoint} is of other options or tokens: choose another folder")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        step = saved["step"]
-    settings = {
-        name: value for name, value in vars(options).items() if name not in ("function", "run")
-    }
-    start, batches = time.monotonic(), data.windows.batches(options.batch_size, step)
+        done = saved["step"]
+    start, batches = time.monotonic(), data.windows.batches(batch_size, done)
     for batch in DataLoader(data.windows, batch_sampler=batches):
-        if step >= options.steps:
+        if done >= steps:
             break
         window = data.window(batch)
-        cosine = 0.55 + 0.45 * math.cos(math.pi * step / options.steps)
-        optimizer.param_groups[0]["lr"] = options.lr * min(1, (step + 1) / 100) * cosine
+        cosine = 0.55 + 0.45 * math.cos(math.pi * done / steps)
+        optimizer.param_groups[0]["lr"] = lr * min(1, (done + 1) / 100) * cosine
         with torch.autocast(DEVICE.type, torch.bfloat16):
             bits = model.bits(*window).mean()
         optimizer.zero_grad()
         bits.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        if step % options.log_every and step < options.steps:
+        done += 1
+        if done % log_every and done < steps:
             continue
-        record = {"step": step, "bits": bits.item(), "seconds": time.monotonic() - start}
+        record = {"step": done, "bits": bits.item(), "seconds": time.monotonic() - start}
         if held_out:
             record["validation_bits"] = validate(model, held_out)
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
         with atomic_write(checkpoint) as temporary:
             torch.save(state | {"options": settings}, temporary)
-        with (options.run / "log.jsonl").open("a") as file:
+        with (run / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(", ".join(f"{name} {value:.6g}" for name, value in record.items()), file=sys.stderr)
 
@@ -272,7 +289,7 @@ def extend(
     for _ in range(frames):
         digits = F.pad(digits, (*(0, 0) * 3, 0, 1))
         t, h, w = digits.shape[1:4]
-        step = data.windows.step  # the window begins where one of training could
+        step = min(data.windows.step, model.length)  # windows begin as those of training do
         start = max(0, -(-(t - model.length) // step) * step)
         phase = start % model.interval
         phases = torch.full((len(digits),), phase, device=DEVICE)
@@ -283,84 +300,53 @@ def extend(
             x = model.inputs(digits[:, start:], z, phases)
             end = x.shape[1] - h * w + i + 1
             state = model(x[:, end - 1 if i else 0 : end], cache)
-            digits[:, -1, i // w, i % w] = data.valid(model.sample(state[:, -1], temperature))
+            digits[:, -1, i // w, i % w] = model.sample(state[:, -1], temperature)
     return digits
 
 
-def load(run: Path, tokens: str | None = None) -> tuple[WorldModel, Data, argparse.Namespace]:
+def load(run: Path, tokens: str | None = None) -> tuple[WorldModel, Data, Options]:
     """Return a trained model, tokens (default: those it was validated on), and its options."""
     saved = torch.load(run / "model.pt", DEVICE)
-    options = argparse.Namespace(**saved["options"])
+    options = Options(**saved["options"])
     data = Data(tokens or options.validation, options)
+    if data.codes != options.tokens:
+        raise SystemExit(f"{run} was trained on tokens of another tokenizer or key-frame interval")
     model = build(data, options)
     model.load_state_dict(saved["model"])
     return model.eval(), data, options
 
 
-def continue_clip(options: argparse.Namespace) -> None:
-    """Write a video of the first latent frames of a window, and of what the model adds."""
-    torch.manual_seed(options.seed)
-    model, data, trained = load(options.run, options.tokens)
-    window = next(iter(DataLoader(data.windows, sampler=[options.window])))
-    digits = window["indices"].view(*window["indices"].shape[:4], -1).to(DEVICE)
-    digits = digits[:, : int(window["lead"]) + options.given]
-    digits = extend(model, data, digits, options.frames, options.temperature)
-    tokens = vqtok.tokens_from_indices(
-        data.join(digits)[0],
-        tokenizer=trained.tokenizer,
-        fps=float(window["fps"]),
+@app.command("continue")
+def continue_clip(
+    run: Path,
+    tokens: str,
+    output: str,
+    window: int = 0,
+    given: int = 4,
+    frames: int = 4,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> None:
+    """Write a video: the first --given latent frames of window number --window, and --frames more.
+
+    The likeliest tokens are taken at --temperature 0.
+    """
+    torch.manual_seed(seed)
+    model, data, options = load(run, tokens)
+    if not 0 < given <= model.length or not 0 <= window < len(data.windows):
+        known = f"1 to {model.length} frames to give, and window 0 to {len(data.windows) - 1}"
+        raise SystemExit(f"choose {known}")
+    batch = next(iter(DataLoader(data.windows, sampler=[window])))
+    digits = batch["indices"].view(*batch["indices"].shape[:4], -1).to(DEVICE)
+    digits = digits[:, : int(batch["lead"]) + given]
+    generated = vqtok.tokens_from_indices(
+        data.join(extend(model, data, digits, frames, temperature))[0],
+        tokenizer=options.tokenizer,
+        fps=float(batch["fps"]),
         keyframe_interval=data.windows.keyframe_interval,
     )
-    vqtok.decode_video(tokens, options.output, tokenizer=trained.tokenizer)
-
-
-# Options of `train` with a default.
-NUMBERS = {
-    "length": (8, "latent frames of a window"),
-    "step": (1, "latent frames from one window to the next"),
-    "factors": (1, "digits that each index is split into"),
-    "width": (192, "channels, a multiple of 64"),
-    "depth": (4, "blocks"),
-    "batch-size": (8, "windows"),
-    "steps": (2000, "of the optimizer"),
-    "lr": (1e-3, "highest learning rate"),
-    "log-every": (100, "steps; also from one checkpoint and validation to the next"),
-    "seed": (0, "of weights and order"),
-}
-
-
-def main() -> None:
-    """Parse the command line, and train or continue."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(required=True)
-
-    command = commands.add_parser("train", help="train on tokens, or go on with it")
-    command.set_defaults(function=train)
-    add = command.add_argument
-    add("tokens", help="packed corpus, folder or token file")
-    add("run", type=Path, help="folder of the model")
-    add("--validation", help="tokens to validate on")
-    add("--tokenizer", default=vqtok.DEFAULT, help="of the tokens: a bundled name, or a file")
-    add("--latents", action="store_true", help="see latents instead of ids")
-    add("--grid", type=lambda text: tuple(map(int, text.split("x"))), help="center, such as 8x8")
-    for name, (default, text) in NUMBERS.items():
-        add(f"--{name}", type=type(default), default=default, help=f"{text} ({default})")
-
-    command = commands.add_parser("continue", help="continue a clip, as video")
-    command.set_defaults(function=continue_clip)
-    add = command.add_argument
-    add("run", type=Path)
-    add("tokens", help="packed corpus, folder or token file")
-    add("output", help="video file")
-    add("--window", type=int, default=0, help="number of the window to continue")
-    add("--given", type=int, default=4, help="latent frames that the model is given")
-    add("--frames", type=int, default=4, help="latent frames that it adds")
-    add("--temperature", type=float, default=1.0)
-    add("--seed", type=int, default=0)
-
-    options = parser.parse_args()
-    options.function(options)
+    vqtok.decode_video(generated, output, tokenizer=options.tokenizer)
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -42,25 +42,23 @@ def data(tmp_path_factory):
     return folder
 
 
-def run(module, monkeypatch, *arguments):
+def run(module, *arguments):
     """Run a script with arguments of the command line."""
-    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-    module.main()
+    module.app([str(argument) for argument in arguments], standalone_mode=False)
 
 
-def train(scripts, monkeypatch, data, out, way, steps, *more):
+def train(scripts, data, out, way, steps):
     tokenizer = f"--tokenizer={data / 't.safetensors'}"
-    options = [*SMALL, *WAYS[way], tokenizer, f"--validation={data / 'tokens'}", *more]
-    run(scripts[0], monkeypatch, "train", data / "tokens", out, *options, f"--steps={steps}")
+    options = [*SMALL, *WAYS[way], tokenizer, f"--validation={data / 'tokens'}"]
+    run(scripts[0], "train", data / "tokens", out, *options, f"--steps={steps}")
     return out
 
 
 @pytest.fixture(scope="module", params=WAYS)
 def trained(request, scripts, data, tmp_path_factory):
     """A model of 4 steps that sees ids, latents, or digits of ids."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        out = tmp_path_factory.mktemp("world") / request.param
-        return train(scripts, monkeypatch, data, out, request.param, 4)
+    out = tmp_path_factory.mktemp("world") / request.param
+    return train(scripts, data, out, request.param, 4)
 
 
 def test_training_logs_and_validates(trained):
@@ -76,9 +74,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(scripts, data, trained, monke
     with monkeypatch.context() as killed:
         killed.setattr(world_model, "print", lambda *a, **k: sys.exit(1), raising=False)
         with pytest.raises(SystemExit):
-            train(scripts, killed, data, tmp_path / "run", trained.name, 4)
+            train(scripts, data, tmp_path / "run", trained.name, 4)
     assert torch.load(tmp_path / "run" / "model.pt")["step"] == 2
-    train(scripts, monkeypatch, data, tmp_path / "run", trained.name, 4)
+    train(scripts, data, tmp_path / "run", trained.name, 4)
     resumed = torch.load(tmp_path / "run" / "model.pt")["model"]
     for name, weight in expected.items():
         torch.testing.assert_close(resumed[name], weight, atol=0, rtol=0)
@@ -123,10 +121,10 @@ def test_bits_are_those_of_the_logits(scripts, trained):
     torch.testing.assert_close(model.bits(*window), -probability.log2(), atol=1e-3, rtol=1e-3)
 
 
-def test_a_clip_is_continued_as_video(scripts, data, trained, monkeypatch, tmp_path):
+def test_a_clip_is_continued_as_video(scripts, data, trained, tmp_path):
     for name, frames in (("long.mp4", 8), ("a.mp4", 2), ("b.mp4", 2)):
         options = [tmp_path / name, "--given=2", f"--frames={frames}", "--temperature=0.5"]
-        run(scripts[0], monkeypatch, "continue", trained, data / "tokens", *options)
+        run(scripts[0], "continue", trained, data / "tokens", *options)
         again = vqtok.encode_video(tmp_path / name, tokenizer=data / "t.safetensors")
         assert again.frames == 1 + 4 * (2 + frames - 1)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
@@ -141,20 +139,35 @@ def test_continuations_keep_what_is_given_and_are_codes(scripts, trained):
     assert data.join(longer).max() < data.windows.codebook_size
 
 
-def test_digits_of_no_code_become_the_last_code(scripts, data):
-    options = scripts[0].argparse.Namespace(
-        length=2, step=1, grid=None, factors=4, seed=0, tokenizer=None, latents=False
+def test_what_does_not_go_together_is_refused(scripts, data, trained, tmp_path):
+    tokens = data / "tokens"
+    for message, arguments in (
+        ("do not make the codebook", ("train", tokens, tmp_path / "new", "--factors=4")),
+        ("of other options", ("train", tokens, trained, *SMALL, "--steps=9")),
+        ("choose 1 to 8 frames", ("continue", trained, tokens, "a.mp4", "--given=9")),
+        ("window 0 to 16", ("continue", trained, tokens, "a.mp4", "--window=999")),
+    ):
+        tokenizer = [f"--tokenizer={data / 't.safetensors'}"] * (arguments[0] == "train")
+        with pytest.raises(SystemExit, match=message):
+            run(scripts[0], *arguments, *tokenizer)
+    works(
+        "encode",
+        data / "clips",
+        "-o",
+        tmp_path / "t",
+        "--tokenizer",
+        data / "t.safetensors",
+        "--keyframe-interval",
+        1,
     )
-    wide = scripts[0].Data(data / "tokens", options)
-    base = wide.windows.bos_token  # four digits of base 3 have 81 values, for 64 codes
-    digits = torch.full((1, 1, 1, 1, 8), base - 1)
-    assert int(wide.join(wide.valid(digits)).max()) == wide.windows.codebook_size - 1
-    known = torch.zeros(1, 1, 1, 1, 8, dtype=torch.long)
-    assert torch.equal(wide.valid(known), known)
+    with pytest.raises(SystemExit, match="another tokenizer or key-frame interval"):
+        scripts[0].load(trained, str(tmp_path / "t"))
 
 
 def test_figures_of_runs(scripts, data, trained, monkeypatch, tmp_path, capsys):
-    run(scripts[1], monkeypatch, data / "clips", trained, "--temperature", "1", "0")
+    arguments = [data / "clips", trained, "--temperature", "1", "0"]
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    scripts[1].main()
     figures = json.loads(capsys.readouterr().out)
     assert figures["interval"] == 3
     assert figures["bits_per_pixel"] == pytest.approx(figures["bits"] / 256)
