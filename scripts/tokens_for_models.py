@@ -35,29 +35,37 @@ Frames = dict[str, list[float]]  # means by frame of the continuation
 
 
 class Clip:
-    """A clip of the validation tokens: indices (1 t h w ...), and the real video (3 t h w)."""
+    """A clip of the validation tokens: indices (1 t h w ...), and the real video (3 t h w).
+
+    `decoded` is the video that its tokens decode to.
+    """
 
     def __init__(self, tokens: Path, video: Path, tokenizer: vqtok.Tokenizer) -> None:
         stored = vqtok.read_tokens(tokens)
         self.interval, self.tokenizer = stored.keyframe_interval, tokenizer
         self.indices = torch.from_numpy(stored.indices.astype(np.int64))[None]
+        self.decoded = self._decode(self.indices)
         with open_video(video) as source:
             frames = np.concatenate([frames for frames, _ in source.chunks(64)])
         self.video = torch.from_numpy(frames).movedim(-1, 0).float() / 255
 
-    def decode(self, frame: int, indices: Tensor) -> Tensor:
-        """Return the frames (3 t h w) of the last latent frames of the clip cut at `frame`.
+    def _decode(self, indices: Tensor) -> Tensor:
+        return self.tokenizer.decode(indices, keyframe_interval=self.interval)[0].cpu()
 
-        indices: (1 t h w ...), which follow there. The frames are those of CONTINUED latent frames.
-        """
-        whole = torch.cat([self.indices[:, :frame], indices.cpu()], dim=1)
-        video = self.tokenizer.decode(whole, keyframe_interval=self.interval)[0]
-        return video[:, -CONTINUED * self.tokenizer.stride[0] :].cpu()
-
-    def real(self, frame: int) -> Tensor:
-        """Return the real frames (3 t h w) that CONTINUED latent frames from `frame` stand for."""
+    def frames(self, video: Tensor, frame: int) -> Tensor:
+        """Return what CONTINUED latent frames from `frame` on stand for, of a video of the clip."""
         time = self.tokenizer.stride[0]
-        return self.video[:, 1 + (frame - 1) * time :][:, : CONTINUED * time]
+        return video[:, 1 + (frame - 1) * time :][:, : CONTINUED * time]
+
+    def last(self, video: Tensor, frame: int) -> Tensor:
+        """Return the last frame (3 1 h w) before a latent frame."""
+        end = 1 + (frame - 1) * self.tokenizer.stride[0]
+        return video[:, end - 1 : end]
+
+    def continued(self, frame: int, indices: Tensor) -> Tensor:
+        """Return the frames (3 t h w) of indices (1 t h w ...) that follow the clip at `frame`."""
+        whole = self._decode(torch.cat([self.indices[:, :frame], indices.cpu()], dim=1))
+        return self.frames(whole, frame)
 
 
 def by_frame(video: Tensor, other: Tensor) -> Tensor:
@@ -70,7 +78,8 @@ def windows_to_continue(data: Data, clips: dict[str, Clip]) -> dict[int, list[di
     groups = defaultdict(list)
     for i in range(len(data.windows)):
         window = data.windows[i]
-        real = clips[window["clip"]].real(window["frame"] + GIVEN)
+        clip = clips[window["clip"]]
+        real = clip.frames(clip.video, window["frame"] + GIVEN)
         complete = real.shape[1] == CONTINUED * data.windows.stride[0]
         if window["frame"] % EVERY == 0 and complete:
             groups[int(window["lead"])].append(window)
@@ -88,12 +97,11 @@ def continuations(
         drawn = data.join(extend(model, data, digits, CONTINUED, temperature))
         for window, indices in zip(windows, drawn[:, -CONTINUED:], strict=True):
             clip, frame = clips[window["clip"]], window["frame"] + GIVEN
-            real, true = clip.real(frame), clip.indices[:, frame : frame + CONTINUED]
-            decoded = clip.decode(frame, true)
-            last = clip.decode(frame - CONTINUED, clip.indices[:, frame - CONTINUED : frame])
-            rows["model"].append(by_frame(clip.decode(frame, indices[None]), real))
+            real, decoded = clip.frames(clip.video, frame), clip.frames(clip.decoded, frame)
+            last = clip.last(clip.decoded, frame)
+            rows["model"].append(by_frame(clip.continued(frame, indices[None]), real))
             rows["tokenizer"].append(by_frame(decoded, real))
-            rows["still"].append(by_frame(last[:, -1:].expand_as(real), real))
+            rows["still"].append(by_frame(last.expand_as(real), real))
     return {name: torch.stack(values).mean(0).tolist() for name, values in rows.items()}
 
 
@@ -113,7 +121,7 @@ def spread(data: Data, clips: dict[str, Clip]) -> Frames:
             place = [int(torch.randint(n, (1,), generator=generator)) for n in true.shape[2:]]
             offset = int(torch.randint(1, data.windows.codebook_size, (1,), generator=generator))
             wrong[(0, 0, *place)] = (wrong[(0, 0, *place)] + offset) % data.windows.codebook_size
-            change = 255 * (clip.decode(frame, wrong) - clip.decode(frame, true))
+            change = 255 * (clip.continued(frame, wrong) - clip.frames(clip.decoded, frame))
             rows["error"].append(change.square().mean(0).sum((1, 2)))
             rows["pixels"].append((change.abs().amax(0) > 8).float().mean((1, 2)))
     return {name: torch.stack(values).mean(0).tolist() for name, values in rows.items()}

@@ -37,8 +37,8 @@ def continued(model: WorldModel, data: Data, name: str, frame: int, temperature:
 
 
 def row(before: Tensor, frames: Tensor) -> np.ndarray:
-    """Return the last frame of a video (3 t h w) and frames of what follows, (h w c) uint8."""
-    shown = torch.cat([before[:, -1:], frames[:, EVERY - 1 :: EVERY]], dim=1)
+    """Return a frame (3 1 h w) and some of the frames (3 t h w) after it, (h w c) uint8."""
+    shown = torch.cat([before, frames[:, EVERY - 1 :: EVERY]], dim=1)
     image = to_uint8(shown.permute(2, 1, 3, 0).flatten(1, 2)).numpy()  # (h t*w c)
     return image.repeat(ZOOM, 0).repeat(ZOOM, 1)
 
@@ -60,10 +60,9 @@ def main(
             tokens = Path(options.validation) / f"{name}.safetensors"
             clip = Clip(tokens, videos / name, vqtok.load(options.tokenizer))
             if number == 0:
-                rows.append(row(clip.real(frame - CONTINUED), clip.real(frame)))
+                rows.append(row(clip.last(clip.video, frame), clip.frames(clip.video, frame)))
             drawn = continued(model, data, name, int(start), temperature)
-            given = clip.decode(frame - CONTINUED, clip.indices[:, frame - CONTINUED : frame])
-            rows.append(row(given, clip.decode(frame, drawn)))
+            rows.append(row(clip.last(clip.decoded, frame), clip.continued(frame, drawn)))
     image = np.concatenate(rows)
     height, width, _ = image.shape
     still = Fraction(1)
