@@ -10,7 +10,7 @@ import pytest
 from helpers.corpus import sample_clips, write_corpus
 from helpers.tokens import SAMPLE, VARYING
 from vqtok.corpus.index import COLUMNS, INDEX, NAMES, clip_names, read_index, write_index
-from vqtok.corpus.reader import iter_tokens, published_shards
+from vqtok.corpus.reader import iter_tokens, published_shards, shard_record
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import VqtokError
 from vqtok.safetensors_io import read_file, write_file
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def _write(folder):
-    write_index(folder, published_shards(open_corpus(folder)))
+    write_index(folder, map(shard_record, published_shards(open_corpus(folder))))
 
 
 def test_each_row_leads_to_the_indices_of_its_clip(folder):
@@ -77,17 +77,6 @@ def test_timing_is_that_of_the_token_files_and_names_are_those_of_the_clips(tmp_
             assert (at["start"], at["step"]) == (0, 0)
             times = np.memmap(packed.tar, "<i8", "r", at["timestamps"], tokens.frames).tolist()
         assert times == list(tokens.timestamps)
-
-
-def test_an_index_of_an_older_version_is_as_good_as_none(folder):
-    expected, data = read_index(folder), (folder / INDEX).read_bytes()
-    columns = {name: expected[name] for name in COLUMNS[:12]}
-    write_file(folder / INDEX, {"format": "vqtok-index", "version": "1"}, columns)
-    found = read_index(folder)
-    for name, column in expected.items():
-        np.testing.assert_array_equal(found[name], column)
-    _write(folder)
-    assert (folder / INDEX).read_bytes() == data
 
 
 def test_timestamps_outside_of_their_token_file_are_refused(tmp_path):
