@@ -19,8 +19,9 @@ from vqtok.tokens import tokens_to_bytes
 
 @pytest.fixture
 def folder(tmp_path):
-    """A corpus of three shards, with an index."""
-    folder = write_corpus(tmp_path / "tokens", sample_clips())
+    """A corpus of three shards, with an index; one clip has a variable frame rate."""
+    varying = {"day 2/clip.mp4": tokens_to_bytes(replace(SAMPLE, timestamps=VARYING))}
+    folder = write_corpus(tmp_path / "tokens", sample_clips() | varying)
     _write(folder)
     return folder
 
@@ -49,10 +50,11 @@ def test_each_row_leads_to_the_indices_of_its_clip(folder):
 def test_columns_are_mapped_and_equal_those_made_from_the_records(folder):
     mapped = read_index(folder)
     data = (folder / INDEX).read_bytes()
-    (folder / INDEX).unlink()
+    for path in (folder / INDEX, *folder.glob("shards/*.tar")):
+        path.unlink()
     made = read_index(folder)
-    for name in COLUMNS:
-        assert mapped[name].dtype == made[name].dtype == np.int64
+    for name in (*COLUMNS, NAMES):
+        assert mapped[name].dtype == made[name].dtype == (np.uint8 if name == NAMES else np.int64)
         assert isinstance(mapped[name].base, np.memmap) or isinstance(mapped[name], np.memmap)
         np.testing.assert_array_equal(mapped[name], made[name])
     _write(folder)
@@ -163,6 +165,9 @@ def test_damaged_indices_are_refused(folder):
         with pytest.raises(VqtokError, match="its columns are"):
             read_index(folder)
     write_file(folder / INDEX, {"format": "vqtok-tokens", "version": "1"}, columns)
+    with pytest.raises(VqtokError, match="format or version"):
+        read_index(folder)
+    write_file(folder / INDEX, metadata | {"version": "2"}, columns)
     with pytest.raises(VqtokError, match="format or version"):
         read_index(folder)
     os.truncate(folder / INDEX, 900)
