@@ -42,15 +42,15 @@ class StringColumn:
     """
 
     def __init__(self, data: np.ndarray, ends: np.ndarray) -> None:
-        """data: uint8, UTF-8 as in names of files. ends: int64, one a text."""
+        """data: uint8, UTF-8 as in names of files. ends: int64, one a string."""
         self.data, self.ends = data, ends
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "StringColumn":
-        """Return texts as a column. Raises ValueError for one that no file can have as its name."""
+    def of(cls, strings: Iterable[str]) -> "StringColumn":
+        """Return a column of strings. Raises ValueError for one that no file can be named."""
         data, ends = bytearray(), array("q")
-        for text in texts:
-            data += text.encode(errors="surrogateescape")
+        for string in strings:
+            data += string.encode(errors="surrogateescape")
             ends.append(len(data))
         return cls(np.frombuffer(data, np.uint8), np.frombuffer(ends, INT64))
 
