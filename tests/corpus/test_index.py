@@ -10,7 +10,7 @@ import pytest
 from helpers.corpus import sample_clips, write_corpus
 from helpers.tokens import SAMPLE, VARYING
 from vqtok.corpus.index import COLUMNS, INDEX, NAMES, clip_names, read_index, write_index
-from vqtok.corpus.reader import iter_tokens, published_shards
+from vqtok.corpus.reader import iter_tokens, published_shards, shard_record
 from vqtok.corpus.settings import open_corpus
 from vqtok.errors import VqtokError
 from vqtok.safetensors_io import read_file, write_file
@@ -19,14 +19,15 @@ from vqtok.tokens import tokens_to_bytes
 
 @pytest.fixture
 def folder(tmp_path):
-    """A corpus of three shards, with an index."""
-    folder = write_corpus(tmp_path / "tokens", sample_clips())
+    """A corpus of three shards, with an index; one clip has a variable frame rate."""
+    varying = {"day 2/clip.mp4": tokens_to_bytes(replace(SAMPLE, timestamps=VARYING))}
+    folder = write_corpus(tmp_path / "tokens", sample_clips() | varying)
     _write(folder)
     return folder
 
 
 def _write(folder):
-    write_index(folder, published_shards(open_corpus(folder)))
+    write_index(folder, map(shard_record, published_shards(open_corpus(folder))))
 
 
 def test_each_row_leads_to_the_indices_of_its_clip(folder):
@@ -49,10 +50,11 @@ def test_each_row_leads_to_the_indices_of_its_clip(folder):
 def test_columns_are_mapped_and_equal_those_made_from_the_records(folder):
     mapped = read_index(folder)
     data = (folder / INDEX).read_bytes()
-    (folder / INDEX).unlink()
+    for path in (folder / INDEX, *folder.glob("shards/*.tar")):
+        path.unlink()
     made = read_index(folder)
-    for name in COLUMNS:
-        assert mapped[name].dtype == made[name].dtype == np.int64
+    for name in (*COLUMNS, NAMES):
+        assert mapped[name].dtype == made[name].dtype == (np.uint8 if name == NAMES else np.int64)
         assert isinstance(mapped[name].base, np.memmap) or isinstance(mapped[name], np.memmap)
         np.testing.assert_array_equal(mapped[name], made[name])
     _write(folder)
@@ -77,17 +79,6 @@ def test_timing_is_that_of_the_token_files_and_names_are_those_of_the_clips(tmp_
             assert (at["start"], at["step"]) == (0, 0)
             times = np.memmap(packed.tar, "<i8", "r", at["timestamps"], tokens.frames).tolist()
         assert times == list(tokens.timestamps)
-
-
-def test_an_index_of_an_older_version_is_as_good_as_none(folder):
-    expected, data = read_index(folder), (folder / INDEX).read_bytes()
-    columns = {name: expected[name] for name in COLUMNS[:12]}
-    write_file(folder / INDEX, {"format": "vqtok-index", "version": "1"}, columns)
-    found = read_index(folder)
-    for name, column in expected.items():
-        np.testing.assert_array_equal(found[name], column)
-    _write(folder)
-    assert (folder / INDEX).read_bytes() == data
 
 
 def test_timestamps_outside_of_their_token_file_are_refused(tmp_path):
@@ -174,6 +165,9 @@ def test_damaged_indices_are_refused(folder):
         with pytest.raises(VqtokError, match="its columns are"):
             read_index(folder)
     write_file(folder / INDEX, {"format": "vqtok-tokens", "version": "1"}, columns)
+    with pytest.raises(VqtokError, match="format or version"):
+        read_index(folder)
+    write_file(folder / INDEX, metadata | {"version": "2"}, columns)
     with pytest.raises(VqtokError, match="format or version"):
         read_index(folder)
     os.truncate(folder / INDEX, 900)

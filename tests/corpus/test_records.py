@@ -15,10 +15,17 @@ from vqtok.corpus.records import (
     read_record,
     write_record,
 )
+from vqtok.corpus.timing import Timing
 from vqtok.errors import VqtokError
 
-CLIP = PackedClip(0, "a/b.mp4", 512, 700, 1000, "U16", (1, 4, 5), 1, 20, 2, Seconds(0.1, 2, 0.3))
-NEXT = CLIP._replace(key=2, name="c\udce9\n.mp4", offset=2048, indices=2500, notes=["12 frames"])
+TIMING = Timing(30000, 1001, 1, 30000, -5, -(2**63), 1001, 0)
+CLIP = PackedClip(
+    *(0, "a/b.mp4", 512, 700, 1000, "U16", (1, 4, 5), 1, 20, TIMING, 2, Seconds(0.1, 2, 0.3))
+)
+NEXT = CLIP._replace(
+    **{"key": 2, "name": "c\udce9\n.mp4", "offset": 2048, "indices": 2500, "notes": ["12 frames"]},
+    timing=TIMING._replace(start=0, step=0, timestamps=2740),  # the last 8 bytes of the file
+)
 FAILED = Failure(1, "/videos/x.mp4", "VqtokError", "x.mp4 has no frames", 3)
 RECORD = Record(3, "ab" * 32, 10240, [CLIP._replace(notes=[]), NEXT], [FAILED])
 
@@ -80,8 +87,20 @@ HOSTILE = [
     ("clips.0.dtype", "F32", "dtype 'F32' is not one of indices"),
     ("clips.0.frames", 0, "frames 0"),
     ("clips.0.tokens", 10**6, "tokens 1000000"),
+    ("clips.0.timing", None, "timing None is not an object of fps_num"),
+    ("clips.0.timing", {"step": 1}, "timing {'step': 1} is not an object of fps_num"),
+    ("clips.0.timing.more", 0, "is not an object of fps_num"),
+    ("clips.0.timing.fps_num", 0, "fps_num 0"),
+    ("clips.0.timing.fps_den", 2**31, "fps_den 2147483648"),
+    ("clips.0.timing.time_base_num", -1, "time_base_num -1"),
+    ("clips.0.timing.time_base_den", 25.0, "time_base_den 25.0"),
+    ("clips.0.timing.origin", -(2**63) - 1, "origin -9223372036854775809"),
+    ("clips.0.timing.start", 2**63, "start 9223372036854775808"),
+    ("clips.0.timing.step", -1, "step -1"),
+    ("clips.0.timing.step", 0, "a clip has no timestamps"),
+    ("clips.0.timing.timestamps", 1000, "both a step and timestamps"),
     ("clips.0.attempts", 0, "attempts 0"),
-    ("clips.0.seconds", {"reading": 1}, "seconds {'reading': 1} are not those of reading"),
+    ("clips.0.seconds", {"reading": 1}, "seconds {'reading': 1} is not an object of reading"),
     ("clips.0.seconds.model", float("nan"), "seconds nan are not a time"),
     ("clips.0.seconds.model", float("inf"), "seconds inf are not a time"),
     ("clips.0.seconds.model", 10**400, "are not a time"),
@@ -107,6 +126,14 @@ def test_hostile_records_are_refused_in_one_sentence(path, value, reason, record
     message = str(error.value)
     assert message.startswith(f"{record} is damaged or not the record of a shard: ")
     assert reason in message and "\n" not in message and len(message) < 400 + len(str(record))
+
+
+def test_timestamps_lie_in_their_token_file(tmp_path):
+    for timestamps in (2048, 2741, 2**63 - 1):
+        timing = NEXT.timing._replace(timestamps=timestamps)
+        record = Record(3, "ab" * 32, 10240, [CLIP, NEXT._replace(timing=timing)])
+        with pytest.raises(VqtokError, match="the timestamps of clip 2 do not lie in its token"):
+            write_record(tmp_path / "record.json", record)
 
 
 def test_damaged_records_are_refused(record):

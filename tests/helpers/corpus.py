@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+from fractions import Fraction
 
 import numpy as np
 
@@ -100,7 +101,10 @@ def _add(tar, name, data):
 def _entry(key, name, offset, data):
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    indices = header["indices"]
+    indices, metadata = header["indices"], header["__metadata__"]
+    timing = _timing(metadata)
+    if times := header.get("timestamps"):
+        timing["timestamps"] = offset + start + times["data_offsets"][0]
     return {
         "key": key,
         "name": name,
@@ -109,11 +113,26 @@ def _entry(key, name, offset, data):
         "indices": offset + start + indices["data_offsets"][0],
         "dtype": indices["dtype"],
         "shape": indices["shape"],
-        "frames": int(header["__metadata__"]["frames"]),
+        "frames": int(metadata["frames"]),
         "tokens": int(np.prod(indices["shape"])),
+        "timing": timing,
         "attempts": 1,
         "seconds": SECONDS,
         "notes": [],
+    }
+
+
+def _timing(metadata):
+    (fps_num, fps_den), (time_base_num, time_base_den) = (
+        Fraction(metadata[key]).as_integer_ratio() for key in ("fps", "time_base")
+    )
+    return {
+        "fps_num": fps_num,
+        "fps_den": fps_den,
+        "time_base_num": time_base_num,
+        "time_base_den": time_base_den,
+        **{key: int(metadata.get(key, 0)) for key in ("origin", "start", "step")},
+        "timestamps": 0,
     }
 
 

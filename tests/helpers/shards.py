@@ -5,7 +5,9 @@ import tarfile
 from dataclasses import replace
 from itertools import count
 
-from helpers.tokens import SAMPLE
+import numpy as np
+
+from helpers.tokens import SAMPLE, VARYING
 from vqtok.bulk.planning import clips_left
 from vqtok.corpus.clips import CLIPS, Clip, clip_lines
 from vqtok.corpus.publish import finish, read_failures
@@ -18,7 +20,10 @@ SETTINGS = CorpusSettings(
     *(("/clips",), 1000),
 )
 NAMES = ("a.b.mp4", "day 1/clip.mp4", "day 1/clip.webm", "día/ñandú 雪.mov")
-TOKENS = [replace(SAMPLE, indices=SAMPLE.indices + key, codebook_size=80) for key in range(4)]
+TOKENS = [
+    replace(SAMPLE, indices=SAMPLE.indices + key, codebook_size=80, origin=40, timestamps=times)
+    for key, times in enumerate([SAMPLE.timestamps, VARYING] * 2)
+]
 
 _numbers = count()
 
@@ -79,8 +84,17 @@ def check_complete(corpus):
         for clip in record.clips:
             end = clip.offset + clip.bytes
             assert data[clip.offset : end] == tokens_to_bytes(TOKENS[clip.key])
+            assert timestamps(clip, data) == TOKENS[clip.key].timestamps
         keys += packed
     assert sorted(keys) == list(range(len(corpus)))
+
+
+def timestamps(clip, data):
+    """Return the timestamps of a clip of a record, given the bytes of its tar."""
+    timing = clip.timing
+    if timing.timestamps:
+        return np.frombuffer(data, "<i8", clip.frames, timing.timestamps).tolist()
+    return [timing.start + i * timing.step for i in range(clip.frames)]
 
 
 def members(tar):

@@ -8,6 +8,7 @@ import numpy as np
 from helpers.corpus import edit_json, write_corpus, write_folder
 from helpers.tokens import make_tokens
 from vqtok.corpus.index import write_index
+from vqtok.corpus.reader import shard_record
 from vqtok.corpus.settings import open_corpus
 from vqtok.tokens import tokens_to_bytes
 
@@ -53,5 +54,5 @@ def as_corpus(folder, clips, index=True, **settings):
     } | settings
     edit_json(folder / "corpus.json", lambda value: value["settings"].update(settings))
     if index:
-        write_index(folder, open_corpus(folder).shards)
+        write_index(folder, map(shard_record, open_corpus(folder).shards))
     return folder

@@ -1,7 +1,6 @@
 """Files that are damaged, that change, or that do not tell their key-frame interval."""
 
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def test_a_truncated_tar_is_named(tmp_path, index):
     folder = as_corpus(tmp_path / "tokens", sample_tokens(), index=index)
     columns = read_index(folder)
     os.truncate(folder / "shards/00001.tar", int(columns["offset"][-1] + columns["bytes"][-1]) - 1)
-    assert "00001.tar" in refused("truncated|not a token file", folder, 4)
+    assert "00001.tar" in refused("truncated", folder, 4)
 
 
 def test_a_file_that_changes_or_goes_is_not_misread(tmp_path):
@@ -105,10 +104,3 @@ def test_files_that_tell_their_interval_need_no_tokenizer(tmp_path):
     folder = as_folder(tmp_path / "tokens", {"a": tokens})
     assert TokenWindows(folder, 3, tokenizer=path).keyframe_interval == 3
     assert TokenWindows(folder, 3).keyframe_interval == 3
-
-
-def test_a_clip_of_a_corpus_whose_file_is_older_has_the_interval_of_the_corpus(tmp_path):
-    clips = {"a": replace(numbered(9), keyframe_interval=None)}
-    folder = as_corpus(tmp_path / "tokens", clips, keyframe_interval=3)
-    for source in (folder, folder / "a.safetensors"):
-        assert TokenWindows(source, 3).keyframe_interval == 3

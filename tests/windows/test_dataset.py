@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import shards
 from helpers.windows import CODES, as_corpus, as_folder, numbered, sample_tokens
 from vqtok import TokenWindows
+from vqtok.corpus.index import INDEX
+from vqtok.corpus.publish import finish
 from vqtok.errors import UsageError, VqtokError
 from vqtok.safetensors_io import write_file
 from vqtok.tokens import write_tokens
@@ -247,3 +250,14 @@ def test_times_are_those_of_any_rate(tmp_path):
         9 * 1001 / 30000,
     ]
     assert windows[0]["fps"] == 30000 / 1001
+
+
+def test_times_in_a_published_corpus_are_those_of_its_clips(tmp_path):
+    corpus = shards.new_corpus(tmp_path, 0, 1, 2, 3)
+    finish(corpus)
+    for index in ("written", "made from the records"):
+        for item in TokenWindows(corpus.folder, 1):
+            tokens = shards.TOKENS[shards.NAMES.index(item["clip"])]
+            ticks = tokens.timestamps[(0, 1, 5)[item["frame"]]] - tokens.origin
+            assert item["time"] == float(ticks * tokens.time_base), index
+        (corpus.folder / INDEX).unlink(missing_ok=True)

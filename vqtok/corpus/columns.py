@@ -6,17 +6,14 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vqtok.corpus.records import PackedClip
-from vqtok.safetensors_io import DTYPES, Header
-from vqtok.tokens import Tokens
+from vqtok.corpus.timing import Timing
+from vqtok.safetensors_io import DTYPES
 
 PLACE = (
     *("key", "shard", "offset", "bytes", "indices", "itemsize"),
     *("t", "h", "w", "stages", "frames", "tokens"),
 )
-TIMING = (
-    *("fps_num", "fps_den", "time_base_num", "time_base_den"),
-    *("origin", "start", "step", "timestamps"),
-)
+TIMING = Timing._fields
 INT64 = np.dtype("<i8")
 
 Columns = dict[str, np.ndarray]
@@ -31,48 +28,34 @@ def to_columns(names: Iterable[str], rows: Iterable[Iterable[int]]) -> Columns:
     return {name: np.frombuffer(column, INT64) for name, column in columns.items()}
 
 
-def place_row(shard: int, clip: PackedClip) -> tuple[int, ...]:
-    """Return the row of `PLACE` of a clip in a shard."""
+def clip_row(shard: int, clip: PackedClip) -> tuple[int, ...]:
+    """Return the row of `PLACE` and `TIMING` of a clip in a shard."""
     t, h, w, stages = (*clip.shape, 1)[:4]
     place = clip.offset, clip.bytes, clip.indices, DTYPES[clip.dtype].itemsize
-    return clip.key, shard, *place, t, h, w, stages, clip.frames, clip.tokens
+    return clip.key, shard, *place, t, h, w, stages, clip.frames, clip.tokens, *clip.timing
 
 
-def timing_row(header: Header, tokens: Tokens, offset: int) -> tuple[int, ...]:
-    """Return the row of `TIMING` of a token file that lies at an offset of a file around it.
+class StringColumn:
+    """A column of strings, such as names of files: bytes end to end, and where each ends.
 
-    fps and time_base are fractions. If the timestamps are not evenly spaced, `timestamps` is their
-    offset in the file around, and `start` and `step` are 0; otherwise, `timestamps` is 0.
-    """
-    rates = *tokens.fps.as_integer_ratio(), *tokens.time_base.as_integer_ratio()
-    if (times := header.tensors.get("timestamps")) is not None:
-        return *rates, tokens.origin, 0, 0, offset + header.start + times.begin
-    regular = tokens.timestamps
-    assert isinstance(regular, range)
-    return *rates, tokens.origin, regular.start, regular.step, 0
-
-
-class Texts:
-    """A column of texts, such as names of files: bytes end to end, and where each ends.
-
-    It has no object per text, so processes that are forked share it.
+    It has no object per string, so processes that are forked share it.
     """
 
     def __init__(self, data: np.ndarray, ends: np.ndarray) -> None:
-        """data: uint8, UTF-8 as in names of files. ends: int64, one a text."""
+        """data: uint8, UTF-8 as in names of files. ends: int64, one a string."""
         self.data, self.ends = data, ends
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        """Return texts as a column. Raises ValueError for one that no file can have as its name."""
+    def of(cls, strings: Iterable[str]) -> "StringColumn":
+        """Return a column of strings. Raises ValueError for one that no file can be named."""
         data, ends = bytearray(), array("q")
-        for text in texts:
-            data += text.encode(errors="surrogateescape")
+        for string in strings:
+            data += string.encode(errors="surrogateescape")
             ends.append(len(data))
         return cls(np.frombuffer(data, np.uint8), np.frombuffer(ends, INT64))
 
     @classmethod
-    def join(cls, columns: Sequence["Texts"]) -> "Texts":
+    def join(cls, columns: Sequence["StringColumn"]) -> "StringColumn":
         """Return several columns as one."""
         sizes = [len(column.data) for column in columns]
         begins = np.cumsum([0, *sizes[:-1]], dtype=np.int64)

@@ -1,7 +1,6 @@
 """`index.safetensors`: where every clip of a corpus lies and when it plays, as columns of numbers.
 
-It is made from the records of the shards, and the headers of the token files in them. Opening it
-takes no object per clip.
+It is made from the records of the shards. Opening it takes no object per clip.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,15 +13,13 @@ from vqtok.corpus.columns import (
     PLACE,
     TIMING,
     Columns,
-    Texts,
-    place_row,
-    timing_row,
+    StringColumn,
+    clip_row,
     to_columns,
 )
-from vqtok.corpus.reader import PackedTokens, published_shards, shard_record
-from vqtok.corpus.records import PackedClip
+from vqtok.corpus.reader import published_shards, shard_record
+from vqtok.corpus.records import Record
 from vqtok.corpus.settings import open_corpus
-from vqtok.corpus.shards import Shard
 from vqtok.corpus.tar import BLOCK
 from vqtok.safetensors_io import Header, check_size, read_header, write_file
 from vqtok.untrusted import reading
@@ -30,17 +27,12 @@ from vqtok.untrusted import reading
 INDEX = "index.safetensors"
 COLUMNS = (*PLACE, *TIMING, "name_end")
 NAMES = "names"
-_FORMAT = "vqtok-index"
-_METADATA = {"format": _FORMAT, "version": "2"}
-_OLDER = {"format": _FORMAT, "version": "1"}  # lacks TIMING and names
+_METADATA = {"format": "vqtok-index", "version": "1"}
 
 
-def write_index(folder: Path, shards: Iterable[Shard]) -> None:
-    """Write the index of a corpus, given its published shards in order.
-
-    Raises VqtokError if a record or the header of a token file is damaged.
-    """
-    write_file(folder / INDEX, _METADATA, _make(shards))
+def write_index(folder: Path, records: Iterable[Record]) -> None:
+    """Write the index of a corpus, given the records of its shards in order."""
+    write_file(folder / INDEX, _METADATA, _make(records))
 
 
 def read_index(folder: str | Path) -> Columns:
@@ -58,58 +50,46 @@ def read_index(folder: str | Path) -> Columns:
     timestamps: where they lie in the tar, int64, if they are not evenly spaced; else 0.
     name_end: end of the clip's name in `names`, UTF-8 as uint8, where the next one begins.
 
-    The columns are memory-mapped. If there is no index, as before the last shard is published, or
-    one of an older vqtok, they are made from the shards, which reads the header of every token
-    file. Raises VqtokError if the index, a record or a header is damaged.
+    The columns are memory-mapped. If there is no index, as before the last shard is published, they
+    are made from the records. Raises VqtokError if the index or a record is damaged.
     """
     path = Path(folder) / INDEX
     corpus = open_corpus(folder)
-    columns = None
-    if path.exists():
-        advice = "; delete it: the shards tell the same"
-        with reading(path, "is damaged or not the index of a corpus", advice):
-            columns = _map(path)
-            if columns is not None:
-                _check(columns, len(corpus.shards))
-    return _make(published_shards(corpus)) if columns is None else columns
+    if not path.exists():
+        return _make(map(shard_record, published_shards(corpus)))
+    advice = "; delete it: the shards tell the same"
+    with reading(path, "is damaged or not the index of a corpus", advice):
+        columns = _map(path)
+        _check(columns, len(corpus.shards))
+    return columns
 
 
-def clip_names(columns: Columns) -> Texts:
+def clip_names(columns: Columns) -> StringColumn:
     """Return the names of the clips of an index."""
-    return Texts(columns[NAMES], columns["name_end"])
+    return StringColumn(columns[NAMES], columns["name_end"])
 
 
-def _make(shards: Iterable[Shard]) -> Columns:
+def _make(records: Iterable[Record]) -> Columns:
     names: list[str] = []
-    columns = to_columns((*PLACE, *TIMING), _rows(shards, names))
-    texts = Texts.of(names)
-    return columns | {"name_end": texts.ends, NAMES: texts.data}
+    columns = to_columns((*PLACE, *TIMING), _rows(records, names))
+    column = StringColumn.of(names)
+    return columns | {"name_end": column.ends, NAMES: column.data}
 
 
-def _rows(shards: Iterable[Shard], names: list[str]) -> Iterator[tuple[int, ...]]:
+def _rows(records: Iterable[Record], names: list[str]) -> Iterator[tuple[int, ...]]:
     """Yield the rows of `PLACE` and `TIMING` of all clips, and append their names."""
-    for shard in shards:
-        for clip in shard_record(shard).clips:
+    for record in records:
+        for clip in record.clips:
             names.append(clip.name)
-            yield *place_row(shard.number, clip), *_timing_row(shard, clip)
+            yield clip_row(record.shard, clip)
 
 
-def _timing_row(shard: Shard, clip: PackedClip) -> tuple[int, ...]:
-    packed = PackedTokens(shard.tar, clip.key, clip.name, clip.offset, clip.bytes)
-    return timing_row(*packed.read_header(), clip.offset)
-
-
-def _map(path: Path) -> Columns | None:
-    """Return the columns of an index file, or None if an older vqtok wrote it.
-
-    Raises ValueError, with a short reason, if it is anything else.
-    """
+def _map(path: Path) -> Columns:
+    """Return the columns of an index file; raises ValueError, with a reason, if it is not one."""
     with path.open("rb") as file:
         header = read_header(file)
         check_size(header, file.seek(0, 2))
         data = np.memmap(file, np.uint8, "r")[header.start :]
-    if header.metadata == _OLDER:
-        return None
     _check_header(header)
     places = ((name, header.tensors[name]) for name in (*COLUMNS, NAMES))
     arrays = {name: data[i.begin : i.begin + i.nbytes] for name, i in places}

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from vqtok.atomic import atomic_write
 from vqtok.corpus.index import INDEX, write_index
+from vqtok.corpus.reader import shard_record
 from vqtok.corpus.records import Failure, PackedClip, Record, read_record, write_record
 from vqtok.corpus.settings import Corpus
 from vqtok.corpus.shards import (
@@ -106,7 +107,11 @@ def write_tar(shard: Shard, keys: Iterable[int], path: Path) -> list[PackedClip]
 
 def moved(clip: PackedClip, offset: int) -> PackedClip:
     """Return a clip whose offsets are larger by `offset`."""
-    return clip._replace(offset=clip.offset + offset, indices=clip.indices + offset)
+    return clip._replace(
+        offset=clip.offset + offset,
+        indices=clip.indices + offset,
+        timing=clip.timing.moved(offset),
+    )
 
 
 def _copy(source: BinaryIO, target: BinaryIO, start: int, size: int) -> None:
@@ -136,7 +141,7 @@ def finish(corpus: Corpus, shards: Iterable[Shard] | None = None) -> None:
                 shutil.rmtree(shard.parts, ignore_errors=True)
         _write_failures(corpus)
         if all(shard.is_published() for shard in corpus.shards):
-            write_index(corpus.folder, corpus.shards)
+            write_index(corpus.folder, map(shard_record, corpus.shards))
 
 
 def _write_failures(corpus: Corpus) -> None:

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqtok.atomic import atomic_write
+from vqtok.corpus.json_fields import (
+    Object,
+    check_count,
+    get,
+    get_count,
+    get_object,
+    get_objects,
+    get_text,
+    get_texts,
+)
 from vqtok.corpus.tar import BLOCK
+from vqtok.corpus.timing import Timing
 from vqtok.errors import VqtokError
 from vqtok.safetensors_io import DTYPES
 from vqtok.tokens.format import INDEX_DTYPES
@@ -24,7 +35,6 @@ MAX_RECORD = 2**24  # bytes: 16 KiB for each of 1,000 clips
 
 _FORMAT = {"format": "vqtok-shard", "version": 1}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_Object = dict[str, Any]
 
 
 class Seconds(NamedTuple):
@@ -41,8 +51,8 @@ class PackedClip(NamedTuple):
     key: its line in clips.jsonl, from 0. name: its path below its source folder, as a/b.mp4.
     offset, bytes: where its token file lies in the tar. indices: offset of the indices in the tar.
     dtype, shape: of the indices, (t h w) or (t h w stages); dtype as in safetensors, such as U16.
-    frames: of the video. tokens: spent on it. attempts: how often it was begun, from 1.
-    notes: what the user was told about it.
+    frames: of the video. tokens: spent on it. timing: offset of its timestamps in the tar, if any.
+    attempts: how often it was begun, from 1. notes: what the user was told about it.
     """
 
     key: int
@@ -54,6 +64,7 @@ class PackedClip(NamedTuple):
     shape: tuple[int, ...]
     frames: int
     tokens: int
+    timing: Timing
     attempts: int
     seconds: Seconds
     notes: Sequence[str] = ()
@@ -157,9 +168,10 @@ def _parse(value: Any) -> Record:
         raise ValueError("its format is not vqtok-shard")
     if value.get("version") != _FORMAT["version"]:
         raise ValueError(f"its version is {quote(value.get('version'))}, not {_FORMAT['version']}")
-    clips = list(map(clip_from_json, _objects(value, "clips")))
-    failures = list(map(failure_from_json, _objects(value, "failures")))
-    record = Record(_count(value, "shard"), _sha256(value), _count(value, "bytes"), clips, failures)
+    clips = list(map(clip_from_json, get_objects(value, "clips")))
+    failures = list(map(failure_from_json, get_objects(value, "failures")))
+    shard, size = get_count(value, "shard"), get_count(value, "bytes")
+    record = Record(shard, _sha256(value), size, clips, failures)
     _check_keys(record)
     _check_layout(record)
     return record
@@ -185,111 +197,87 @@ def _check_layout(record: Record) -> None:
         size = math.prod(clip.shape) * DTYPES[clip.dtype].itemsize
         if not clip.offset < clip.indices <= end - size:
             raise ValueError(f"the indices of clip {clip.key} do not lie in its token file")
+        times = clip.timing.timestamps
+        if times and not clip.offset < times <= end - 8 * clip.frames:
+            raise ValueError(f"the timestamps of clip {clip.key} do not lie in its token file")
     if end > record.bytes:
         raise ValueError("a clip ends beyond the end of the tar")
 
 
 def clip_to_json(clip: PackedClip) -> dict[str, Any]:
     """Return a clip as JSON can hold it."""
-    return clip._asdict() | {"seconds": clip.seconds._asdict()}
+    parts = {"timing": clip.timing._asdict(), "seconds": clip.seconds._asdict()}
+    return clip._asdict() | parts
 
 
 def clip_from_json(entry: dict[str, Any]) -> PackedClip:
     """Return a clip; raises ValueError, with a short reason, if it is not one."""
     shape = _shape(entry)
     return PackedClip(
-        key=_count(entry, "key"),
+        key=get_count(entry, "key"),
         name=_name(entry),
-        offset=_count(entry, "offset"),
-        bytes=_count(entry, "bytes"),
-        indices=_count(entry, "indices"),
+        offset=get_count(entry, "offset"),
+        bytes=get_count(entry, "bytes"),
+        indices=get_count(entry, "indices"),
         dtype=_dtype(entry),
         shape=shape,
-        frames=_count(entry, "frames", 1, 2**31),
-        tokens=_count(entry, "tokens", 0, math.prod(shape) + 1),
-        attempts=_count(entry, "attempts", 1),
+        frames=get_count(entry, "frames", 1, 2**31),
+        tokens=get_count(entry, "tokens", 0, math.prod(shape) + 1),
+        timing=_timing(entry),
+        attempts=get_count(entry, "attempts", 1),
         seconds=_seconds(entry),
-        notes=_texts(entry, "notes"),
+        notes=get_texts(entry, "notes"),
     )
 
 
 def failure_from_json(entry: dict[str, Any]) -> Failure:
     """Return a failure; raises ValueError, with a short reason, if it is not one."""
-    source, kind, reason = (_text(entry, key) for key in ("source", "kind", "reason"))
-    return Failure(_count(entry, "key"), source, kind, reason, _count(entry, "attempts", 1))
+    source, kind, reason = (get_text(entry, key) for key in ("source", "kind", "reason"))
+    return Failure(get_count(entry, "key"), source, kind, reason, get_count(entry, "attempts", 1))
 
 
-def _get(entry: _Object, key: str) -> Any:
-    if key not in entry:
-        raise ValueError(f"it has no {key}")
-    return entry[key]
-
-
-def _objects(entry: _Object, key: str) -> list[_Object]:
-    values = _get(entry, key)
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ValueError(f"its {key} are not a list of objects")
-    return values
-
-
-def _check_count(value: Any, key: str, least: int = 0, end: int = 2**63) -> int:
-    if type(value) is not int or not least <= value < end:
-        raise ValueError(f"{key} {quote(value)} is not a whole number that is possible there")
-    return value
-
-
-def _count(entry: _Object, key: str, least: int = 0, end: int = 2**63) -> int:
-    return _check_count(_get(entry, key), key, least, end)
-
-
-def _text(entry: _Object, key: str) -> str:
-    value = _get(entry, key)
-    if not isinstance(value, str):
-        raise ValueError(f"{key} {quote(value)} is not text")
-    return value
-
-
-def _texts(entry: _Object, key: str) -> list[str]:
-    values = _get(entry, key)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{key} {quote(values)} are not a list of text")
-    return values
-
-
-def _sha256(entry: _Object) -> str:
-    value = _text(entry, "sha256")
+def _sha256(entry: Object) -> str:
+    value = get_text(entry, "sha256")
     if not _SHA256.fullmatch(value):
         raise ValueError(f"sha256 {quote(value)} is not a hash")
     return value
 
 
-def _name(entry: _Object) -> str:
+def _name(entry: Object) -> str:
     """Return the name of a clip: files are written under it, so it must not lead elsewhere."""
-    name = _text(entry, "name")
+    name = get_text(entry, "name")
     if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError(f"name {quote(name)} is not a relative path without . and ..")
     name.encode(errors="surrogateescape")  # ValueError for what no file can be named
     return name
 
 
-def _dtype(entry: _Object) -> str:
-    name = _text(entry, "dtype")
+def _dtype(entry: Object) -> str:
+    name = get_text(entry, "dtype")
     if name not in DTYPES or DTYPES[name] not in INDEX_DTYPES:
         raise ValueError(f"dtype {quote(name)} is not one of indices")
     return name
 
 
-def _shape(entry: _Object) -> tuple[int, ...]:
-    shape = _get(entry, "shape")
+def _shape(entry: Object) -> tuple[int, ...]:
+    shape = get(entry, "shape")
     if not isinstance(shape, list) or len(shape) not in (3, 4):
         raise ValueError(f"shape {quote(shape)} is not (t h w) or (t h w stages)")
-    return tuple(_check_count(side, "shape", 1, 2**31) for side in shape)
+    return tuple(check_count(side, "shape", 1, 2**31) for side in shape)
 
 
-def _seconds(entry: _Object) -> Seconds:
-    parts = _get(entry, "seconds")
-    if not isinstance(parts, dict) or parts.keys() != set(Seconds._fields):
-        raise ValueError(f"seconds {quote(parts)} are not those of {', '.join(Seconds._fields)}")
+def _timing(entry: Object) -> Timing:
+    parts = get_object(entry, "timing", Timing._fields)
+    rates = [get_count(parts, key, 1, 2**31) for key in Timing._fields[:4]]
+    ticks = [get_count(parts, key, -(2**63)) for key in ("origin", "start")]
+    step, timestamps = (get_count(parts, key) for key in ("step", "timestamps"))
+    if (step > 0) != (timestamps == 0):
+        raise ValueError("a clip has no timestamps, or both a step and timestamps")
+    return Timing._make([*rates, *ticks, step, timestamps])
+
+
+def _seconds(entry: Object) -> Seconds:
+    parts = get_object(entry, "seconds", Seconds._fields)
     for part in parts.values():
         if type(part) not in (int, float) or not 0 <= part < 2**63:  # refuses NaN and infinity
             raise ValueError(f"seconds {quote(part)} are not a time")

@@ -19,6 +19,7 @@ from vqtok.corpus.records import (
     failure_from_json,
 )
 from vqtok.corpus.tar import BLOCK, member_size, padded, tar_member
+from vqtok.corpus.timing import Timing
 from vqtok.corpus.trailer import read_trailer, write_trailer
 from vqtok.errors import UsageError, VqtokError, name_file
 from vqtok.safetensors_io import read_header
@@ -282,6 +283,7 @@ def _pack(
         shape=indices.shape,
         frames=tokens.frames,
         tokens=count_tokens(tokens),
+        timing=Timing.of(header, tokens, BLOCK),
         attempts=attempts,
         seconds=seconds,
         notes=notes,

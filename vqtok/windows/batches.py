@@ -11,7 +11,7 @@ from vqtok.errors import UsageError
 _LEAST_BITS = 4  # of half a number: with fewer, some permutations of a few windows never come up
 
 
-class Batches(Sampler[list[int]]):
+class WindowBatchSampler(Sampler[list[int]]):
     """The part of one rank of all batches from a step on, as numbers of windows; it has no end.
 
     Each epoch is a permutation of all windows, which the seed and the number of the epoch decide.

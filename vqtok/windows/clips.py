@@ -2,17 +2,18 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from vqtok.corpus.columns import TIMING, Texts, timing_row
+from vqtok.corpus.columns import TIMING, StringColumn
 from vqtok.corpus.index import clip_names, read_index
 from vqtok.corpus.reader import PackedTokens, unpublished_notes
-from vqtok.corpus.settings import Corpus, open_corpus
+from vqtok.corpus.settings import Corpus
 from vqtok.corpus.sources import resolve_source
+from vqtok.corpus.timing import Timing
 from vqtok.errors import UsageError, VqtokError, os_message
 from vqtok.files import FileList
 from vqtok.safetensors_io import DTYPES, Header
@@ -61,8 +62,8 @@ class Clips:
     """
 
     rows: np.ndarray
-    names: Texts
-    files: Texts
+    names: StringColumn
+    files: StringColumn
     sizes: np.ndarray
     codes: Codes
 
@@ -79,7 +80,7 @@ class _Part(NamedTuple):
 
     name: str
     rows: np.ndarray
-    names: Texts
+    names: StringColumn
     files: Sequence[str]
     sizes: np.ndarray
     codes: Codes
@@ -107,9 +108,9 @@ def read_clips(sources: Source | Sequence[Source], intervals: KeyframeIntervals)
     if not parts:
         raise UsageError("there is no source: give a corpus, a folder or token files")
     rows = np.concatenate([part.rows for part in parts])
-    names = Texts.join([part.names for part in parts])
+    names = StringColumn.join([part.names for part in parts])
     sizes = np.concatenate([part.sizes for part in parts])
-    return Clips(rows, names, Texts.of(files), sizes, parts[0].codes)
+    return Clips(rows, names, StringColumn.of(files), sizes, parts[0].codes)
 
 
 def _read_source(source: Source) -> Iterator[_Part]:
@@ -119,8 +120,6 @@ def _read_source(source: Source) -> Iterator[_Part]:
         yield _corpus_part(found)
     elif isinstance(found, PackedTokens):
         header, tokens = found.read_header()
-        interval = open_corpus(found.folder).settings.keyframe_interval  # older files lack it
-        tokens = replace(tokens, keyframe_interval=interval)
         yield _file_part(str(found), found.name, found.tar, header, tokens, found.offset)
     else:
         _warn(found.notes)
@@ -140,8 +139,8 @@ def _file_part(
     indices = header.tensors["indices"]
     place = offset + header.start + indices.begin, DTYPES[indices.dtype].itemsize
     shape = (*indices.shape, 1)[:4]
-    row = [0, *place, *shape, *timing_row(header, tokens, offset)]
-    rows, names, files = np.array([row], np.int64), Texts.of([name]), [str(path)]
+    row = [0, *place, *shape, *Timing.of(header, tokens, offset)]
+    rows, names, files = np.array([row], np.int64), StringColumn.of([name]), [str(path)]
     return _Part(label, rows, names, files, _sizes(files), Codes.of_tokens(tokens))
 
 

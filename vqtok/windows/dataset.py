@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from vqtok.errors import UsageError
 from vqtok.model.tokenizer import Tokenizer
-from vqtok.windows.batches import Batches
+from vqtok.windows.batches import WindowBatchSampler
 from vqtok.windows.clips import Clips, Source, read_clips
 from vqtok.windows.codes import KeyframeIntervals
 from vqtok.windows.factors import Array, Factors
@@ -168,7 +168,7 @@ class TokenWindows(Dataset[dict[str, Any]]):
 
     def batches(
         self, batch_size: int, step: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Batches:
+    ) -> WindowBatchSampler:
         """Return a batch sampler for a DataLoader: batches from a step on, without an end.
 
         Batch `step` depends on the seed alone: to resume, pass the number of the next step. Every
@@ -183,7 +183,7 @@ class TokenWindows(Dataset[dict[str, Any]]):
         sides = (self._clips.column(side)[self._used] for side in "hw")
         if self.grid is None and any((side != side[0]).any() for side in sides):
             raise UsageError("clips differ in size: choose grid=, the part of each to take")
-        return Batches(len(self), self.seed, batch_size, step, rank, world_size)
+        return WindowBatchSampler(len(self), self.seed, batch_size, step, rank, world_size)
 
 
 def _usable(clips: Clips, length: int, grid: tuple[int, int] | None) -> np.ndarray:
