@@ -47,7 +47,7 @@ def main(
     videos: Path,
     runs: list[Path],
     output: Annotated[Path, typer.Option("-o", "--output")],
-    at: list[str],
+    at: Annotated[list[str], typer.Option(help="A clip and a latent frame.")],
     temperature: float = 1.0,
 ) -> None:
     rows: list[np.ndarray] = []
