@@ -346,6 +346,7 @@ def continue_clip(
         keyframe_interval=data.windows.keyframe_interval,
     )
     vqtok.decode_video(generated, output, tokenizer=options.tokenizer)
+    print(f"{output}: {frames} latent frames after {given} of {batch['clip'][0]}", file=sys.stderr)
 
 
 if __name__ == "__main__":
