@@ -271,11 +271,16 @@ def train(
         if held_out:
             record["validation_bits"] = validate(model, held_out)
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-        with atomic_write(checkpoint) as temporary:
-            torch.save(state | {"options": settings}, temporary)
-        with (run / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(", ".join(f"{name} {value:.6g}" for name, value in record.items()), file=sys.stderr)
+        save(run, state | {"options": settings}, record)
+
+
+def save(run: Path, state: dict[str, Any], record: dict[str, float]) -> None:
+    """Write a checkpoint, and a line of the log."""
+    with atomic_write(run / "model.pt") as temporary:
+        torch.save(state, temporary)
+    with (run / "log.jsonl").open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(", ".join(f"{name} {value:.6g}" for name, value in record.items()), file=sys.stderr)
 
 
 @torch.inference_mode()

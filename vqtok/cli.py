@@ -105,12 +105,7 @@ def encode(
 
 @app.command()
 def decode(
-    tokens: Annotated[
-        list[str],
-        typer.Argument(
-            help="Token files, folders, packed corpora, glob patterns, @LIST, or - for stdin."
-        ),
-    ],
+    tokens: options.TokenSources,
     output: options.VideoOutput,
     tokenizer: options.Tokenizer = DEFAULT,
     crf: options.Crf = None,
@@ -283,12 +278,7 @@ def stats(
 
 @app.command()
 def export(
-    tokens: Annotated[
-        list[str],
-        typer.Argument(
-            help="Token files, folders, packed corpora, glob patterns, @LIST, or - for stdin."
-        ),
-    ],
+    tokens: options.TokenSources,
     to: options.To,
     output: options.ExportOutput,
     force: options.Force = False,

@@ -71,6 +71,14 @@ KeyframeInterval = Annotated[
     typer.Option(min=1, help="Latent frames from one key frame to the next (1: all are)."),
 ]
 
+# Arguments of `decode` and `export`.
+TokenSources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Token files, folders, packed corpora, glob patterns, @LIST, or - for stdin."
+    ),
+]
+
 # Options of `decode`.
 VideoOutput = Annotated[
     str,
