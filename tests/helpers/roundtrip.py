@@ -15,18 +15,18 @@ class LosslessTokenizer:
 
     stride, codebook_size, kind, fingerprint = (1, 1, 1), 2**24, "lossless", "0" * 64
     zero_code = False
-    stages = 1
+    stages = keyframe_interval = 1
     device = torch.device("cpu")
     batcher = Batcher(1, device)
 
     def chunk_frames(self, height, width):
         return 2
 
-    def encode_stream(self, chunks, rate):
+    def encode_stream(self, chunks, rate, keyframe_interval):
         for chunk in chunks:  # (1 c t h w) uint8
             yield (chunk.long() * torch.tensor([65536, 256, 1]).view(1, 3, 1, 1, 1)).sum(1)
 
-    def decode_stream(self, chunks):
+    def decode_stream(self, chunks, keyframe_interval):
         for indices in chunks:  # (1 t h w)
             yield torch.stack([indices >> 16, indices >> 8 & 255, indices & 255], 1) / 255
 

@@ -261,7 +261,7 @@ class PredictiveCoder(nn.Module):
         memory.frames = (phase,) * rows
         return memory
 
-    def _advance(self, z_q: Tensor, memory: StreamState, interval: int | None) -> None:
+    def _advance(self, z_q: Tensor, memory: StreamState, interval: int | None = None) -> None:
         """Update the memory with the next decoded frame (b c 1 h w)."""
         interval = interval or self.keyframe_interval
         frames = tuple((count + 1) % interval for count in memory.frames)
