@@ -280,8 +280,8 @@ def test_every_script_explains_its_options(script):
     assert script.name in result.stdout
     path = f"scripts/{script.name}"
     text = result.stdout
-    for name in (re.findall(r"^ +\{([\w,]+)\}", text, re.MULTILINE) or [""])[0].split(","):
-        subcommand = [sys.executable, script, *name.split(), "--help"]
+    for name in re.findall(r"^│ (\w+) ", text.partition("Commands ─")[2], re.MULTILINE):
+        subcommand = [sys.executable, script, name, "--help"]
         text += subprocess.run(subcommand, cwd=ROOT, capture_output=True, text=True).stdout
     calls = [words for page in PAGES for words in simple_commands(page) if path in words]
     for words in calls:
