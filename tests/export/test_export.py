@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from helpers.command import fails, file_names, in_subprocess, works
+from helpers.command import fails, in_subprocess, works
 from helpers.corpus import write_corpus, write_folder
 from helpers.exports import GRIDS, LAYOUTS, NAMES, contents, make_clips, write_tokens
 from vqtok.export import clips, parquet
@@ -82,7 +82,7 @@ def test_the_indices_are_read_back(layout, grid, tmp_path, monkeypatch):
     args = "export", folder, "--to", layout, "-o", tmp_path / "new" / "out"
     if layout == "nanogpt" and grid in ("large codebook", "huge codebook"):
         assert fails(1, "export to 1x or parquet", *args).count("\n") == 1
-        assert file_names(tmp_path / "new" / "out") == []
+        assert not (tmp_path / "new" / "out").exists()
         return
     works(*args)
     check_equal(READERS[layout](tmp_path / "new" / "out"), tokens)
