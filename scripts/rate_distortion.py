@@ -40,11 +40,11 @@ from torch import Tensor
 
 from vqtok import DEFAULT
 from vqtok.atomic import atomic_write
-from vqtok.commands.run_options import check_rates
 from vqtok.encoding import ALL_TOKENS, Rate
 from vqtok.errors import VqtokError, describe_failure
 from vqtok.files import MEDIA_SUFFIXES, list_files
 from vqtok.model.checkpoint import load_for_inference
+from vqtok.model.rate import check_rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.precision import to_uint8
 from vqtok.quality import FidelityMeter, block_averages
@@ -235,7 +235,8 @@ def main(
     settings = {"size": size, "frames": frames, "tokenizer": tokenizer, "fixed_grid": fixed_grid}
     model, fixed = (load_for_inference(name, device, None) for name in (tokenizer, fixed_grid))
     rates = [*(Rate(tokens=float(number)) for number in tokens.split(",")), ALL_TOKENS]
-    check_rates(model, rates)
+    for rate in rates:
+        check_rate(model, rate)
     paths = [path for _, path in list_files(clips, MEDIA_SUFFIXES).files]
     results = measure_clips(
         paths, lambda path: measure(path, model, fixed, rates, size, frames, tune)

@@ -43,13 +43,12 @@ def files(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Fail if a tokenizer is loaded to work with it."""
+    """Fail if a tokenizer is loaded."""
 
     def load(*args):
         raise AssertionError("a tokenizer was loaded")
 
-    monkeypatch.setattr("vqtok.model.checkpoint.load_for_inference", load)
-    monkeypatch.setattr("vqtok.commands.run_options.load_for_inference", load)
+    monkeypatch.setattr("vqtok.model.checkpoint.load", load)
     monkeypatch.setattr("vqtok.commands.train.create", load)
 
 

@@ -139,13 +139,13 @@ def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> Corpu
     import torch
 
     from vqtok.device import find_device
-    from vqtok.model.checkpoint import inference_dtype, load
+    from vqtok.model.checkpoint import inference_dtype, load_outline
     from vqtok.pipeline.source import resolve_options
 
     where, dtype = ("cpu", "bfloat16") if options.on_gpus else (options.device, None)
     device = find_device(where)
     dtype = inference_dtype(device, options.dtype or dtype)
-    tokenizer = load(options.tokenizer)  # on the CPU: workers need the GPU's memory
+    tokenizer = load_outline(options.tokenizer)
     encoding = resolve_options(options.encoding, tokenizer)
     threads = max(1, torch.get_num_threads() // options.workers)
     return CorpusSettings(

@@ -78,10 +78,10 @@ def _encode_many(
         raise UsageError(f"{folder} is a packed corpus: add --pack, or choose another folder")
     found = list_files(sources, MEDIA_SUFFIXES)
     run.say(*found.notes)
-    loaded = checkpoint.load(run.tokenizer)  # on the CPU, if only to compare options
-    options = resolve_options(options, loaded)
+    outline = checkpoint.load_outline(run.tokenizer)
+    options = resolve_options(options, outline)
     settings = {
-        "model": loaded.fingerprint,
+        "model": outline.fingerprint,
         "rate": str(options.rate),
         "size": options.size,
         "fps": None if options.fps is None else str(options.fps),
@@ -92,7 +92,7 @@ def _encode_many(
     damaged: dict[Job, VqtokError] = {}
     if not run.force:
         jobs, existing = split_existing(jobs)
-        damaged = check_same_settings(existing, loaded, options)
+        damaged = check_same_settings(existing, outline, options)
 
     def work(job: Job, tokenizer: Tokenizer, task: ProgressTask) -> list[str]:
         if job in damaged:

@@ -15,7 +15,7 @@ from rich.console import Console
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.commands.batch import plan_jobs, split_existing
 from vqtok.commands.progress import ProgressBars
-from vqtok.commands.run_options import RunOptions, check_rates
+from vqtok.commands.run_options import RunOptions
 from vqtok.corpus.sources import list_clips
 from vqtok.encoding import Rate
 from vqtok.errors import (
@@ -27,6 +27,7 @@ from vqtok.errors import (
     join_reasons,
 )
 from vqtok.files import FileList, printable, real_path
+from vqtok.model.rate import check_rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.quality import EvalResult, FramePair, RatePoint, evaluate_clip
 from vqtok.report import curve_table, evaluation_table
@@ -79,7 +80,8 @@ def evaluate(
     clips = plan_clips(found, save, run)
     check_targets([sys.stdout], [*(clip.source for clip in clips), tokenizer_file(run.tokenizer)])
     tokenizer = run.load_tokenizer()
-    check_rates(tokenizer, options.rates)
+    for rate in options.rates:
+        check_rate(tokenizer, rate)
     results: Results = []
     failures: list[str] = []
     with ProgressBars(run.quiet) as bars, bars.task("measuring", len(clips)) as task:

@@ -1,6 +1,7 @@
 """`vqtok export`: tokens in the layouts of other projects."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vqtok.commands.progress import ProgressBars, ProgressTask, say
@@ -20,6 +21,14 @@ _WRITERS = {
 }
 
 
+@dataclass
+class _Exported:
+    """How much was exported."""
+
+    clips: int = 0
+    latent_frames: int = 0
+
+
 def export(sources: Sequence[str], layout: Layout, folder: Path, force: bool, quiet: bool) -> None:
     """Write the clips of all sources, in their order, into a folder.
 
@@ -34,16 +43,20 @@ def export(sources: Sequence[str], layout: Layout, folder: Path, force: bool, qu
     for target in targets:
         check_overwrite(target, force)
     total = sum(entry.size for entry in inputs)
+    done = _Exported()
     with ProgressBars(quiet) as bars, bars.task("exporting", total) as task:
-        exported = _WRITERS[layout](_read(inputs, task), folder)
-    say(quiet, *(f"{folder}: {note}" for note in exported.notes))
-    say(quiet, f"{folder}: {exported.latent_frames:,} latent frames, clips: {exported.clips:,}")
+        notes = _WRITERS[layout](_read(inputs, task, done), folder)
+    say(quiet, *(f"{folder}: {note}" for note in notes))
+    say(quiet, f"{folder}: {done.latent_frames:,} latent frames, clips: {done.clips:,}")
 
 
-def _read(inputs: Sequence[Input], task: ProgressTask) -> Iterator[Clip]:
-    """Yield all clips; one record of a corpus is in memory at a time."""
+def _read(inputs: Sequence[Input], task: ProgressTask, done: _Exported) -> Iterator[Clip]:
+    """Yield all clips, and count them; one record of a corpus is in memory at a time."""
     for entry in inputs:
         for file in entry.files():
             name = printable(entry.clip_name(file))
-            yield Clip(name, str(file), read_file(file))
+            tokens = read_file(file)
+            yield Clip(name, str(file), tokens)
+            done.clips += 1
+            done.latent_frames += len(tokens.indices)
             task.advance()

@@ -1,13 +1,10 @@
 """Options of every command that runs a tokenizer."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vqtok.commands.progress import say
 from vqtok.device import check_dtype, describe_device
-from vqtok.encoding import Rate
 from vqtok.model.checkpoint import load_for_inference
-from vqtok.model.rate import RateControl
 from vqtok.model.tokenizer import Tokenizer
 
 
@@ -48,9 +45,3 @@ class RunOptions:
     def say_verbose(self, *lines: str) -> None:
         """Print lines on stderr if --verbose is given."""
         say(not self.verbose, *lines)
-
-
-def check_rates(tokenizer: Tokenizer, rates: Iterable[Rate]) -> None:
-    """Raise UsageError if a rate needs a zero code, and the tokenizer has none."""
-    for rate in rates:
-        RateControl(tokenizer, rate, tokenizer.keyframe_interval)

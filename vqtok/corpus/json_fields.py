@@ -5,7 +5,7 @@ else than it must be.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from vqtok.untrusted import quote
 
@@ -42,7 +42,7 @@ def get_text(entry: Object, key: str) -> str:
 def get_texts(entry: Object, key: str) -> list[str]:
     """Return a list of texts."""
     values = get(entry, key)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not _is_list(values, str):
         raise ValueError(f"{key} {quote(values)} are not a list of text")
     return values
 
@@ -58,6 +58,10 @@ def get_object(entry: Object, key: str, keys: Sequence[str]) -> Object:
 def get_objects(entry: Object, key: str) -> list[Object]:
     """Return a list of objects."""
     values = get(entry, key)
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+    if not _is_list(values, dict):
         raise ValueError(f"its {key} are not a list of objects")
     return values
+
+
+def _is_list(values: Any, kind: type) -> TypeGuard[list[Any]]:
+    return isinstance(values, list) and all(isinstance(value, kind) for value in values)

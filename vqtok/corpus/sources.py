@@ -66,19 +66,19 @@ def resolve_source(source: str | Path) -> Corpus | PackedTokens | FileList:
     """
     if is_corpus(source):
         return open_corpus(source)
-    return find_packed(source) or list_unpacked([source])
+    return find_packed(source) or _list_files(source)
 
 
-def list_unpacked(sources: Sequence[str | Path]) -> FileList:
-    """Find token files in files, folders and glob patterns, as `list_files`.
+def _list_files(source: str | Path) -> FileList:
+    """Find token files in a file, folder or glob pattern, as `list_files`.
 
     The index of a corpus has their suffix, and is none.
     """
-    found = list_files(sources, TOKEN_SUFFIXES)
+    found = list_files([source], TOKEN_SUFFIXES)
     corpora = {path.parent for _, path in found.files if _is_index(path)}
     files = [(root, path) for root, path in found.files if not _is_index(path)]
     notes = [f"{corpus} is a corpus: name it to read its clips" for corpus in sorted(corpora)]
-    return FileList(sources, files, found.notes + notes)
+    return FileList([source], files, found.notes + notes)
 
 
 def _is_index(path: Path) -> bool:

@@ -24,14 +24,6 @@ class Clip(NamedTuple):
     tokens: Tokens
 
 
-class Exported(NamedTuple):
-    """What was exported. notes: what the user should know about it."""
-
-    clips: int
-    latent_frames: int
-    notes: list[str]
-
-
 def tokenizer_of(tokens: Tokens) -> dict[str, Any]:
     """Return what the tokens of all clips of an export have in common, as JSON values.
 

@@ -16,7 +16,6 @@ import numpy as np
 from vqtok.errors import VqtokError
 from vqtok.export.clips import (
     Clip,
-    Exported,
     clip_line,
     keyframe_notes,
     parts,
@@ -30,12 +29,12 @@ from vqtok.export.output import open_outputs, to_json
 _DTYPE = np.dtype("<u2")
 
 
-def write_nanogpt(clips: Iterable[Clip], folder: Path) -> Exported:
-    """Write clips as one sequence, one clip in memory at a time.
+def write_nanogpt(clips: Iterable[Clip], folder: Path) -> list[str]:
+    """Write clips as one sequence, one clip in memory at a time; return notes for the user.
 
     Raises VqtokError for clips of several tokenizers, or if their ids do not fit 16 bits.
     """
-    clip_count = latent_frames = length = 0
+    length = 0
     with open_outputs(folder, Layout.NANOGPT.files) as (meta, pickled, sequence, lines):
         for clip in with_one_tokenizer(clips):
             tokens = clip.tokens
@@ -45,13 +44,11 @@ def write_nanogpt(clips: Iterable[Clip], folder: Path) -> Exported:
             for part in parts(tokens.indices.reshape(len(tokens.indices), -1, len(first_ids))):
                 sequence.write((part + first_ids).astype(_DTYPE).tobytes())
             lines.write(clip_line(clip))
-            clip_count += 1
-            latent_frames += len(tokens.indices)
             length += 1 + tokens.indices.size
         sizes = {"vocab_size": separator + 1, "separator": separator, "length": length}
         meta.write(to_json(sizes | {"dtype": _DTYPE.name} | tokenizer_of(tokens)))
         pickle.dump({"vocab_size": separator + 1}, pickled)
-    return Exported(clip_count, latent_frames, keyframe_notes(tokens.keyframe_interval))
+    return keyframe_notes(tokens.keyframe_interval)
 
 
 def _separator(clip: Clip) -> int:

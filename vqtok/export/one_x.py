@@ -17,7 +17,6 @@ import numpy as np
 from vqtok.errors import VqtokError
 from vqtok.export.clips import (
     Clip,
-    Exported,
     clip_line,
     keyframe_notes,
     parts,
@@ -31,25 +30,24 @@ from vqtok.tokens import Tokens
 from vqtok.tokens.format import index_dtype
 
 
-def write_1x(clips: Iterable[Clip], folder: Path) -> Exported:
-    """Write clips as one video of latent frames, one clip in memory at a time.
+def write_1x(clips: Iterable[Clip], folder: Path) -> list[str]:
+    """Write clips as one video of latent frames, one clip in memory at a time; return notes.
 
     Raises VqtokError for clips of several tokenizers, or of several grids.
     """
-    clip_count = latent_frames = 0
+    latent_frames = 0
     slowest, fastest = math.inf, 0.0
     with open_outputs(folder, Layout.ONE_X.files) as (metadata, video, segments, lines):
-        for clip in _with_one_grid(clips):
+        for number, clip in enumerate(_with_one_grid(clips)):
             tokens = clip.tokens
             dtype = index_dtype(tokens.codebook_size)
             video.writelines(part.astype(dtype).tobytes() for part in parts(tokens.indices))
-            segments.write(np.full(len(tokens.indices), clip_count, "<i4").tobytes())
+            segments.write(np.full(len(tokens.indices), number, "<i4").tobytes())
             lines.write(clip_line(clip))
-            clip_count += 1
             latent_frames += len(tokens.indices)
             slowest, fastest = min(slowest, float(tokens.fps)), max(fastest, float(tokens.fps))
         metadata.write(to_json(_describe(tokens, latent_frames, slowest)))
-    return Exported(clip_count, latent_frames, _notes(tokens, slowest, fastest))
+    return _notes(tokens, slowest, fastest)
 
 
 def _with_one_grid(clips: Iterable[Clip]) -> Iterator[Clip]:

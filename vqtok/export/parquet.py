@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vqtok.export.clips import Clip, Exported, tokenizer_of, with_one_tokenizer
+from vqtok.export.clips import Clip, tokenizer_of, with_one_tokenizer
 from vqtok.export.layout import Layout
 from vqtok.export.output import open_outputs
 from vqtok.tokens.format import index_dtype
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 _GROUP_BYTES = 2**24  # of indices in a row group, which a reader holds in memory
 
 
-def write_parquet(clips: Iterable[Clip], folder: Path) -> Exported:
-    """Write clips as rows of a table, a row group in memory at a time. Needs pyarrow.
+def write_parquet(clips: Iterable[Clip], folder: Path) -> list[str]:
+    """Write clips as rows of a table, a row group in memory at a time; return no notes.
+
+    Needs pyarrow.
 
     Raises VqtokError for clips of several tokenizers.
     """
     from pyarrow.parquet import ParquetWriter
 
-    clip_count = latent_frames = 0
     clips = with_one_tokenizer(clips)
     first = next(clips)
     schema = _schema(index_dtype(first.tokens.codebook_size))
@@ -41,9 +42,7 @@ def write_parquet(clips: Iterable[Clip], folder: Path) -> Exported:
     ):
         for group in _groups(chain([first], clips)):
             writer.write_batch(_to_rows(group, schema))
-            clip_count += len(group)
-            latent_frames += sum(len(clip.tokens.indices) for clip in group)
-    return Exported(clip_count, latent_frames, [])
+    return []
 
 
 def _groups(clips: Iterable[Clip]) -> Iterator[list[Clip]]:

@@ -60,19 +60,19 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     It is in eval mode, in float32, on the CPU. `.to("cuda").cast(torch.bfloat16)` makes it fast.
     Raises VqtokError if there is no such file or name, or if it is not a valid tokenizer.
     """
-    path = _find(source)
-    metadata, weights = _read(path)
-    digest = fingerprint(weights)
-    try:
-        settings = _settings(path, metadata, weights)
-        _check_weights(settings, weights)
-        tokenizer = Tokenizer(settings.model, settings.quantizer)
-        tokenizer.load_state_dict(weights)
-    except VqtokError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise VqtokError(f"cannot load {path}: {reason}") from None
-    tokenizer.fingerprint = digest
+    outline, settings, weights = _open(source)
+    tokenizer = Tokenizer(settings.model, settings.quantizer)
+    tokenizer.load_state_dict(weights)
+    tokenizer.fingerprint = outline.fingerprint
     return tokenizer.eval()
+
+
+def load_outline(source: str | Path) -> Tokenizer:
+    """Return a tokenizer without its weights, on the meta device, to ask what it can do.
+
+    Raises VqtokError as `load`.
+    """
+    return _open(source)[0]
 
 
 def load_for_inference(source: str | Path, device: str, dtype: str | None) -> Tokenizer:
@@ -109,6 +109,21 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _open(source: str | Path) -> tuple[Tokenizer, TokenizerConfig, dict[str, Tensor]]:
+    """Return the outline of a tokenizer, its settings and its weights; raises as `load`."""
+    path = _find(source)
+    metadata, weights = _read(path)
+    digest = fingerprint(weights)
+    try:
+        settings = _settings(path, metadata, weights)
+        outline = _outline(settings, weights)
+    except VqtokError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise VqtokError(f"cannot load {path}: {reason}") from None
+    outline.fingerprint = digest
+    return outline.eval(), settings, weights
 
 
 def _find(source: str | Path) -> Path:
@@ -153,10 +168,10 @@ def _json(text: str) -> dict[str, Any]:
     return value
 
 
-def _check_weights(settings: TokenizerConfig, weights: Mapping[str, Tensor]) -> None:
-    """Raise VqtokError unless a tokenizer can load these weights, all finite, and no others.
+def _outline(settings: TokenizerConfig, weights: Mapping[str, Tensor]) -> Tokenizer:
+    """Return the tokenizer on the meta device, without memory: that of a forged size costs nothing.
 
-    It is built without memory: that of a forged size costs nothing.
+    Raises VqtokError unless it can load these weights, all finite, and no others.
     """
     with torch.device("meta"):
         tokenizer = Tokenizer(settings.model, settings.quantizer)
@@ -174,6 +189,7 @@ def _check_weights(settings: TokenizerConfig, weights: Mapping[str, Tensor]) -> 
             raise VqtokError(f"the weights do not fit its settings: {name} is {weight.dtype}")
         if not is_finite(weight):
             raise VqtokError(f"the weights of {name} hold NaN or infinity; train it again")
+    return tokenizer
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -36,6 +36,17 @@ class _Window(NamedTuple):
     measured: float
 
 
+def check_rate(tokenizer: "Tokenizer", rate: Rate) -> None:
+    """Raise UsageError if a rate needs a zero code, and the tokenizer has none."""
+    if not isinstance(rate, Rate):
+        raise UsageError(f"a rate must be a vqtok.Rate, not {type(rate).__name__}")
+    if rate != ALL_TOKENS and not tokenizer.zero_code:
+        raise UsageError(
+            "this tokenizer spends a token at every position: a rate needs one that was "
+            "trained with quantizer.stages"
+        )
+
+
 class RateControl:
     """Codes the latents of a clip at a rate, a window at a time.
 
@@ -45,13 +56,7 @@ class RateControl:
     """
 
     def __init__(self, tokenizer: "Tokenizer", rate: Rate, interval: int) -> None:
-        if not isinstance(rate, Rate):
-            raise UsageError(f"a rate must be a vqtok.Rate, not {type(rate).__name__}")
-        if rate != ALL_TOKENS and not tokenizer.zero_code:
-            raise UsageError(
-                "this tokenizer spends a token at every position: a rate needs one that was "
-                "trained with quantizer.stages"
-            )
+        check_rate(tokenizer, rate)
         self._tokenizer, self._rate, self._interval = tokenizer, rate, interval
         unit = tokenizer.coder.price
         # On the device, so that nobody waits for it; in float64, to be rounded once.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from vqtok.encoding import EncodeOptions
 from vqtok.errors import VqtokError
 from vqtok.model.inputs import check_interval
-from vqtok.model.rate import RateControl
+from vqtok.model.rate import check_rate
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.pipeline.clip import OnProgress, encode_clip, hardware_decoder
 from vqtok.pipeline.stopwatch import Stopwatch
@@ -22,7 +22,7 @@ def resolve_options(options: EncodeOptions, tokenizer: Tokenizer) -> EncodeOptio
     Raises UsageError for a rate or an interval that the tokenizer cannot keep.
     """
     interval = check_interval(options.keyframe_interval, tokenizer.keyframe_interval)
-    RateControl(tokenizer, options.rate, interval)
+    check_rate(tokenizer, options.rate)
     return replace(options, keyframe_interval=interval)
 
 

@@ -113,8 +113,14 @@ def encode_piece(
                 raise CannotSplit(
                     f"{path} was planned for frames of another size or on another device"
                 )
-            how = options.rate, options.keyframe_interval
-            tokens = encode_clip(clip, tokenizer, on_progress, lambda: False, stopwatch, *how)
+            tokens = encode_clip(
+                clip,
+                tokenizer,
+                on_progress,
+                stopwatch=stopwatch,
+                rate=options.rate,
+                keyframe_interval=options.keyframe_interval,
+            )
     except (CannotSplit, UsageError):
         raise
     except VqtokError as error:

@@ -29,7 +29,6 @@ class Clip(NamedTuple):
     file: number of the file that they lie in, a token file or the tar of a shard.
     indices, itemsize: where they begin in it, and bytes of an index.
     t, h, w, stages: their shape.
-    fps_num .. timestamps: as in `vqtok.corpus.index.read_index`.
     """
 
     file: int
@@ -39,24 +38,18 @@ class Clip(NamedTuple):
     h: int
     w: int
     stages: int
-    fps_num: int
-    fps_den: int
-    time_base_num: int
-    time_base_den: int
-    origin: int
-    start: int
-    step: int
-    timestamps: int
+    timing: Timing
 
 
-_PLACE = Clip._fields[1:7]
+_PLACE = Clip._fields[1:-1]
+_NUMBERS = ("file", *_PLACE, *TIMING)
 
 
 @dataclass(frozen=True)
 class Clips:
     """The clips of a source: no object per clip, and no open file.
 
-    rows: int64 (clips, fields of Clip).
+    rows: int64 (clips, _NUMBERS): the fields of a Clip, those of its timing last.
     names: of the clips. files: their paths. sizes: int64, of the files in bytes.
     codes: what all clips have in common.
     """
@@ -69,10 +62,11 @@ class Clips:
 
     def column(self, field: str) -> np.ndarray:
         """Return a field of all clips."""
-        return self.rows[:, Clip._fields.index(field)]
+        return self.rows[:, _NUMBERS.index(field)]
 
     def __getitem__(self, i: int) -> Clip:
-        return Clip._make(self.rows[i].tolist())
+        file, indices, itemsize, t, h, w, stages, *timing = self.rows[i].tolist()
+        return Clip(file, indices, itemsize, t, h, w, stages, Timing(*timing))
 
 
 class _Part(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 
 from vqtok.corpus.settings import Corpus
 from vqtok.errors import VqtokError
-from vqtok.model.checkpoint import load
+from vqtok.model.checkpoint import load_outline
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.targets import BUNDLED
 from vqtok.tokens import Tokens
@@ -46,7 +46,9 @@ class KeyframeIntervals:
 
         Raises VqtokError as `vqtok.load`.
         """
-        self._tokenizer = load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        self._tokenizer = (
+            load_outline(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+        )
         self._bundled: dict[str, int] = {}
 
     def complete(self, codes: Codes, name: str) -> Codes:
@@ -65,7 +67,7 @@ class KeyframeIntervals:
         if given is not None:
             return codes._replace(keyframe_interval=given.keyframe_interval)
         if not self._bundled:
-            tokenizers = [load(path) for path in BUNDLED.glob("*.safetensors")]
+            tokenizers = [load_outline(path) for path in BUNDLED.glob("*.safetensors")]
             self._bundled = {t.fingerprint: t.keyframe_interval for t in tokenizers}
         if codes.model not in self._bundled:
             raise VqtokError(

@@ -132,7 +132,7 @@ class TokenWindows(Dataset[dict[str, Any]]):
             "clip": clips.names[clip_number],
             "frame": frame,
             "time": read_time(path, size, clip, first),
-            "fps": clip.fps_num / clip.fps_den,
+            "fps": clip.timing.fps_num / clip.timing.fps_den,
         }
 
     def _locate(self, item: int) -> tuple[int, int]:

@@ -43,12 +43,13 @@ def read_time(path: str, size: int, clip: Clip, frame: int) -> float:
 
     path, size: as in `read_indices`; the file is read if the timestamps are not evenly spaced.
     """
-    ticks = clip.start + frame * clip.step
-    if clip.timestamps:
+    timing = clip.timing
+    ticks = timing.start + frame * timing.step
+    if timing.timestamps:
         with _open(path, size) as file:
-            data = os.pread(file, 8, clip.timestamps + 8 * frame)
+            data = os.pread(file, 8, timing.timestamps + 8 * frame)
         ticks = int.from_bytes(data, "little", signed=True)
-    return (ticks - clip.origin) * clip.time_base_num / clip.time_base_den
+    return (ticks - timing.origin) * timing.time_base_num / timing.time_base_den
 
 
 @contextmanager
