@@ -3,13 +3,14 @@
 stdout carries data only; messages go to stderr.
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vqtok import DEFAULT, __version__, options
+from vqtok import DEFAULT, __version__, hub, options
 from vqtok import corpus_options as packing
+from vqtok import push_options as pushing
+from vqtok import train_options as training
 from vqtok.command_group import Commands
 from vqtok.encoding import EncodeOptions, Rate
 from vqtok.errors import UsageError
@@ -89,6 +90,7 @@ def encode(
     work = packing.parse_work(shard, jobs, timeout, split, retry_failed, on, workers, gpus)
     packing.check_pack(pack, folder, force, work)
     options.check_tokens_output(folder, output, sources, tokenizer, force, keep_partial)
+    tokenizer = hub.pin(tokenizer, quiet)
     if folder is not None and pack is not None:
         from vqtok.commands.encode_corpus import PlanOptions, encode_corpus
 
@@ -126,6 +128,7 @@ def decode(
         options.check_output(output, [*tokens, tokenizer_file(tokenizer), audio_from], force)
     elif audio_from is not None:
         raise UsageError("--audio-from is for a single file: decode the files one by one")
+    tokenizer = hub.pin(tokenizer, quiet)
 
     from vqtok.commands import decode as command
     from vqtok.commands.run_options import RunOptions
@@ -137,40 +140,17 @@ def decode(
 
 @app.command()
 def train(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="More training data, like --data.")
-    ] = None,
-    quantizer: Annotated[
-        str | None, typer.Option(help="vq2, ema, gumbel, lfq or fsq (default: ema).")
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(help="Videos, images, folders or glob patterns (default: synthetic clips)."),
-    ] = None,
-    validation: Annotated[
-        list[Path] | None,
-        typer.Option(help="The same, to validate on (default: every 20th file of --data)."),
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(help="Cache decoded clips in this folder (default: in memory)."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with settings (default: configs/QUANTIZER.toml).")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: train.batch_size=4."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to (default: a new one in runs/).")
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after this step; train.steps is the schedule's length."),
-    ] = None,
+    files: training.Files = None,
+    quantizer: training.Quantizer = None,
+    data: training.Data = None,
+    validation: training.Validation = None,
+    cache: training.Cache = None,
+    config: training.ConfigFile = None,
+    set_: training.Set = None,
+    out: training.Out = None,
+    steps: training.LastStep = None,
     device: options.Device = "auto",
-    resume: Annotated[Path | None, typer.Option(help="Resume the run in this folder.")] = None,
+    resume: training.Resume = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a tokenizer: vqtok train --quantizer lfq --data my_videos/"""
@@ -220,6 +200,7 @@ def evaluate(
     prices, counts, decibels = map(options.parse_numbers, (lambda_, tokens, psnr))
     if save is not None:
         check_apart(options.check_folder(str(save)), clips, rereads=True)
+    tokenizer = hub.pin(tokenizer, quiet)
 
     from vqtok.commands import eval as command
     from vqtok.commands.run_options import RunOptions
@@ -262,6 +243,8 @@ def stats(
 
     if plot is not None:
         options.check_plot(plot, files or [], force)
+    if tokenizer is not None:
+        tokenizer = hub.pin(tokenizer, quiet)
 
     from vqtok.commands import stats as command
 
@@ -291,3 +274,25 @@ def export(
     from vqtok.commands import export as command
 
     command.export(tokens, to, folder, force, quiet)
+
+
+@app.command()
+def push(
+    run: pushing.Source,
+    repository: pushing.Repository,
+    license_: pushing.License = None,
+    dataset: pushing.Dataset = None,
+    eval_file: pushing.EvalFile = None,
+    private: pushing.Private = False,
+    output: pushing.Output = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Upload a tokenizer to the Hugging Face Hub: vqtok push runs/mine hf:org/name"""
+    folder = pushing.check_push_output(run, output)
+    name = pushing.check_repository(repository, dataset or [], output)
+    license_ = pushing.check_license(license_)
+
+    from vqtok.commands import push as command
+
+    about = command.About(license_, dataset or [], eval_file)
+    command.push(run, name, about, folder, private, quiet)

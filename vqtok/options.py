@@ -26,7 +26,10 @@ PLOT_SUFFIXES = (".png", ".svg")
 
 # Shared by several commands.
 Tokenizer = Annotated[
-    str, typer.Option("--tokenizer", help="A bundled name, or a file written by `vqtok train`.")
+    str,
+    typer.Option(
+        "--tokenizer", help="A bundled name, a file written by `vqtok train`, or hf:org/name."
+    ),
 ]
 Size = Annotated[int | None, typer.Option(min=1, help="Scale the short side to this many pixels.")]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, max=256, help="Files to process at once.")]

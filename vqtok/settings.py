@@ -148,7 +148,7 @@ class TrainSettings:
     flip: bool = False  # also flip vertically, transpose and reverse in time, each with p = 0.5
     random_scale: Annotated[float, Field(ge=1, le=8)] = 1.0  # up to this factor, up and down
     color_jitter: Annotated[float, Field(ge=0, le=4)] = 0.0  # strength, applied with p = 0.5
-    init_from: str | None = None  # initial weights: a tokenizer file or the name of a bundled one
+    init_from: str | None = None  # initial weights: as --tokenizer
     init_networks_from: str | None = None  # only encoder and decoder; the rest starts from data
     init_clips: BatchSize = 32  # clips that the first weights and codebook are computed from
     optimizer: Literal["adamw", "muon"] = "muon"

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from vqtok import hub
 from vqtok.errors import UsageError, os_reason
 from vqtok.files import exists, is_pattern, pattern_root, real_path
 
@@ -50,8 +51,13 @@ def _name(file: File) -> str:
     return str(name) if isinstance(name, str | os.PathLike) else "the stream"
 
 
-def tokenizer_file(tokenizer: str | os.PathLike[str]) -> Path:
-    """Return the file of a tokenizer, which need not exist: a bundled name, or a path."""
+def tokenizer_file(tokenizer: str | os.PathLike[str]) -> Path | None:
+    """Return the file of a tokenizer: a bundled name, a path, or hf:org/name.
+
+    The file need not exist. None: it has not been downloaded from the hub yet.
+    """
+    if hub.is_hub_name(tokenizer):
+        return hub.find_cached(str(tokenizer))
     bundled = BUNDLED / f"{tokenizer}.safetensors"
     return bundled if bundled.parent == BUNDLED and bundled.is_file() else Path(tokenizer)
 

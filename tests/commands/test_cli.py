@@ -10,7 +10,7 @@ from helpers.clips import pattern, write_clip
 from helpers.command import fails, file_names, in_process, in_subprocess, works
 from vqtok.cli import app
 
-COMMANDS = ["encode", "decode", "train", "eval", "stats", "export"]
+COMMANDS = ["encode", "decode", "train", "eval", "stats", "export", "push"]
 
 
 def test_the_command_prints_help():

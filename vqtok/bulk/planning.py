@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vqtok import DEFAULT
+from vqtok import DEFAULT, hub
 from vqtok.atomic import atomic_write
 from vqtok.bulk.listing import count_pieces, divide, estimate_ratio, list_clips
 from vqtok.bulk.probe import Prober
@@ -37,7 +37,7 @@ class PlanOptions:
 
     pack: size of a shard in bytes, about.
     encoding: of each clip.
-    tokenizer: a bundled name or a file.
+    tokenizer: a bundled name, a file, or hf:org/name.
     dtype, device: as in `load_for_inference`.
     split: cut long clips into pieces of about so many seconds; None: do not.
     on_gpus: whether workers on other machines have GPUs; this machine then needs none.
@@ -126,9 +126,14 @@ def _check_own(folder: Path) -> None:
 
 
 def absolute_tokenizer(tokenizer: str) -> str:
-    """Return the name of a bundled tokenizer, or the absolute path of a file."""
-    file = tokenizer_file(tokenizer)
-    return tokenizer if file != Path(tokenizer) else str(file.absolute())
+    """Return the name of a bundled tokenizer, a commit on the hub, or the absolute path of a file.
+
+    What has not been downloaded yet is, so that all workers find it in the cache.
+    """
+    if hub.is_hub_name(tokenizer):
+        return hub.pin(tokenizer)
+    is_path = tokenizer_file(tokenizer) == Path(tokenizer)
+    return str(Path(tokenizer).absolute()) if is_path else tokenizer
 
 
 def _describe_tokenizer(sources: tuple[str, ...], options: PlanOptions) -> CorpusSettings:

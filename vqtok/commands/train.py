@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from vqtok import distributed
+from vqtok import distributed, hub
 from vqtok.commands.progress import console, say
 from vqtok.device import find_device
 from vqtok.errors import VqtokError, is_out_of_memory
-from vqtok.files import MEDIA_SUFFIXES, RUN_TOKENIZER, list_files
+from vqtok.files import MEDIA_SUFFIXES, RUN_STATE, RUN_TOKENIZER, list_files
 from vqtok.model import checkpoint
 from vqtok.report import TrainingView
 from vqtok.targets import check_apart, check_writable_folder
@@ -60,6 +60,9 @@ def _train(run: Run, device: torch.device, options: TrainOptions) -> None:
         say(quiet, "no --data: training on synthetic clips, which is only useful as a trial")
     found = list_files([*run.data.sources, *run.data.validation], MEDIA_SUFFIXES)
     say(quiet, *found.notes)
+    for source in (settings.init_from, settings.init_networks_from):
+        if source is not None and not (run.folder / RUN_STATE).exists():
+            hub.pin(source, quiet)  # shows its progress here, as the view is not open yet
     clips, view = run.open_clips(), TrainingView(console(quiet), settings)
     try:
         with view.open(options.last_step or settings.steps), _out_of_memory():

@@ -28,7 +28,7 @@ _Count = Annotated[int, Field(gt=0, lt=2**31)]
 class CorpusSettings:
     """How every clip of a corpus is encoded.
 
-    tokenizer: a bundled name, or the absolute path of a tokenizer file.
+    tokenizer: a bundled name, the absolute path of a tokenizer file, or hf:org/name@commit.
     model: SHA-256 of its weights.
     quantizer, stride, codebook_size, stages, dtype: of the tokenizer.
     size, fps, start, duration, strict, keyframe_interval: as in `vqtok encode`; fps as text. Where

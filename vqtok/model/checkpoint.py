@@ -4,14 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqtok import DEFAULT, config
+from vqtok import DEFAULT, config, hub
 from vqtok.device import check_dtype, find_device
 from vqtok.distributed import local_device
 from vqtok.errors import VqtokError
@@ -28,6 +28,21 @@ PRICE = "coder.price"  # its range is unknown: float16 might not hold it
 _DAMAGED = (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ArithmeticError)
 _STORED_AS = {torch.float32: {torch.float16, torch.float32}}
 QUANTIZER = "coder.quantizer."  # prefix of the quantizer's state dict
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a tokenizer file says of itself.
+
+    outline: the tokenizer without its weights. version: of the file's format. step: when it was
+    saved. training: the settings of its training, a note that is not checked.
+    """
+
+    outline: Tokenizer
+    settings: TokenizerConfig
+    version: str
+    step: int
+    training: dict[str, Any]
 
 
 def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
@@ -57,8 +72,12 @@ def save(path: Path, tokenizer: Tokenizer, settings: Config, step: int) -> None:
 def load(source: str | Path = DEFAULT) -> Tokenizer:
     """Load a tokenizer: a file that `vqtok train` wrote, or the name of a bundled one.
 
+    hf:org/name and hf:org/name@revision are repositories on the Hugging Face Hub. What is in the
+    cache is loaded without a request; else it is downloaded, with a progress bar on a terminal.
+
     It is in eval mode, in float32, on the CPU. `.to("cuda").cast(torch.bfloat16)` makes it fast.
-    Raises VqtokError if there is no such file or name, or if it is not a valid tokenizer.
+    Raises VqtokError if there is no such file or name, if it is not a valid tokenizer, or if it
+    cannot be downloaded.
     """
     outline, settings, weights = _open(source)
     tokenizer = Tokenizer(settings.model, settings.quantizer)
@@ -73,6 +92,21 @@ def load_outline(source: str | Path) -> Tokenizer:
     Raises VqtokError as `load`.
     """
     return _open(source)[0]
+
+
+def describe(source: str | Path) -> Description:
+    """Return what a tokenizer file says of itself. Raises VqtokError as `load`."""
+    outline, settings, _ = _open(source)
+    metadata = _read(_find(source))[0]
+    step = metadata.get("step", "")
+    notes = [_json_object(metadata.get(name, "")) for name in ("training", "config")]
+    return Description(
+        outline,
+        settings,
+        metadata["version"],
+        int(step) if step.isdecimal() and len(step) < 12 else 0,
+        notes[0] or (notes[1] or {}).get("train") or {},
+    )
 
 
 def load_for_inference(source: str | Path, device: str, dtype: str | None) -> Tokenizer:
@@ -128,9 +162,14 @@ def _open(source: str | Path) -> tuple[Tokenizer, TokenizerConfig, dict[str, Ten
 
 def _find(source: str | Path) -> Path:
     path = tokenizer_file(source)
+    if path is None:
+        return hub.fetch(str(source))
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         names = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
-        raise VqtokError(f"{path}: no such tokenizer file; the bundled tokenizers are {names}")
+        hint = f"; on the Hugging Face Hub: hf:{source}" if hub.is_repository(source) else ""
+        raise VqtokError(
+            f"{path}: no such tokenizer file; the bundled tokenizers are {names}{hint}"
+        )
     return path
 
 
@@ -159,13 +198,18 @@ def _settings(path: Path, metadata: dict[str, str], weights: dict[str, Tensor]) 
 
 
 def _json(text: str) -> dict[str, Any]:
+    value = _json_object(text)
+    if value is None:
+        raise VqtokError("it has no settings")
+    return value
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
     try:
         value = parse_json(text)
     except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise VqtokError("it has no settings")
-    return value
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _outline(settings: TokenizerConfig, weights: Mapping[str, Tensor]) -> Tokenizer:

@@ -42,7 +42,7 @@ def encode_video(
     more than 16 MiB stay in a temporary file.
 
     path: a file, or a binary file object such as a pipe.
-    tokenizer: a bundled name, a file written by `vqtok train`, or a loaded tokenizer.
+    tokenizer: a bundled name, a file written by `vqtok train`, hf:org/name, or a loaded tokenizer.
     size: scale the short side to this many pixels.
     fps: resample to this frame rate.
     start, duration: encode this part of the video only, in seconds.

@@ -1,0 +1,72 @@
+"""`vqtok push`: a tokenizer, its settings and a model card to the Hugging Face Hub."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vqtok import __version__, hub
+from vqtok.commands.model_card import About, last_validation, model_card
+from vqtok.commands.progress import say
+from vqtok.errors import UsageError
+from vqtok.files import RUN_METRICS, RUN_TOKENIZER
+from vqtok.hub import HubName
+from vqtok.model import checkpoint
+from vqtok.model.checkpoint import Description
+from vqtok.training.runs import DataPaths, reopen
+
+
+def push(
+    source: str, name: HubName, about: About, folder: Path | None, private: bool, quiet: bool
+) -> None:
+    """Commit a tokenizer, config.json and README.md to a repository, and print the commit's URL.
+
+    source: the folder of a training run, of which nothing else is read but its data paths and its
+        log; or a tokenizer file.
+    folder: write the three files there instead.
+    private: whether a repository that does not exist yet becomes private.
+    Raises UsageError if the folder holds no run, VqtokError if the tokenizer or the log is damaged,
+    or if the upload fails.
+    """
+    path, data, log = Path(source), None, None
+    if path.is_dir():
+        path, log = path / RUN_TOKENIZER, path / RUN_METRICS
+        if not path.is_file():
+            raise UsageError(
+                f"{source} holds no {RUN_TOKENIZER}: name the folder of a training run, or a "
+                "tokenizer file"
+            )
+        data = reopen(Path(source), DataPaths()).data
+    tokenizer = checkpoint.describe(path)
+    validation = None
+    if log is not None and log.is_file():
+        with log.open(errors="replace") as lines:
+            validation = last_validation(lines, tokenizer.step)
+    card = model_card(name, tokenizer, about, data, validation)
+    files = {
+        RUN_TOKENIZER: path.read_bytes(),
+        "config.json": (json.dumps(_config(tokenizer), indent=2) + "\n").encode(),
+        "README.md": card.encode(),
+    }
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        say(quiet, f"{folder}: {', '.join(files)} written, nothing uploaded")
+        return
+    message = f"Add a tokenizer of vqtok, weights {tokenizer.outline.fingerprint[:12]}"
+    url, commit = hub.push(name, files, message, private, quiet)
+    print(url)
+    say(quiet, f"use it with --tokenizer {name._replace(revision=commit)}")
+
+
+def _config(tokenizer: Description) -> dict[str, object]:
+    """Return config.json: what is in the tokenizer's file, for people and for the hub."""
+    return {
+        "format": checkpoint.FORMAT,
+        "format_version": tokenizer.version,
+        "vqtok_version": __version__,
+        "fingerprint": tokenizer.outline.fingerprint,
+        "step": tokenizer.step,
+        "model": asdict(tokenizer.settings.model),
+        "quantizer": asdict(tokenizer.settings.quantizer),
+    }
