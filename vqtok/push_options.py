@@ -80,7 +80,8 @@ def check_license(license_: str | None) -> str:
         streams = sys.stdin, sys.stderr
         if not all(stream is not None and stream.isatty() for stream in streams):
             raise UsageError("others need a license to use the weights: --license apache-2.0")
-        license_ = typer.prompt("License of the weights, such as apache-2.0", err=True)
+        typer.echo("License of the weights, such as apache-2.0: ", err=True, nl=False)
+        license_ = sys.stdin.readline().strip()  # a prompt of Typer also writes to stdout
     if not _LICENSE.fullmatch(license_):
         raise UsageError(
             f"--license {printable(license_)}: choose an identifier of the hub, such as "

@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from urllib.parse import unquote
 
 from helpers.command import in_subprocess
 
@@ -52,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(503)
         for pattern, method in _ROUTES.items():
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
-                return method(self, *match.groups())
+                return method(self, *map(unquote, match.groups()))
         return self._answer(404)
 
     do_HEAD = do_GET = do_POST = do_PUT = _handle
@@ -75,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404 if self.is_owner else 401, "RepoNotFound")
         if repository.gated:
             return self._refuse(403 if self.is_owner else 401, "GatedRepo")
-        commit = repository.branches.get(revision.replace("%2F", "/"), revision)
+        commit = repository.branches.get(revision, revision)
         if commit not in repository.commits:
             return self._refuse(404, "RevisionNotFound")
         content = repository.commits[commit].get(file)
