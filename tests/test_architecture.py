@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "untrusted": set(),
     "safetensors_io": {"atomic", "untrusted"},
     "__init__": set(),
-    "hub": {"__init__"},
+    "hub": set(),
     "targets": {"hub"},
     "distributed": set(),
     "scheduler": set(),
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "export": {"atomic", "tokens"},
     "model": {
         *("config", "settings", "device", "distributed", "encoding", "precision", "quantizers"),
-        *("safetensors_io", "targets", "untrusted"),
+        *("hub", "safetensors_io", "targets", "untrusted"),
     },
     "quality": {"codebook_stats", "device", "encoding", "model", "precision", "video"},
     "pipeline": {"encoding", "model", "precision", "targets", "tokens", "video"},
@@ -49,19 +49,21 @@ MAY_IMPORT = {
     "corpus_options": {"scheduler"},
     "bulk": {
         *("atomic", "corpus", "corpus_options", "device", "encoding", "model", "pipeline"),
-        *("targets", "tokens", "video"),
+        *("hub", "targets", "tokens", "video"),
     },
+    "train_options": set(),
+    "push_options": {"hub", "targets"},
     "options": {"encoding", "export", "targets"},
     "streams": set(),
     "command_group": {"interrupt", "streams"},
     "commands": {
         *("atomic", "bulk", "codebook_stats", "corpus", "corpus_options", "device", "distributed"),
-        *("encoding", "export", "interrupt", "model", "pipeline", "quality"),
+        *("encoding", "export", "hub", "interrupt", "model", "pipeline", "quality", "settings"),
         *("quantizers", "report", "targets", "tokens", "training", "untrusted", "video"),
     },
     "cli": {
-        *("command_group", "commands", "corpus_options", "encoding", "options", "pipeline"),
-        "targets",
+        *("command_group", "commands", "corpus_options", "encoding", "hub", "options", "pipeline"),
+        *("push_options", "targets", "train_options"),
     },
     "__main__": {"cli", "interrupt", "streams"},
 }
@@ -108,7 +110,7 @@ def test_every_allowed_import_is_used(module):
     assert MAY_IMPORT[module] <= {name for path in paths for name in imports(path)}
 
 
-@pytest.mark.parametrize("heavy", ["torch", "av", "rich.table", "pydantic"])
+@pytest.mark.parametrize("heavy", ["torch", "av", "rich.table", "pydantic", "huggingface_hub"])
 def test_the_command_line_starts_without_slow_imports(heavy):
     code = f"import sys, vqtok.cli; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,5 +1,6 @@
 """Command lines of all commands and options, with values that are wrong."""
 
+import os
 from dataclasses import fields, replace
 from functools import cache
 
@@ -11,6 +12,8 @@ from fuzzing.values import INTEGERS, NUMBERS, TEXTS, pick
 from vqtok.cli import app
 from vqtok.settings import FSQSettings, ModelSettings, TrainSettings
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is asked of the hub, or pushed to it
+
 OUTPUTS = (
     *"out out.mp4 out.safetensors out.png out.svg no/out.mp4 out\x1b[1m.mkv".split(),
     "o" * 255,
@@ -18,7 +21,9 @@ OUTPUTS = (
 INPUTS = ("clip.mp4", "clip.png", "tokens.safetensors", "tokenizer.safetensors", "run")
 OUTPUT_OPTIONS = ("-o", "--plot", "--save", "--out", "--cache")
 LEFT_OUT = ("--watch", "--steps", "--help")  # that follow a run or train until they are stopped
-PATH_OPTIONS = ("--audio-from", "--data", "--validation", "--config", "--resume", "--tokenizer")
+PATH_OPTIONS = (
+    *("--audio-from", "--data", "--validation", "--config", "--resume", "--tokenizer", "--eval"),
+)
 WORDS = (
     *"auto cpu cuda cuda:0 cuda:-1 cuda:99999999999999999999 meta mps".split(),
     *"float32 bfloat16 float64 ffv1 libx265 rawvideo png aac subrip fsq lfq vq2".split(),
@@ -41,6 +46,8 @@ STARTS = (
     ("stats", "tokens.safetensors", "--json"),
     ("stats", "clip.png", *TOKENIZER),
     ("export", "tokens.safetensors", "--to", "1x", "-o", "out"),
+    ("push", "tokenizer.safetensors", "hf:org/name", "--license", "mit", "-o", "out"),
+    ("encode", "clip.png", "-o", "out.safetensors", "--tokenizer", "hf:org/name"),
     ("train", "clip.png", "--out", "out", "--steps", "1", *inputs.TRAINING),
 )
 
