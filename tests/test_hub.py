@@ -1,8 +1,13 @@
 """Tokenizers on the hub: names, the cache, downloads and what may go wrong with them."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -238,3 +243,27 @@ def test_without_the_library_the_extra_is_named(clip, monkeypatch, args):
     command = [clip if arg == "CLIP" else arg for arg in args]
     name = ["hf:org/name"] if args[0] == "push" else ["--tokenizer", "hf:org/name"]
     fails(2, "pip install 'vqtok[hub]'", *command, *name)
+
+
+def test_hf_download_brings_what_is_on_the_branch_now(server, tmp_path):
+    old = fetch(server, tmp_path, "hf:org/name")
+    commit = server.add("org/name", {hub.FILE: b"newer"})
+    assert fetch(server, tmp_path, "hf:org/name") == old
+    code = f"from huggingface_hub import hf_hub_download as get; get('org/name', {hub.FILE!r})"
+    env = environment(server.url, tmp_path)
+    subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    new = fetch(server, tmp_path, "hf:org/name")
+    assert (new.parent.name, new.read_bytes()) == (commit, b"newer")
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, True), (True, False)])
+def test_a_terminal_shows_progress_unless_quiet(server, tmp_path, quiet, shown):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    code = f"from vqtok import hub; hub.fetch('hf:org/name', {quiet})"
+    command, env = [sys.executable, "-c", code], environment(server.url, tmp_path)
+    subprocess.run(command, env=env, stderr=theirs, check=True)
+    os.write(theirs, b"END")
+    os.close(theirs)
+    assert (b"100%" in os.read(ours, 10_000)) == shown
+    os.close(ours)
