@@ -26,12 +26,12 @@ def align(rows: np.ndarray, stride: int) -> np.ndarray:
 
 def main(data: Path, output: Path, camera: str, column: str = "action", size: int = 128) -> None:
     """Write a token file to OUTPUT/tokens and its --column to OUTPUT/rows, for each episode."""
-    tokenizer = load_for_inference(vqtok.DEFAULT, "auto", None)
     path = data / "meta/info.json"
     info = json.loads(path.read_text()) if path.is_file() else {"codebase_version": ""}
     features = info["features"] if info["codebase_version"].startswith("v3.") else {}
     if not {camera, column} <= set(features):
         raise SystemExit(f"{data}: not a LeRobot v3 data set with {camera} and {column}")
+    tokenizer = load_for_inference(vqtok.DEFAULT, "auto", None)
     table = pq.read_table(data / "data", columns=["episode_index", "frame_index", column])
     table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
     for folder in ("tokens", "rows"):
