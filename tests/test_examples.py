@@ -84,11 +84,14 @@ def test_a_device_that_is_too_fast_loses_frames_which_are_counted(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["missing.mp4", "text.txt"])
-def test_what_is_no_video_is_refused_in_a_sentence(source, tmp_path):
+@pytest.mark.parametrize("name", ["missing.mp4", "text.txt", "no device"])
+def test_what_is_no_video_is_refused_in_a_sentence(name, tmp_path):
     (tmp_path / "text.txt").write_text("no video")
-    _, stderr = run("live_tokens.py", tmp_path / source, tmp_path / "t", fails=True)
-    assert f"{tmp_path / source}: no frames" in stderr
+    options = ["--device", "none"] if name == "no device" else []
+    source = tmp_path / name
+    _, stderr = run("live_tokens.py", source, tmp_path / "t", *options, fails=True)
+    assert f"{source}: no frames" in stderr
+    assert len(stderr.splitlines()) == 2
 
 
 @pytest.mark.slow

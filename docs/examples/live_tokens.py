@@ -33,7 +33,7 @@ def main(source: str, output: str, device: str | None = None, size: int = 128) -
                     image = torch.from_numpy(converter.convert(frame))
                     seen.append((round(1000 * frame.time), monotonic(), i - len(seen), image.shape))
                     video.put(image.movedim(-1, 0)[None, :, None])  # (1 3 1 h w)
-        except (av.FFmpegError, IndexError) as error:
+        except Exception as error:  # no such source, no video in it, a camera was unplugged
             typer.echo(f"{source}: {error}", err=True)
         video.put(None)
 
