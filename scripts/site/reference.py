@@ -61,9 +61,10 @@ def parameter_values(kind: Any, info: Any) -> str:
         return parameter_values(get_args(kind)[0], info) + ", several"
     if issubclass(kind, Enum):
         return ", ".join(f"`{choice.value}`" for choice in kind)
-    limits = [f"≥ {number(info.min)}"] if info.min is not None else []
-    limits += [f"≤ {number(info.max)}"] if info.max is not None else []
-    return ", ".join([info.metavar or TYPES[kind], *limits])
+    limits = "" if info.min is None else f", {number(info.min)} or more"
+    if info.max is not None:
+        limits = f", {number(info.min)} to {number(info.max)}"
+    return (info.metavar or TYPES[kind]) + limits
 
 
 def settings_page() -> str:
@@ -104,10 +105,14 @@ def schema_values(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(map(schema_values, [s for s in schema["anyOf"] if s["type"] != "null"]))
     if "prefixItems" in schema:
-        return f"{len(schema['prefixItems'])} of {schema_values(schema['prefixItems'][0])}"
+        return f"{len(schema['prefixItems'])} times: {schema_values(schema['prefixItems'][0])}"
     if schema["type"] == "array":
         count = f"{schema['minItems']} to {schema['maxItems']}"
-        return f"{count} of {schema_values(schema['items'])}"
+        return f"{count} times: {schema_values(schema['items'])}"
+    if schema["type"] == "integer":
+        least = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+        most = schema.get("maximum", schema.get("exclusiveMaximum", 0) - 1)
+        return f"integer, {least:,} to {most:,}"
     limits = [f"{sign} {number(schema[key])}" for key, sign in BOUNDS.items() if key in schema]
     return ", ".join([schema["type"], *limits])
 
