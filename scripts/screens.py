@@ -3,7 +3,8 @@
     python scripts/screens.py CLIPS... -o docs/screens
 
 Runs them in a terminal of 88 columns, in a temporary folder in which the clips are in `my_videos`
-and the first of them is `clip.mp4`, and draws what is on the screen as SVG.
+and the first of them is `clip.mp4`, and draws what is on the screen as SVG. The run of
+`vqtok train` is that of a small tokenizer.
 """
 
 import os
@@ -15,6 +16,7 @@ import struct
 import sys
 import termios
 from fcntl import ioctl
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -29,7 +31,6 @@ SCREENS = {  # name: the commands of a screen, and what is on it while the last 
     "encode": (["vqtok encode clip.mp4 --size 128 -o tokens.safetensors"], None),
     "progress": (["vqtok encode my_videos -o my_tokens --size 128"], "━"),
     "stats": (["vqtok stats my_tokens"], None),
-    "eval": (["vqtok eval my_videos --size 128 --frames 17 --tokens 0.6,1"], None),
     "train": (["vqtok train --data my_videos --out runs/mine --steps 20"], "step"),
     "help": (["vqtok --help"], None),
 }
@@ -63,13 +64,13 @@ def run(command: str, moment: str | None) -> str:
         os.execv(sys.executable, [sys.executable, "-m", *words])
     received = b"".join(iter(lambda: read(terminal), b"")).decode().replace("\r\n", "\n")
     _, status = os.waitpid(pid, 0)
-    Path("/tmp/scr/" + words[1].strip("-") + ".raw").write_text(received)
     if status:
         raise typer.Exit(f"{command}: {received}")
     return settle(received, moment)
 
 
 def read(terminal: int) -> bytes:
+    """Return what is there to read, nothing at the end."""
     try:
         return os.read(terminal, 65536)
     except OSError:  # Linux: its program has ended
@@ -92,7 +93,7 @@ def settle(received: str, moment: str | None) -> str:
 def draw(screen: str, title: str) -> str:
     """Return a terminal with this text as SVG, in a font that the reader has."""
     plain = re.sub(r"\x1b\[\?\d+[hl]", "", screen)
-    console = Console(width=COLUMNS, record=True, file=open(os.devnull, "w"))
+    console = Console(width=COLUMNS, record=True, file=StringIO())
     console.print(Text.from_ansi(plain))
     return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title=title), flags=re.DOTALL)
 

@@ -140,5 +140,3 @@ def test_most_commands_are_run():
 def test_every_block_of_python_runs(code, desk):
     with chdir(desk):
         exec(code, {"__name__": "__main__"})
-
-

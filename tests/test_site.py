@@ -97,7 +97,9 @@ def test_docstrings_are_rendered_with_their_fields_as_lists(site):
 @needs_generator
 def test_the_site_asks_no_other_server(site):
     """Links may lead elsewhere; fonts, styles, scripts and pictures may not."""
-    loaded = r"""<(?:script|img|iframe)[^>]*\ssrc=["']?(https?:|//)|<link[^>]*href=["']?(https?:|//)"""
+    loaded = (
+        r"""<(?:script|img|iframe)[^>]*\ssrc=["']?(https?:|//)|<link[^>]*href=["']?(https?:|//)"""
+    )
     for path in site.rglob("*.html"):
         assert not re.search(loaded, path.read_text()), path
     for path in [*site.rglob("*.css"), *site.rglob("*.svg")]:
