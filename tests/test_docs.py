@@ -87,7 +87,7 @@ def test_every_documented_command_and_option_exists(page):
 @each_page
 def test_every_documented_setting_exists(page):
     text, _, _ = page.read_text().partition("### Renamed settings")
-    named = re.findall(r"(?<![\w/.])((?:train|model|quantizer)\.[a-z]\w+)\b(?!\()", text)
+    named = re.findall(r"(?<![\w/.-])((?:train|model|quantizer)\.[a-z]\w+)\b(?!\()", text)
     files = {name for layout in Layout for name in layout.files}
     assert set(named) - files <= settings()
 

@@ -23,10 +23,8 @@ def to_markdown(docstring: str) -> str:
     for line in docstring.splitlines():
         field = FIELD.match(line)
         starts_sentence = line.startswith(("Raises ", "Returns "))
-        if (
-            field
-            and not in_field
-            or (starts_sentence or in_field and line[:1].strip() and not field)
+        if (field and not in_field) or (
+            starts_sentence or (in_field and line[:1].strip() and not field)
         ):
             lines.append("")
         in_field = bool(field) or (in_field and not line[:1].strip())

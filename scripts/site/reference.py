@@ -90,7 +90,7 @@ def settings_rows(section: str, kind: type) -> Iterator[tuple[str, ...]]:
     notes = comments(settings)
     for field in fields(kind):
         default = toml(field.default)
-        owner = next(c for c in kind.__mro__ if field.name in c.__dict__.get("__annotations__", ()))
+        owner = next(c for c in kind.__mro__ if field.name in inspect.get_annotations(c))
         note = notes.get((owner.__name__, field.name), "")
         values = schema_values(schema["properties"][field.name])
         yield f"`{section}.{field.name}`", values, f"`{default}`" if default else "", note
@@ -138,7 +138,7 @@ def comments(module: Any) -> dict[tuple[str, str], str]:
     found = {}
     for kind in (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)):
         for node in (node for node in kind.body if isinstance(node, ast.AnnAssign)):
-            code, _, comment = lines[(node.end_lineno or 1) - 1].partition("  # ")
+            _, _, comment = lines[(node.end_lineno or 1) - 1].partition("  # ")
             found[kind.name, ast.unparse(node.target)] = comment
     return found
 

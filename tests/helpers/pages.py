@@ -1,6 +1,7 @@
 """The pages of the documentation, and what is in them."""
 
 import re
+
 from helpers import ROOT
 
 README = ROOT / "README.md"
