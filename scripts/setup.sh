@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Create .venv and install vqtok in it with the versions that were tested; safe to run again.
 #
-#     scripts/setup.sh [EXTRA]      # EXTRA: test
+#     scripts/setup.sh [EXTRA]      # EXTRA: test or docs
 #
 # PYTHON=python3.12 chooses the Python that .venv is made with.
 set -euo pipefail

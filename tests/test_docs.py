@@ -1,4 +1,4 @@
-"""The documentation matches the code: its commands and Python run, its links and names exist."""
+"""The documentation matches the code: its commands, options, settings, links and names exist."""
 
 import ast
 import os
@@ -6,57 +6,24 @@ import re
 import shlex
 import subprocess
 import sys
-from contextlib import chdir
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import get_args
 
-import av
-import numpy as np
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 import vqtok
-from helpers.clips import pattern, write_clip
-from helpers.command import works
+from helpers.pages import PAGES, README, ROOT, blocks, command_lines, inline_code, prose
 from vqtok import config
 from vqtok.cli import app
 from vqtok.export.layout import Layout
 from vqtok.settings import ModelSettings, QuantizerSettings, TrainSettings
 
-ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-PAGES = [README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("vqtok/bundled/*.md"))]
 SCRIPTS = sorted(ROOT.glob("scripts/*.py"))
-SMALL = (
-    "--steps 1 --set train.batch_size=1 --set train.frames=5 --set train.crop=32 "
-    "--set model.widths=[8,16] --set model.encoder_blocks=[1,1] --set model.decoder_blocks=[1,1]"
-)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def blocks(page, *languages):
-    """The contents of the fenced code blocks in these languages."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return [code for language, code in fenced if language in languages]
-
-
-def prose(page):
-    """The page without its fenced code blocks."""
-    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-
-
-def inline_code(page):
-    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
-
-
-def command_lines(page):
-    """The lines of shell blocks, continuation lines joined."""
-    text = "".join(blocks(page, "sh")).replace("\\\n", " ")
-    return [line for line in text.splitlines() if line.strip()]
 
 
 def simple_commands(page):
@@ -101,81 +68,6 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    """A folder with what commands expect: clip.mp4 with audio, tokens, my_videos, a corpus.
-
-    The commands of docs/export.md have been run in it.
-    """
-    folder = tmp_path_factory.mktemp("desk")
-    (folder / "my_videos").mkdir()
-    write_clip(folder / "my_videos" / "one.mp4", pattern(frames=33))
-    write_clip_with_audio(folder / "clip.mp4", pattern(height=128, width=160))
-    works("encode", folder / "clip.mp4", "-o", folder / "tokens.safetensors")
-    works("encode", folder / "my_videos", "-o", folder / "tokens", "--pack", "256M")
-    with chdir(folder):
-        for line in command_lines(ROOT / "docs/export.md"):
-            assert run_line(line)[0] == 0, line
-    return folder
-
-
-def write_clip_with_audio(path, frames):
-    """A clip with a second of silence."""
-    with av.open(str(path), "w") as container:
-        video, audio = container.add_stream("libx264", 25), container.add_stream("aac", 48000)
-        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), "fltp", "mono")
-        silence.sample_rate = 48000
-        for rgb in frames:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(audio.encode(silence))
-        container.mux([*video.encode(), *audio.encode()])
-
-
-def run_line(line):
-    """Run a line in this process, or in a shell if it needs one; return exit code and stderr."""
-    line = line.replace("python scripts/", f"python {ROOT}/scripts/")
-    if re.search(r"[|<>]|^python ", line):
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        shell = ["bash", "-o", "pipefail", "-c", line]
-        result = subprocess.run(
-            shell, env=os.environ | {"PATH": path}, capture_output=True, timeout=300
-        )
-        return result.returncode, result.stderr.decode()
-    result = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
-    return result.exit_code, result.stderr
-
-
-@pytest.mark.slow
-def test_every_command_of_the_readme_runs_in_order(desk):
-    lines = [line for line in command_lines(README) if re.search("vqtok |python ", line)]
-    assert len(lines) >= 10
-    failures = {}
-    with chdir(desk):
-        for line in lines:
-            # Training is cut short; a resumed run keeps the settings it was started with.
-            line = line.replace("--resume runs/mine", "--resume runs/mine --steps 2")
-            line += f" {SMALL}" if "vqtok train" in line and "--resume" not in line else ""
-            line += " --steps 1 --width 64 --depth 1" if "world_model.py train" in line else ""
-            code, stderr = run_line(line)
-            if code != 0:
-                failures[line] = stderr
-    assert not failures
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        pytest.param(code, id=f"{page.name}-{i}")
-        for page in PAGES
-        for i, code in enumerate(blocks(page, "python"), 1)
-    ],
-)
-def test_every_block_of_python_runs(code, desk):
-    with chdir(desk):
-        exec(code, {"__name__": "__main__"})
-
-
 def test_the_readme_is_short():
     assert len(README.read_text().split()) < 1600
 
@@ -195,7 +87,7 @@ def test_every_documented_command_and_option_exists(page):
 @each_page
 def test_every_documented_setting_exists(page):
     text, _, _ = page.read_text().partition("### Renamed settings")
-    named = re.findall(r"(?<![\w/.])((?:train|model|quantizer)\.[a-z]\w+)\b(?!\()", text)
+    named = re.findall(r"(?<![\w/.-])((?:train|model|quantizer)\.[a-z]\w+)\b(?!\()", text)
     files = {name for layout in Layout for name in layout.files}
     assert set(named) - files <= settings()
 
