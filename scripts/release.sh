@@ -4,6 +4,7 @@
 #
 #     scripts/release.sh                  # tries the wheel with this Python
 #     scripts/release.sh --matrix         # with the oldest and the newest of what is supported
+#     scripts/release.sh --build          # builds and checks only
 #
 # PYTHON=python3.12 chooses the Python that builds and tries. scripts/try_wheel.sh says where
 # PyTorch comes from.
@@ -12,10 +13,10 @@ cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 tools=.cache/release
-if [ "$#" -gt 1 ] || [ "${1:---matrix}" != --matrix ]; then
-    echo "usage: $0 [--matrix]" >&2
-    exit 2
-fi
+case $#${1-} in
+    0 | 1--matrix | 1--build) ;;
+    *) echo "usage: $0 [--matrix | --build]" >&2; exit 2 ;;
+esac
 echo "== tools"
 [ -x $tools/bin/python ] || "$python" -m venv --clear $tools
 $tools/bin/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6.1'
@@ -26,10 +27,10 @@ $tools/bin/python -m build --outdir dist . > .cache/build.log ||
 echo "== check"
 $tools/bin/python -m twine check --strict dist/*
 $tools/bin/python scripts/check_release.py dist
-if [ "$#" = 0 ]; then
-    scripts/try_wheel.sh "$python" highest
-else
-    scripts/try_wheel.sh python3.11 lowest
-    scripts/try_wheel.sh python3.13 highest
-fi
+case ${1-} in
+    --matrix)
+        scripts/try_wheel.sh python3.11 lowest
+        scripts/try_wheel.sh python3.13 highest ;;
+    "") scripts/try_wheel.sh "$python" highest ;;
+esac
 echo "== done: $($tools/bin/python scripts/check_release.py dist --next)"
