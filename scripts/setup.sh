@@ -21,7 +21,7 @@ if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
 fi
 
 # torch first and alone: on Linux, what PyPI calls torch brings gigabytes of CUDA along.
-if .venv/bin/python -m pip freeze 2>/dev/null | grep -q "^$torch\(+\|$\)"; then
+if .venv/bin/python -m pip freeze 2>/dev/null | grep -qE "^$torch(\+|$)"; then
     echo "== $torch is there"
 elif [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
     echo "== installing $torch for the CPU"
@@ -32,5 +32,5 @@ else
     pip "$torch"
 fi
 echo "== installing vqtok${1:+ with the extra $1}"
-pip hatchling editables
+pip hatchling hatch-fancy-pypi-readme editables
 pip --no-build-isolation --editable ".${1:+[$1]}"

@@ -72,6 +72,10 @@ class Quantizer(nn.Module, ABC):
     def decode(self, indices: Tensor) -> Tensor:
         """Return the latents z_q (b c *grid) of indices, in the dtype of the codebook."""
 
+    def restore(self, indices: Tensor) -> Tensor:
+        """Return `decode(indices)`: its name in vqtok 0.1."""
+        return self.decode(indices)
+
     def quantize(self, z: Tensor) -> Quantized:
         """Quantize latents for training: codes with a straight-through gradient, and the loss.
 

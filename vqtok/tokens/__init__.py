@@ -13,12 +13,15 @@ from vqtok.tokens.io import (
 )
 from vqtok.tokens.packed import pack_sequence, sequence_vocabulary, unpack_sequence
 
+read, write = read_tokens, write_tokens  # their names in vqtok 0.1
+
 __all__ = [
     "IndexBuffer",
     "Tokens",
     "check_tokenizer",
     "count_tokens",
     "pack_sequence",
+    "read",
     "read_header_at",
     "read_header_of",
     "read_settings",
@@ -28,5 +31,6 @@ __all__ = [
     "tokens_to_bytes",
     "unpack_sequence",
     "validate",
+    "write",
     "write_tokens",
 ]
