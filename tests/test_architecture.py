@@ -110,7 +110,25 @@ def test_every_allowed_import_is_used(module):
     assert MAY_IMPORT[module] <= {name for path in paths for name in imports(path)}
 
 
-@pytest.mark.parametrize("heavy", ["torch", "av", "rich.table", "pydantic", "huggingface_hub"])
+@pytest.mark.parametrize("heavy", ["torch", "av", "numpy", "rich", "pydantic", "huggingface_hub"])
 def test_the_command_line_starts_without_slow_imports(heavy):
-    code = f"import sys, vqtok.cli; sys.exit({heavy!r} in sys.modules)"
+    code = f"import sys, vqtok, vqtok.cli; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_package_alone_imports_nothing_else():
+    code = "import sys, vqtok; print(*(name for name in sys.modules if 'vqtok' in name))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout.decode().split() == ["vqtok"]
+
+
+def test_loading_a_tokenizer_does_not_import_the_compiler_of_torch():
+    code = """
+import sys, torch
+before = set(sys.modules)
+import vqtok
+vqtok.load()
+print(sorted({"sympy", "torch._dynamo", "torch._inductor"} & sys.modules.keys() - before))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout == b"[]\n"

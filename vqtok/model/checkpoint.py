@@ -18,6 +18,7 @@ from vqtok.errors import VqtokError
 from vqtok.model.tokenizer import Tokenizer
 from vqtok.model.upgrade import upgrade
 from vqtok.precision import has_fast_bfloat16, set_global_flags
+from vqtok.quantizers import build
 from vqtok.safetensors_io import read_file, write_file
 from vqtok.settings import Config, TokenizerConfig
 from vqtok.targets import BUNDLED, tokenizer_file
@@ -79,10 +80,12 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     Raises VqtokError if there is no such file or name, if it is not a valid tokenizer, or if it
     cannot be downloaded.
     """
-    outline, settings, weights = _open(source)
-    tokenizer = Tokenizer(settings.model, settings.quantizer)
-    tokenizer.load_state_dict(weights)
-    tokenizer.fingerprint = outline.fingerprint
+    tokenizer, settings, weights = _open(source)
+    # The outline becomes the tokenizer: another one would draw weights that are then overwritten.
+    tokenizer.coder.quantizer = build(settings.quantizer)  # it has buffers that are in no file
+    expected = tokenizer.state_dict()
+    weights = {name: _copy_as(expected[name], weight) for name, weight in weights.items()}
+    tokenizer.load_state_dict(weights, assign=True)
     return tokenizer.eval()
 
 
@@ -234,6 +237,12 @@ def _outline(settings: TokenizerConfig, weights: Mapping[str, Tensor]) -> Tokeni
         if not is_finite(weight):
             raise VqtokError(f"the weights of {name} hold NaN or infinity; train it again")
     return tokenizer
+
+
+def _copy_as(expected: Tensor, weight: Tensor) -> Tensor:
+    """Return a copy of a weight on the CPU, in the dtype and the memory layout that is expected."""
+    copy = torch.empty_strided(expected.shape, expected.stride(), dtype=expected.dtype)
+    return copy.copy_(weight)
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -25,6 +25,12 @@ class CausalConv3d(nn.Conv3d):
             k // 2 if s == 1 else 0 for k, s in zip(kernel[1:], stride[1:], strict=True)
         )
         super().__init__(c_in, c_out, kernel, stride, padding=(0, height, width))
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew; on the meta device there are none to draw."""
+        if self.weight.is_meta:
+            return
+        super().reset_parameters()
         nn.init.orthogonal_(self.weight)  # keeps the signal's variance through linear layers
         if self.bias is not None:
             nn.init.zeros_(self.bias)

@@ -30,7 +30,9 @@ class EmbeddingEMA(nn.Module):
     ) -> None:
         super().__init__()
         self.decay, self.eps, self.update = decay, eps, True
-        weight = torch.randn(num_tokens, codebook_dim)
+        weight = torch.empty(num_tokens, codebook_dim)
+        if not weight.is_meta:  # to draw nothing there, torch would import its compiler
+            weight.normal_()
         self.register_buffer("weight", weight)
         self.register_buffer("cluster_size", torch.ones(num_tokens))
         self.register_buffer("embed_avg", weight.clone())

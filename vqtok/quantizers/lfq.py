@@ -84,7 +84,8 @@ class LFQ(ScalarQuantizer):
         self.codebook_scale = codebook_scale
         self.frac_per_sample_entropy = frac_per_sample_entropy
         self.inv_temperature = inv_temperature
-        self.register_buffer("bit_values", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+        bit_values = torch.tensor([2**i for i in reversed(range(bits))])
+        self.register_buffer("bit_values", bit_values, persistent=False)
 
     def forward(
         self,

@@ -50,7 +50,7 @@ class NearestCode(CodebookQuantizer):
         self.revive_after = revive_after
         age = torch.zeros(self.rows, dtype=torch.int64) if revive_after else None
         self.register_buffer("age", age)
-        offsets = torch.arange(0, self.rows, codebook_size)
+        offsets = torch.tensor(range(0, self.rows, codebook_size))
         self.register_buffer("_offsets", offsets, persistent=False)
         self._dead = torch.zeros(self.rows, dtype=torch.bool, device="cpu")
 
@@ -224,7 +224,7 @@ class NearestCode(CodebookQuantizer):
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         if self.age is not None and any(key.startswith(prefix) for key in state):
-            state.setdefault(f"{prefix}age", torch.zeros_like(self.age))
+            state.setdefault(f"{prefix}age", torch.zeros(self.age.shape, dtype=self.age.dtype))
         super()._load_from_state_dict(state, prefix, *rest)
 
 
