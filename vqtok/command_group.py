@@ -64,7 +64,8 @@ def errors_as_sentences() -> Iterator[None]:
             raise
         fail("out of memory: try a smaller --size, or --device cpu", 1)
     except TyperException as error:
-        error.message = printable(error.message)
+        if type(error).__name__ != "NoArgsIsHelpError":  # private; its message is the help
+            error.message = printable(error.message)
         raise
 
 

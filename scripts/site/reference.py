@@ -34,7 +34,9 @@ def commands_page() -> str:
     group = get_command(app)
     parts = ["# Commands and options", "What these do together: [commands](../usage.md)."]
     for name, command in [("", group), *group.commands.items()]:
-        parts += [f"## vqtok {name}".rstrip(), command.help.replace(": vqtok ", ":\n\n    vqtok ")]
+        parts += [f"## vqtok {name}".rstrip(), command.help]
+        if command.epilog:
+            parts += [command.epilog.replace(": ", ":\n\n    ", 1)]
         hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
         known = [parameter for parameter in command.params if parameter.name in hints]
         rows = [parameter_row(parameter, *get_args(hints[parameter.name])) for parameter in known]

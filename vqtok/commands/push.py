@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vqtok import __version__, hub
+from vqtok.atomic import atomic_write
 from vqtok.commands.model_card import About, last_validation, model_card
 from vqtok.commands.progress import say
 from vqtok.errors import UsageError
@@ -50,7 +51,8 @@ def push(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            (folder / file).write_bytes(content)
+            with atomic_write(folder / file) as temporary:
+                temporary.write_bytes(content)
         say(quiet, f"{folder}: {', '.join(files)} written, nothing uploaded")
         return
     message = f"Add a tokenizer of vqtok, weights {tokenizer.outline.fingerprint[:12]}"
