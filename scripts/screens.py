@@ -29,7 +29,7 @@ COLUMNS, ROWS = 88, 60
 SMALL = "model.widths=[32,64] model.encoder_blocks=[1,1] model.decoder_blocks=[1,1] train.crop=64"
 SCREENS = {  # name: the commands of a screen, and what is on it while the last of them still runs
     "encode": (["vqtok encode clip.mp4 --size 128 -o tokens.safetensors"], None),
-    "progress": (["vqtok encode my_videos -o my_tokens --size 128"], "━"),
+    "progress": (["vqtok encode my_videos -o my_tokens --size 256 --duration 3 --lambda 1"], "━"),
     "stats": (["vqtok stats my_tokens"], None),
     "train": (["vqtok train --data my_videos --out runs/mine --steps 20"], "step"),
     "help": (["vqtok --help"], None),

@@ -83,7 +83,7 @@ def write_clip_with_audio(path, frames):
 
 def run_line(line):
     """Run a line in this process, or in a shell if it needs one; return exit code and stderr."""
-    line = line.replace("python scripts/", f"python {ROOT}/scripts/")
+    line = re.sub("python (scripts|docs)/", rf"python {ROOT}/\1/", line)
     if re.search(r"[|<>]", line) or not line.startswith("vqtok "):
         shell = ["bash", "-o", "pipefail", "-c", line]
         result = subprocess.run(
