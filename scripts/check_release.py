@@ -87,7 +87,7 @@ def next_step(wheel: Path, sdist: Path) -> str:
         return "docs/CHANGELOG.md has unreleased changes: give them a version before an upload"
     if subprocess.check_output(["git", "status", "--porcelain"], cwd=ROOT):
         return "there are changes that are not committed: commit them before an upload"
-    return f"upload with: python -m twine upload {wheel} {sdist}"
+    return f"upload with: {sys.executable} -m twine upload {wheel} {sdist}"
 
 
 def main() -> None:

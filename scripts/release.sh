@@ -18,7 +18,7 @@ case $#${1-} in
     *) echo "usage: $0 [--matrix | --build]" >&2; exit 2 ;;
 esac
 echo "== tools"
-[ -x $tools/bin/python ] || "$python" -m venv --clear $tools
+"$python" -m venv --clear $tools
 $tools/bin/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6.1'
 echo "== build"
 rm -rf dist
@@ -33,4 +33,5 @@ case ${1-} in
         scripts/try_wheel.sh python3.13 highest ;;
     "") scripts/try_wheel.sh "$python" highest ;;
 esac
-echo "== done: $($tools/bin/python scripts/check_release.py dist --next)"
+next=$($tools/bin/python scripts/check_release.py dist --next)
+echo "== done: $next"

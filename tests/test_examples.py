@@ -65,6 +65,17 @@ def test_a_file_gives_the_tokens_of_encode(tmp_path):
 
 
 @pytest.mark.slow
+def test_frames_of_one_millisecond_are_kept_apart_and_no_file_is_overwritten(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", pattern(5, 32, 48), fps=4000)
+    run("live_tokens.py", clip, tmp_path / "t.safetensors", "--size", 32)
+    times = vqtok.read_tokens(tmp_path / "t.safetensors").timestamps
+    assert len(times) == 5 and all(earlier < later for earlier, later in pairwise(times))
+    for output in (clip, tmp_path / "none" / "t"):
+        _, stderr = run("live_tokens.py", clip, output, fails=True)
+        assert "choose another output" in stderr
+
+
+@pytest.mark.slow
 @has_lavfi
 def test_a_device_that_is_too_fast_loses_frames_which_are_counted(tmp_path):
     source, target = "testsrc=size=96x64:rate=500,realtime", tmp_path / "t.safetensors"
@@ -118,7 +129,7 @@ def robot(tmp_path_factory):
     for folder in (video.parent, data / "data/chunk-000", data / "meta/episodes/chunk-000"):
         folder.mkdir(parents=True)
     first, second = (pattern(frames) for frames in LENGTHS)
-    write_clip(video, np.concatenate([first, 255 - second]), fps=10)
+    write_clip(video, np.concatenate([first, 255 - second, first]), fps=10)
     episodes = np.repeat([0, 1], LENGTHS)
     frames = np.concatenate([np.arange(n) for n in LENGTHS])
     rows = {
@@ -135,8 +146,9 @@ def robot(tmp_path_factory):
         f"stats/{CAMERA}/count": [[LENGTHS[0]], [LENGTHS[1]]],
         f"videos/{CAMERA}/chunk_index": [0, 0],
         f"videos/{CAMERA}/file_index": [0, 0],
-        f"videos/{CAMERA}/from_timestamp": [0.0, LENGTHS[0] / 10],
-        f"videos/{CAMERA}/to_timestamp": [LENGTHS[0] / 10, sum(LENGTHS) / 10],
+        # A little late: to be off by rounding must not take the frames of the next episode.
+        f"videos/{CAMERA}/from_timestamp": [0.0, LENGTHS[0] / 10 + 6e-5],
+        f"videos/{CAMERA}/to_timestamp": [LENGTHS[0] / 10 + 6e-5, sum(LENGTHS) / 10 + 6e-5],
     }
     pq.write_table(pa.table(meta), data / "meta/episodes/chunk-000/file-000.parquet")
     info = {

@@ -15,7 +15,7 @@ from vqtok import __version__
 from vqtok.errors import UsageError, VqtokError, os_message
 from vqtok.files import RUN_TOKENIZER, printable
 
-FILE = RUN_TOKENIZER  # the one file that is read of a repository
+FILE = RUN_TOKENIZER  # the one file that is read from a repository
 PREFIX = "hf:"
 MAX_BYTES = 2**33  # of a download; the largest tokenizers in use have 1 GB
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
@@ -45,6 +45,8 @@ def is_repository(name: object) -> bool:
     text = str(name)
     if _REPOSITORY.fullmatch(text) is None:
         return False
+    if text.endswith(".git"):
+        return False
     return not any(".." in part or "--" in part or part[-1] in "-." for part in text.split("/"))
 
 
@@ -67,7 +69,9 @@ def find_cached(name: str) -> Path | None:
     Raises UsageError for a malformed name, or if huggingface_hub is missing.
     """
     repository, revision = parse_name(name)
-    path = _library().try_to_load_from_cache(repository, FILE, revision=revision)
+    hub = _library()
+    with _reasons(f"cannot look {name} up in the cache"):
+        path = hub.try_to_load_from_cache(repository, FILE, revision=revision)
     return Path(path) if isinstance(path, str) else None
 
 
@@ -126,7 +130,8 @@ def push(
 
     The repository and the branch `name.revision` are created if they do not exist.
 
-    files: by name, a file or its content. private: whether a new repository is.
+    files: by name, a file or its content. private: whether a new repository
+        becomes private; a public one is refused.
     Raises VqtokError, with the reason, if that fails.
     """
     hub = _library()
@@ -135,6 +140,8 @@ def push(
         for path, content in files.items():
             operations.append(hub.CommitOperationAdd(path_in_repo=path, path_or_fileobj=content))
         api.create_repo(name.repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(name.repository).private:
+            raise ValueError("it exists and is public: make it private, or leave out --private")
         if name.revision:
             api.create_branch(name.repository, branch=name.revision, exist_ok=True)
         commit = api.create_commit(
@@ -204,11 +211,15 @@ def _reason(error: Exception) -> str:
         case errors.LocalEntryNotFoundError():
             return f"{constants.ENDPOINT} does not answer: check the connection"
         case errors.EntryNotFoundError():
-            return f"the repository has no {FILE}: it is not one of vqtok"
+            return f"the repository has no {FILE}: it is not a vqtok tokenizer"
         case errors.HfHubHTTPError():
             status = error.response.status_code
-            advice = f"check the token, or {_LOGIN}" if status in (401, 403) else "try again later"
-            return f"the hub answers {status} {error.response.reason_phrase}: {advice}"
+            advice = error.server_message or "check the name"
+            if status in (401, 403):
+                advice = f"check the token, or {_LOGIN}"
+            elif status == 429 or status >= 500:
+                advice = "try again later"
+            return printable(f"the hub answers {status} {error.response.reason_phrase}: {advice}")
         case errors.HTTPError():
             return f"{constants.ENDPOINT} does not answer: check the connection"
         case OSError(errno=int()):

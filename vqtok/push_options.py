@@ -48,6 +48,8 @@ def check_repository(repository: str, datasets: Sequence[str], output: str | Non
     Raises UsageError if it or a data set has a malformed name, VqtokError if there is no token.
     """
     name = hub.parse_name(repository)
+    if re.fullmatch(r"refs/.*|[0-9a-f]{40}", name.revision or ""):
+        raise UsageError(f"{printable(repository)}: push to a branch, such as {name[0]}@next")
     for dataset in datasets:
         if not hub.is_repository(dataset):
             raise UsageError(f"--dataset {printable(dataset)}: write it as org/name")

@@ -29,8 +29,8 @@ def main(data: Path, output: Path, camera: str, column: str = "action", size: in
     path = data / "meta/info.json"
     info = json.loads(path.read_text()) if path.is_file() else {"codebase_version": ""}
     features = info["features"] if info["codebase_version"].startswith("v3.") else {}
-    if not {camera, column} <= set(features):
-        raise SystemExit(f"{data}: not a LeRobot v3 data set with {camera} and {column}")
+    if column not in features or features.get(camera, {}).get("dtype") != "video":
+        raise SystemExit(f"{data}: not a LeRobot v3 data set with {column} and videos of {camera}")
     tokenizer = load_for_inference(vqtok.DEFAULT, "auto", None)
     table = pq.read_table(data / "data", columns=["episode_index", "frame_index", column])
     table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
@@ -44,10 +44,11 @@ def main(data: Path, output: Path, camera: str, column: str = "action", size: in
         video = {k.split("/")[-1]: v for k, v in episode.items() if f"videos/{camera}/" in k}
         begin, end = video.pop("from_timestamp"), video.pop("to_timestamp")
         path = data / info["video_path"].format(video_key=camera, **video)
-        span = {"start": begin, "duration": end - begin, "size": size}
+        half = 0.5 / info["fps"]  # cut between frames: times of a container are rounded
+        span = {"start": max(0.0, begin - half), "duration": end - max(half, begin), "size": size}
         tokens = vqtok.encode_video(path, tokenizer=tokenizer, **span)
         first, last = table["episode_index"].to_numpy().searchsorted([number, number + 1])
-        rows = np.array(table[column][first:last].to_pylist(), np.float32)
+        rows = np.array(table[column][first:last].to_pylist(), np.float32).reshape(last - first, -1)
         if len(rows) != tokens.frames:
             raise SystemExit(f"{path}: {tokens.frames} frames for {len(rows)} rows of {number}")
         save_file({column: align(rows, tokens.stride[0])}, output / "rows" / name)

@@ -76,7 +76,7 @@ def test_shell_completion_is_available():
         ("must be one of vq2, ema, gumbel, lfq, fsq", ["train", "--quantizer", "vqvae"]),
         ("none.toml: no such file", ["train", "--config", "none.toml"]),
         ("no such file or folder", ["train", "--data", "none"]),
-        ("holds no run", ["train", "--resume", "."]),
+        ("holds no training run", ["train", "--resume", "."]),
         ("--resume uses the run's own settings", ["train", "--resume", ".", "--out", "run"]),
         ("fps fast: must be a number", ["encode", "CLIP", "--fps", "fast"]),
         ("fps 0: must be a number", ["encode", "CLIP", "--fps", "0"]),

@@ -6,12 +6,14 @@ import pty
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from helpers.command import fails, file_names, works
 from helpers.hub import TOKEN, asking, environment, stand_in
+from vqtok.commands import model_card
 from vqtok.model import checkpoint
 
 FILES = ["README.md", "config.json", "tokenizer.safetensors"]
@@ -58,14 +60,14 @@ def test_a_run_is_pushed_and_its_tokens_are_those_of_its_file(
 
 
 def test_a_file_is_pushed_to_a_branch_of_a_private_repository(server, owner, tiny, tmp_path):
-    args = tiny[1], "hf:org/drafts@refs/next", *LICENSE, "--private", "--quiet"
+    args = tiny[1], "hf:org/drafts@next", *LICENSE, "--private", "--quiet"
     result = works("push", *args, run=owner)
     assert result.stderr == b""
     repository = server.repositories["org/drafts"]
     assert repository.private
-    assert set(repository.commits[repository.branches["refs/next"]]) >= set(FILES)
+    assert set(repository.commits[repository.branches["next"]]) >= set(FILES)
     assert FILES[0] not in repository.commits[repository.branches["main"]]
-    works("stats", "--tokenizer", "hf:org/drafts@refs/next", run=owner)
+    works("stats", "--tokenizer", "hf:org/drafts@next", run=owner)
 
 
 def test_the_files_can_be_looked_at_before(tiny_run, tmp_path):
@@ -90,7 +92,8 @@ def test_the_card_tells_data_recipe_steps_and_figures(tiny_run, tmp_path, monkey
     rows = [{"step": 1, "val_psnr": 21.5, "val_ssim": 0.5}, {"step": 9, "val_psnr": 99.0}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"st')
     figures = {"clips": [{}, {}], "mean": {"psnr": 30.25, "ssim": 0.9, "bits_per_pixel": 0.0625}}
-    (tmp_path / "eval.json").write_text(json.dumps(figures | {"rates": [{"psnr": 28.5}]}))
+    priced = {"rate": "lambda 1", "psnr": 28.5}
+    (tmp_path / "eval.json").write_text(json.dumps(figures | {"rates": [priced]}))
     names = "--dataset", "org/data", "--eval", "eval.json"
     works("push", run, "hf:org/name", *LICENSE, *names, "-o", "out")
     header, text = card(tmp_path / "out")
@@ -108,8 +111,8 @@ def test_the_card_tells_data_recipe_steps_and_figures(tiny_run, tmp_path, monkey
         "| `model.widths` | `[8, 16]` |",
         "| 21.50 | 0.500 |",
         "`vqtok eval`, means over 2 clips:",
-        "| 0.0625 | 30.25 | 0.900 |",
-        "|  | 28.50 |  |",
+        "|  | 0.0625 | 30.25 | 0.900 |",
+        "| lambda 1 |  | 28.50 |  |",
     ):
         assert line in text, line
     assert "train.seed" not in text  # the default
@@ -141,10 +144,31 @@ def test_sources_that_are_no_tokenizer(tiny_run, tmp_path, monkeypatch):
     (tmp_path / "copy/tokenizer.safetensors").write_bytes(b"no")
     target = "hf:org/name", *LICENSE, "-o", "out"
     fails(2, "empty holds no tokenizer.safetensors", "push", "empty", *target)
-    fails(2, "copy holds no run", "push", "copy", *target)
-    fails(1, "no such tokenizer", "push", "none", *target)
+    fails(2, "copy holds no training run", "push", "copy", *target)
+    for name in ("none", "ema-4x8x8-64k", "hf:org/other"):
+        fails(2, f"{name} does not exist: name the folder of", "push", name, *target)
     fails(1, "is damaged or not a tokenizer", "push", "copy/tokenizer.safetensors", *target)
     fails(2, "is not the name of a repository", "push", tiny_run, "org/name", *target[1:])
+
+
+@pytest.mark.parametrize("revision", ["refs/pr/1", "0" * 40])
+def test_only_a_branch_can_be_pushed_to(tiny, revision):
+    fails(2, "push to a branch, such as org/name@next", "push", tiny[1], f"hf:org/name@{revision}")
+
+
+def test_a_public_repository_is_not_pushed_to_as_private(server, owner, tiny):
+    server.add("org/public", {".gitattributes": b""})
+    message = "it exists and is public: make it private"
+    fails(1, message, "push", tiny[1], "hf:org/public", *LICENSE, "--private", run=owner)
+    assert commits(server, "org/public") == []
+
+
+def test_the_card_names_no_folder_of_the_settings(tmp_path):
+    training = {"init_from": "/secret/a.safetensors", "perceptual_model": "/secret/b"}
+    outline = checkpoint.describe("ema-4x8x8-64k")
+    changes = model_card._changes(replace(outline, training=training))
+    assert changes["train.init_from"] == "a.safetensors"
+    assert changes["train.perceptual_model"] == "b"
 
 
 def test_an_upload_without_a_token_is_refused(server, tiny, tmp_path):

@@ -150,7 +150,9 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.server.repositories.get(name)
         if repository is None:
             return self._refuse(404, "RepoNotFound")
-        return self._answer(200, {"id": name, "sha": repository.branches["main"]})
+        return self._answer(
+            200, {"id": name, "sha": repository.branches["main"], "private": repository.private}
+        )
 
 
 _NAME = r"([\w.-]+/[\w.-]+)"

@@ -63,7 +63,7 @@ def test_reopened_run_is_the_same_run(tmp_path):
 
 
 def test_folders_without_a_readable_run_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no training run"):
         reopen(tmp_path, NO_DATA)
     run = create(tmp_path / "run", "vq2", None, TINY, NO_DATA)
     run.save()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ Row = dict[str, Any]
 MAX_EVAL = 2**26  # bytes of the JSON of `vqtok eval`
 MAX_NAMES = 20  # sources of data that a card names
 _COLUMNS = {
+    "rate": ("rate", "{}"),
     "tokens_per_position": ("tokens per position", "{:.3f}"),
     "bits_per_pixel": ("bits per pixel", "{:.4f}"),
     "psnr": ("PSNR (dB)", "{:.2f}"),
@@ -94,7 +96,9 @@ def _properties(tokenizer: Description) -> str:
         "Stride": f"{stride}: one position for {outline.stride[0]} frames x {outline.stride[1]} x "
         f"{outline.stride[2]} pixels",
         "Stages": f"{outline.stages}, each with one index per position",
-        "Key frames": f"every {outline.keyframe_interval} latent frames",
+        "Key frames": f"every {outline.keyframe_interval} latent frames"
+        if outline.keyframe_interval > 1
+        else "every latent frame",
         "Parameters": f"{sum(p.numel() for p in outline.parameters()):,}",
         "SHA-256 of the weights": f"`{outline.fingerprint}`",
     }
@@ -112,7 +116,7 @@ def _training(tokenizer: Description, about: About, data: DataPaths | None) -> s
         if data.validation:
             text += f"Validated on {_names(data.validation)}.\n"
         elif data.held_out:
-            text += f"Validated on {len(data.held_out)} files of them, which were held out.\n"
+            text += f"Validated on {len(data.held_out)} held-out files of them.\n"
     rows = "".join(f"| `{key}` | {_code(value)} |\n" for key, value in _changes(tokenizer).items())
     if rows:
         text += (
@@ -143,9 +147,10 @@ def _changes(tokenizer: Description) -> Row:
             # JSON has no tuples.
             if json.dumps(values[key]) != json.dumps(defaults[key]):
                 changes[f"{section}.{key}"] = values[key]
-    for key in ("train.init_from", "train.init_networks_from"):
-        if key in changes and not hub.is_hub_name(changes[key]):
-            changes[key] = Path(str(changes[key])).name
+    for key in ("train.init_from", "train.init_networks_from", "train.perceptual_model"):
+        value = changes.get(key)
+        if value is not None and not hub.is_hub_name(value) and not hub.is_repository(value):
+            changes[key] = Path(str(value)).name  # without the folders of the author's machine
     return dict(sorted(changes.items()))
 
 
@@ -173,11 +178,13 @@ def _read_eval(path: Path) -> Row:
     except VqtokError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise VqtokError(f"{path} is not what `vqtok eval --json` prints: make it anew") from None
+        raise VqtokError(
+            f"{path} is not what `vqtok eval --json` prints: generate it again"
+        ) from None
 
 
 def _table(rows: Sequence[Row]) -> str:
-    keys = [key for key in _COLUMNS if _is_number(rows[0].get(key))]
+    keys = [key for key in _COLUMNS if any(_is_shown(key, row) for row in rows)]
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |\n"
@@ -185,9 +192,15 @@ def _table(rows: Sequence[Row]) -> str:
     text = line(_COLUMNS[key][0] for key in keys) + line("---" for _ in keys)
     for row in rows:
         text += line(
-            _COLUMNS[key][1].format(row[key]) if _is_number(row.get(key)) else "" for key in keys
+            _COLUMNS[key][1].format(row[key]) if _is_shown(key, row) else "" for key in keys
         )
     return text
+
+
+def _is_shown(key: str, row: Row) -> bool:
+    if key == "rate":
+        return re.fullmatch(r"[\w .,=-]{1,40}", str(row.get(key, ""))) is not None
+    return _is_number(row.get(key))
 
 
 def _is_number(value: object) -> bool:

@@ -8,7 +8,7 @@ from vqtok import __version__, hub
 from vqtok.atomic import atomic_write
 from vqtok.commands.model_card import About, last_validation, model_card
 from vqtok.commands.progress import say
-from vqtok.errors import UsageError
+from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_TOKENIZER
 from vqtok.hub import HubName
 from vqtok.model import checkpoint
@@ -25,26 +25,31 @@ def push(
         log; or a tokenizer file.
     folder: write the three files there instead.
     private: whether a repository that does not exist yet becomes private.
-    Raises UsageError if the folder holds no run, VqtokError if the tokenizer or the log is damaged,
+    Raises UsageError if there is no run or file, VqtokError if the tokenizer or the log is damaged,
     or if the upload fails.
     """
     path, data, log = Path(source), None, None
-    if path.is_dir():
+    is_run = path.is_dir()
+    if is_run:
         path, log = path / RUN_TOKENIZER, path / RUN_METRICS
-        if not path.is_file():
-            raise UsageError(
-                f"{source} holds no {RUN_TOKENIZER}: name the folder of a training run, or a "
-                "tokenizer file"
-            )
+    if not path.is_file():
+        found = f"holds no {RUN_TOKENIZER}" if is_run else "does not exist"
+        raise UsageError(
+            f"{source} {found}: name the folder of a training run, or a tokenizer file"
+        )
+    if is_run:
         data = reopen(Path(source), DataPaths()).data
-    tokenizer = checkpoint.describe(path)
+    content = path.read_bytes()
+    tokenizer = checkpoint.describe(path.absolute())
+    if path.read_bytes() != content:
+        raise VqtokError(f"{path} was replaced meanwhile, as training does: push it again")
     validation = None
     if log is not None and log.is_file():
         with log.open(errors="replace") as lines:
             validation = last_validation(lines, tokenizer.step)
     card = model_card(name, tokenizer, about, data, validation)
     files = {
-        RUN_TOKENIZER: path.read_bytes(),
+        RUN_TOKENIZER: content,
         "config.json": (json.dumps(_config(tokenizer), indent=2) + "\n").encode(),
         "README.md": card.encode(),
     }

@@ -94,8 +94,8 @@ class Corpus:
         if fingerprint != self.settings.model:
             raise UsageError(
                 f"{self.folder} was begun with another tokenizer, weights "
-                f"{self.settings.model[:12]}, than {tokenizer}, {fingerprint[:12]}: use the same "
-                "one, or another folder"
+                f"{self.settings.model[:12]} ({self.settings.tokenizer}), than {tokenizer}, "
+                f"{fingerprint[:12]}: use the same one, or another folder"
             )
 
     @property

@@ -81,8 +81,9 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     cannot be downloaded.
     """
     tokenizer, settings, weights = _open(source)
-    # The outline becomes the tokenizer: another one would draw weights that are then overwritten.
-    tokenizer.coder.quantizer = build(settings.quantizer)  # it has buffers that are in no file
+    # The outline becomes the tokenizer: another one would draw all weights, only to lose them.
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay the same
+        tokenizer.coder.quantizer = build(settings.quantizer)  # it has buffers that are in no file
     expected = tokenizer.state_dict()
     weights = {name: _copy_as(expected[name], weight) for name, weight in weights.items()}
     tokenizer.load_state_dict(weights, assign=True)
@@ -103,12 +104,13 @@ def describe(source: str | Path) -> Description:
     metadata = _read(_find(source))[0]
     step = metadata.get("step", "")
     notes = [_json_object(metadata.get(name, "")) for name in ("training", "config")]
+    training = notes[0] or (notes[1] or {}).get("train")
     return Description(
         outline,
         settings,
         metadata["version"],
         int(step) if step.isdecimal() and len(step) < 12 else 0,
-        notes[0] or (notes[1] or {}).get("train") or {},
+        training if isinstance(training, dict) else {},
     )
 
 
@@ -169,7 +171,9 @@ def _find(source: str | Path) -> Path:
         return hub.fetch(str(source))
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for a name that is too long
         names = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.safetensors")))
-        hint = f"; on the Hugging Face Hub: hf:{source}" if hub.is_repository(source) else ""
+        is_local = path.parent.is_dir() or path.suffix == ".safetensors"
+        on_hub = hub.is_repository(source) and not is_local
+        hint = f"; on the Hugging Face Hub: hf:{source}" if on_hub else ""
         raise VqtokError(
             f"{path}: no such tokenizer file; the bundled tokenizers are {names}{hint}"
         )

@@ -173,7 +173,7 @@ def reopen(folder: Path, data: DataPaths) -> Run:
     Raises UsageError if the folder contains no run, VqtokError if its files are damaged.
     """
     if not all((folder / name).is_file() for name in (RUN_CONFIG, RUN_DATA)):
-        raise UsageError(f"{folder} holds no run to resume")
+        raise UsageError(f"{folder} holds no training run")
     settings = config.read_json(folder / RUN_CONFIG)
     try:
         saved = DataPaths.from_json(read_text(folder / RUN_DATA, MAX_DATA))
