@@ -22,7 +22,9 @@ PACKAGE = Path(vqtok.__file__).parent
 MAX_LINE = 2000  # characters of a message
 MEMORY = 1536  # MiB that a case may take
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-UNEXPECTED = re.compile(r"\b[A-Za-z]*(?:Error|Exception|Warning)\b: ?[^\n]*|Traceback[^\n]*")
+UNEXPECTED = re.compile(
+    r"\b(?:[A-Za-z]+Error|[A-Za-z]*(?:Exception|Warning))\b: ?[^\n]*|Traceback[^\n]*"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def wrong_messages(case: Case, result: Result) -> Iterator[Finding]:
     last = stderr.rstrip("\n").rpartition("\n")[2]
     if result.code not in (0, 1, 2):
         yield Finding("exit code", f"{result.code}", stderr[-500:])
-    if result.code and not last.startswith("vqtok: ") and "─ Error ─" not in stderr:
+    if result.code and not last.startswith("vqtok: ") and "\nError: " not in stderr:
         broken = any("\n" in arg for arg in case.args)
         where = "a line break in an argument" if broken else generic(last, case)
         yield Finding("no sentence", where, stderr[-500:])
