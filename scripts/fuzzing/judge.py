@@ -104,13 +104,14 @@ def wrong_messages(case: Case, result: Result) -> Iterator[Finding]:
     last = stderr.rstrip("\n").rpartition("\n")[2]
     if result.code not in (0, 1, 2):
         yield Finding("exit code", f"{result.code}", stderr[-500:])
-    if result.code and not last.startswith("vqtok: ") and "\nError: " not in stderr:
+    is_usage = re.search("^Error: ", stderr, re.MULTILINE)  # of Typer
+    if result.code and not last.startswith("vqtok: ") and not is_usage:
         broken = any("\n" in arg for arg in case.args)
         where = "a line break in an argument" if broken else generic(last, case)
         yield Finding("no sentence", where, stderr[-500:])
     if found := UNEXPECTED.search(stderr):
         yield Finding("unexpected error", generic(found[0], case), stderr[-1000:])
-    if found := CONTROL.search(stderr):
+    if found := CONTROL.search(stderr.replace("\n\t", "\n")):  # Typer indents choices
         start = max(0, stderr.rfind("\n", 0, found.start()) + 1, found.start() - 60)
         around = stderr[start : found.end() + 40]
         yield Finding("control character", generic(around, case)[:30], repr(around))
