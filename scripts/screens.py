@@ -27,12 +27,12 @@ from rich.text import Text
 
 COLUMNS, ROWS = 88, 60
 SMALL = "model.widths=[32,64] model.encoder_blocks=[1,1] model.decoder_blocks=[1,1] train.crop=64"
-SCREENS = {  # name: the commands of a screen, and what is on it while the last of them still runs
-    "encode": (["vqtok encode clip.mp4 --size 128 -o tokens.safetensors"], None),
-    "progress": (["vqtok encode my_videos -o my_tokens --size 256 --duration 3 --lambda 1"], "━"),
-    "stats": (["vqtok stats my_tokens"], None),
-    "train": (["vqtok train --data my_videos --out runs/mine --steps 20"], "step"),
-    "help": (["vqtok --help"], None),
+SCREENS = {  # name: the command of a screen, and what is on it while the command still runs
+    "encode": ("vqtok encode clip.mp4 --size 128 -o tokens.safetensors", None),
+    "progress": ("vqtok encode my_videos -o my_tokens --size 256 --duration 3 --lambda 1", "━"),
+    "stats": ("vqtok stats my_tokens", None),
+    "train": ("vqtok train --data my_videos --out runs/mine --steps 20", "step"),
+    "help": ("vqtok --help", None),
 }
 # How rich draws a bar anew: it erases the line, then each of those above.
 REDRAW = re.compile(r"(\r\x1b\[2K(?:\x1b\[1A\x1b\[2K)*)")
@@ -48,9 +48,9 @@ def main(clips: list[Path], output: Annotated[Path, typer.Option("-o", "--output
         for clip in clips:
             shutil.copy(clip, "my_videos")
         shutil.copy(clips[0], "clip.mp4")
-        for name, (commands, moment) in SCREENS.items():
-            screen = "".join(f"$ {command}\n{run(command, moment)}" for command in commands)
-            (output / f"{name}.svg").write_text(draw(screen, commands[0]))
+        for name, (command, moment) in SCREENS.items():
+            screen = f"$ {command}\n{run(command, moment)}"
+            (output / f"{name}.svg").write_text(draw(screen, command))
 
 
 def run(command: str, moment: str | None) -> str:

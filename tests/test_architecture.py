@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "atomic": set(),
     "untrusted": set(),
     "safetensors_io": {"atomic", "untrusted"},
+    "metric_rows": {"untrusted"},
     "__init__": set(),
     "hub": set(),
     "targets": {"hub"},
@@ -40,11 +41,11 @@ MAY_IMPORT = {
     "quality": {"codebook_stats", "device", "encoding", "model", "precision", "video"},
     "pipeline": {"encoding", "model", "precision", "targets", "tokens", "video"},
     "windows": {"corpus", "model", "safetensors_io", "targets", "tokens"},
-    "report": {"atomic", "codebook_stats", "config", "settings", "tokens", "untrusted"},
+    "report": {"atomic", "codebook_stats", "config", "metric_rows", "settings", "tokens"},
     "training": {
         *("atomic", "codebook_stats", "config", "distributed", "encoding", "interrupt", "model"),
-        *("pipeline", "precision", "quality", "safetensors_io", "scheduler", "settings"),
-        *("untrusted", "video"),
+        *("metric_rows", "pipeline", "precision", "quality", "safetensors_io", "scheduler"),
+        *("settings", "untrusted", "video"),
     },
     "corpus_options": {"scheduler"},
     "bulk": {
@@ -58,7 +59,8 @@ MAY_IMPORT = {
     "command_group": {"interrupt", "streams"},
     "commands": {
         *("atomic", "bulk", "codebook_stats", "corpus", "corpus_options", "device", "distributed"),
-        *("encoding", "export", "hub", "interrupt", "model", "pipeline", "quality", "settings"),
+        *("encoding", "export", "hub", "interrupt", "metric_rows", "model", "pipeline"),
+        *("quality", "settings"),
         *("quantizers", "report", "targets", "tokens", "training", "untrusted", "video"),
     },
     "cli": {

@@ -43,9 +43,7 @@ def is_hub_name(name: object) -> bool:
 def is_repository(name: object) -> bool:
     """Return whether a name has the form org/name."""
     text = str(name)
-    if _REPOSITORY.fullmatch(text) is None:
-        return False
-    if text.endswith(".git"):
+    if _REPOSITORY.fullmatch(text) is None or text.endswith(".git"):
         return False
     return not any(".." in part or "--" in part or part[-1] in "-." for part in text.split("/"))
 
@@ -124,14 +122,14 @@ def card_header(license_: str, tags: Sequence[str], datasets: Sequence[str]) -> 
 
 
 def push(
-    name: HubName, files: Mapping[str, Path | bytes], message: str, private: bool, quiet: bool
+    name: HubName, files: Mapping[str, bytes], message: str, private: bool, quiet: bool
 ) -> tuple[str, str]:
     """Commit files to a repository, all at once, and return the URL and the hash of the commit.
 
     The repository and the branch `name.revision` are created if they do not exist.
 
-    files: by name, a file or its content. private: whether a new repository
-        becomes private; a public one is refused.
+    files: content by name. private: whether a new repository becomes private; a public one is
+        refused.
     Raises VqtokError, with the reason, if that fails.
     """
     hub = _library()

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,11 @@ from vqtok import hub
 from vqtok.errors import VqtokError
 from vqtok.files import is_list, list_path, printable
 from vqtok.hub import HubName
+from vqtok.metric_rows import Row, is_number, parse_row
 from vqtok.model.checkpoint import Description
 from vqtok.settings import ModelSettings, TrainSettings
 from vqtok.training.runs import DataPaths
 from vqtok.untrusted import parse_json, read_text
-
-Row = dict[str, Any]
 
 MAX_EVAL = 2**26  # bytes of the JSON of `vqtok eval`
 MAX_NAMES = 20  # sources of data that a card names
@@ -148,10 +147,15 @@ def _changes(tokenizer: Description) -> Row:
             if json.dumps(values[key]) != json.dumps(defaults[key]):
                 changes[f"{section}.{key}"] = values[key]
     for key in ("train.init_from", "train.init_networks_from", "train.perceptual_model"):
-        value = changes.get(key)
-        if value is not None and not hub.is_hub_name(value) and not hub.is_repository(value):
-            changes[key] = Path(str(value)).name  # without the folders of the author's machine
+        if key in changes:
+            changes[key] = _without_folders(changes[key])
     return dict(sorted(changes.items()))
+
+
+def _without_folders(name: object) -> str:
+    """Return a name on the hub as it is, and of a path that of the file."""
+    is_public = hub.is_hub_name(name) or hub.is_repository(name)
+    return str(name) if is_public else Path(str(name)).name
 
 
 def _figures(eval_file: Path | None, validation: Row | None) -> str:
@@ -172,7 +176,7 @@ def _read_eval(path: Path) -> Row:
     try:
         figures = parse_json(read_text(path, MAX_EVAL))
         rows = [figures["mean"], *figures.get("rates", [])]
-        if not all(isinstance(row, dict) and _is_number(row["psnr"]) for row in rows):
+        if not all(isinstance(row, dict) and _is_finite(row["psnr"]) for row in rows):
             raise TypeError
         return {"clips": len(figures["clips"]), "rows": rows}
     except VqtokError:
@@ -200,11 +204,11 @@ def _table(rows: Sequence[Row]) -> str:
 def _is_shown(key: str, row: Row) -> bool:
     if key == "rate":
         return re.fullmatch(r"[\w .,=-]{1,40}", str(row.get(key, ""))) is not None
-    return _is_number(row.get(key))
+    return _is_finite(row.get(key))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _code(value: object) -> str:
@@ -213,17 +217,13 @@ def _code(value: object) -> str:
     return f"`{printable(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
-def last_validation(lines: Iterable[str], last_step: int) -> Row | None:
-    """Return the last row of a run's log with a validation, not after `last_step`, if any.
-
-    Lines that are no rows, as a crash may leave them, are skipped.
-    """
+def last_validation(log: Path, last_step: int) -> Row | None:
+    """Return the last row of a run's log with a validation, not after `last_step`, if any."""
+    if not log.is_file():
+        return None
     found = None
-    for line in lines:
-        try:
-            row: Mapping[str, Any] = parse_json(line)
-            if row["step"] <= last_step and _is_number(row["val_psnr"]):
-                found = dict(row)
-        except (ValueError, KeyError, TypeError):
-            continue
+    with log.open(errors="replace") as lines:
+        for row in map(parse_row, lines):
+            if row is not None and row["step"] <= last_step and _is_finite(row.get("val_psnr")):
+                found = row
     return found

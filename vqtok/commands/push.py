@@ -28,25 +28,14 @@ def push(
     Raises UsageError if there is no run or file, VqtokError if the tokenizer or the log is damaged,
     or if the upload fails.
     """
-    path, data, log = Path(source), None, None
-    is_run = path.is_dir()
-    if is_run:
-        path, log = path / RUN_TOKENIZER, path / RUN_METRICS
-    if not path.is_file():
-        found = f"holds no {RUN_TOKENIZER}" if is_run else "does not exist"
-        raise UsageError(
-            f"{source} {found}: name the folder of a training run, or a tokenizer file"
-        )
-    if is_run:
-        data = reopen(Path(source), DataPaths()).data
+    run = Path(source) if Path(source).is_dir() else None
+    path = _tokenizer_file(Path(source))
+    data = None if run is None else reopen(run, DataPaths()).data
     content = path.read_bytes()
     tokenizer = checkpoint.describe(path.absolute())
     if path.read_bytes() != content:
         raise VqtokError(f"{path} was replaced meanwhile, as training does: push it again")
-    validation = None
-    if log is not None and log.is_file():
-        with log.open(errors="replace") as lines:
-            validation = last_validation(lines, tokenizer.step)
+    validation = None if run is None else last_validation(run / RUN_METRICS, tokenizer.step)
     card = model_card(name, tokenizer, about, data, validation)
     files = {
         RUN_TOKENIZER: content,
@@ -64,6 +53,17 @@ def push(
     url, commit = hub.push(name, files, message, private, quiet)
     print(url)
     say(quiet, f"use it with --tokenizer {name._replace(revision=commit)}")
+
+
+def _tokenizer_file(source: Path) -> Path:
+    """Return the tokenizer of a run, or the file itself. Raises UsageError if there is none."""
+    path = source / RUN_TOKENIZER if source.is_dir() else source
+    if not path.is_file():
+        found = f"holds no {RUN_TOKENIZER}" if source.is_dir() else "does not exist"
+        raise UsageError(
+            f"{source} {found}: name the folder of a training run, or a tokenizer file"
+        )
+    return path
 
 
 def _config(tokenizer: Description) -> dict[str, object]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ def load(source: str | Path = DEFAULT) -> Tokenizer:
     Raises VqtokError if there is no such file or name, if it is not a valid tokenizer, or if it
     cannot be downloaded.
     """
-    tokenizer, settings, weights = _open(source)
+    tokenizer, settings, _, weights = _open(source)
     # The outline becomes the tokenizer: another one would draw all weights, only to lose them.
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay the same
         tokenizer.coder.quantizer = build(settings.quantizer)  # it has buffers that are in no file
@@ -95,13 +95,12 @@ def load_outline(source: str | Path) -> Tokenizer:
 
     Raises VqtokError as `load`.
     """
-    return _open(source)[0]
+    return _open(source).outline
 
 
 def describe(source: str | Path) -> Description:
     """Return what a tokenizer file says of itself. Raises VqtokError as `load`."""
-    outline, settings, _ = _open(source)
-    metadata = _read(_find(source))[0]
+    outline, settings, metadata, _ = _open(source)
     step = metadata.get("step", "")
     notes = [_json_object(metadata.get(name, "")) for name in ("training", "config")]
     training = notes[0] or (notes[1] or {}).get("train")
@@ -150,8 +149,17 @@ def fingerprint(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _open(source: str | Path) -> tuple[Tokenizer, TokenizerConfig, dict[str, Tensor]]:
-    """Return the outline of a tokenizer, its settings and its weights; raises as `load`."""
+class _File(NamedTuple):
+    """A tokenizer file that has been checked; outline: the tokenizer on the meta device."""
+
+    outline: Tokenizer
+    settings: TokenizerConfig
+    metadata: dict[str, str]
+    weights: dict[str, Tensor]
+
+
+def _open(source: str | Path) -> _File:
+    """Read a tokenizer file; raises as `load`."""
     path = _find(source)
     metadata, weights = _read(path)
     digest = fingerprint(weights)
@@ -162,7 +170,7 @@ def _open(source: str | Path) -> tuple[Tokenizer, TokenizerConfig, dict[str, Ten
         reason = str(error).removeprefix(f"{path}: ")
         raise VqtokError(f"cannot load {path}: {reason}") from None
     outline.fingerprint = digest
-    return outline.eval(), settings, weights
+    return _File(outline.eval(), settings, metadata, weights)
 
 
 def _find(source: str | Path) -> Path:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,9 +16,9 @@ from vqtok import config
 from vqtok.codebook_stats.health import has_collapsed
 from vqtok.errors import UsageError
 from vqtok.files import RUN_CONFIG, RUN_METRICS
+from vqtok.metric_rows import Row, is_number, parse_row
 from vqtok.report.widgets import bar, glyphs, progress_bar, sparkline
 from vqtok.settings import TrainSettings
-from vqtok.untrusted import parse_json
 
 PRINT_SECONDS = 10
 POLL_SECONDS = 0.5
@@ -41,7 +40,7 @@ class TrainingView:
         self._progress = progress_bar(console, TextColumn("step"))
         self._task = self._progress.add_task("")
         self._live = Live(console=console, refresh_per_second=4)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[Row] = []
         self._printed_at, self._printed_step = -math.inf, 0
 
     @contextmanager
@@ -53,9 +52,9 @@ class TrainingView:
         if self._rows and not self._console.is_terminal:
             self._print(self._rows[-1])
 
-    def show(self, row: dict[str, Any]) -> None:
+    def show(self, row: Row) -> None:
         """Show a row of metrics.jsonl. Rows without the required numbers are skipped."""
-        if not all(_is_number(row.get(key)) for key in REQUIRED_KEYS) or not row[SECONDS]:
+        if not all(is_number(row.get(key)) for key in REQUIRED_KEYS) or not row[SECONDS]:
             return
         self._rows.append(row)
         self._progress.update(self._task, completed=row["step"])
@@ -64,7 +63,7 @@ class TrainingView:
         elif time.monotonic() - self._printed_at > PRINT_SECONDS:
             self._print(row)
 
-    def _table(self, row: dict[str, Any]) -> Table:
+    def _table(self, row: Row) -> Table:
         """Return one metric per row, with a sparkline of its history or a bar for some."""
         table, g = Table(show_header=False), glyphs(self._console)
         for label, value in _format_metrics(row, self._frames_per_step).items():
@@ -77,7 +76,7 @@ class TrainingView:
             table.add_row(label, value, drawing)
         return table
 
-    def _print(self, row: dict[str, Any]) -> None:
+    def _print(self, row: Row) -> None:
         if row["step"] == self._printed_step:
             return
         self._printed_at, self._printed_step = time.monotonic(), row["step"]
@@ -86,7 +85,7 @@ class TrainingView:
         self._console.print(f"step {row['step']}: {text}", soft_wrap=True)
 
 
-def _format_metrics(row: dict[str, Any], frames_per_step: int) -> dict[str, str]:
+def _format_metrics(row: Row, frames_per_step: int) -> dict[str, str]:
     """Return the metrics of a row as text, by label."""
     metrics = {
         "loss": f"{row['loss']:.4f}",
@@ -123,7 +122,7 @@ def watch_run(run: Path, console: Console) -> None:
                 break
 
 
-def _follow_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _follow_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a growing file forever, starting over if it gets shorter.
 
     Lines that are not rows, as a crash may leave them, are skipped.
@@ -133,19 +132,6 @@ def _follow_rows(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(errors="replace") if path.exists() else ""
         lines = text[: text.rfind("\n") + 1].splitlines()  # the last line may be incomplete
         read = 0 if len(lines) < read else read
-        yield from (row for row in map(_parse_row, lines[read:]) if row is not None)
+        yield from (row for row in map(parse_row, lines[read:]) if row is not None)
         read = len(lines)
         time.sleep(POLL_SECONDS)
-
-
-def _parse_row(line: str) -> dict[str, Any] | None:
-    """Return a row with its step, or None if the line is something else."""
-    try:
-        row = parse_json(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from torch import Tensor
 from vqtok.atomic import atomic_write
 from vqtok.codebook_stats.usage import codebook_use
 from vqtok.errors import UsageError
-from vqtok.untrusted import parse_json
+from vqtok.metric_rows import Row, parse_row
 
-Row = dict[str, Any]
 Logger = Callable[[Row], None]
 
 
@@ -70,7 +68,8 @@ def jsonl_logger(path: Path, first_step: int) -> Logger:
     does not include, and the last row may be incomplete.
     """
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    saved = [line for line in lines if _is_row_until(line, first_step)]
+    rows = ((line, parse_row(line)) for line in lines)
+    saved = [line for line, row in rows if row is not None and row["step"] <= first_step]
     with atomic_write(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in saved))
 
@@ -79,13 +78,6 @@ def jsonl_logger(path: Path, first_step: int) -> Logger:
             file.write(json.dumps(row) + "\n")
 
     return write
-
-
-def _is_row_until(line: str, last_step: int) -> bool:
-    try:
-        return parse_json(line)["step"] <= last_step
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 def tensorboard_logger(folder: Path, first_step: int) -> Logger:

@@ -14,13 +14,14 @@ from vqtok import distributed
 from vqtok.errors import UsageError, VqtokError
 from vqtok.files import RUN_METRICS, RUN_SAMPLES, RUN_STATE, RUN_TOKENIZER
 from vqtok.interrupt import Interrupted, defer_interrupt
+from vqtok.metric_rows import Row
 from vqtok.model import checkpoint
 from vqtok.precision import set_global_flags
 from vqtok.settings import TrainSettings
 from vqtok.training.clips import TrainingClips
 from vqtok.training.discriminator import MIN_SIZE
 from vqtok.training.loader import default_workers, load_batches
-from vqtok.training.log import Logger, MetricAverager, Row, jsonl_logger, tensorboard_logger
+from vqtok.training.log import Logger, MetricAverager, jsonl_logger, tensorboard_logger
 from vqtok.training.runs import Run
 from vqtok.training.step import train_step
 from vqtok.training.train_state import TrainState
